@@ -1,0 +1,31 @@
+# make demo | test | lint | bench. The first call creates .venv (see tools/environment.py); later calls only check it.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+VENV_PYTHON := .venv/Scripts/python.exe
+else
+VENV_PYTHON := .venv/bin/python
+endif
+
+.PHONY: env demo test lint bench clean
+
+env:
+	@$(PYTHON) tools/environment.py
+
+demo: env
+	@$(VENV_PYTHON) -m testtime demo
+
+test: env
+	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: env
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+
+bench: env
+	@$(VENV_PYTHON) -m testtime bench shapes $(BENCH_ARGS)
+
+clean:
+	rm -rf out build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,19 @@
+"""Search methods, one file each. ``METHODS`` maps their command-line names to their classes."""
+
+from .best_of_n import BestOfN
+from .das import DAS
+from .fk_steering import FKSteering
+from .importance_sampling import ImportanceSampling
+from .smc import SMC
+from .svdd import SVDD
+
+METHODS = {
+    "best_of_n": BestOfN,
+    "importance_sampling": ImportanceSampling,
+    "svdd": SVDD,
+    "smc": SMC,
+    "das": DAS,
+    "fk": FKSteering,
+}
+
+__all__ = ["METHODS", "BestOfN", "DAS", "FKSteering", "ImportanceSampling", "SMC", "SVDD"]

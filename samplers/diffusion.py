@@ -1,0 +1,269 @@
+"""``DiffusionProcess``: any model that predicts the clean latent (eps-, v-, EDM- and flow-models) as a ``Process``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .chunking import Chunker
+from .kernel import (
+    Interpolant,
+    as_float64_cpu,
+    check_sigmas,
+    clean_jacobian,
+    noise_scaling,
+    transition,
+    transition_variance,
+)
+from .ledger import Ledger
+from .protocols import SearchError, State, Values
+from .streams import Streams
+
+
+class Denoise(Protocol):
+    """``(x [n, ...], sigma, group int64 [n]) -> x0 [n, ...]``: the model with its guidance and conditioning.
+
+    ``group`` says whose conditioning each row uses. ``rows_per_particle`` is the number of forward passes one row
+    costs: 2 under classifier-free guidance, else 1.
+    """
+
+    rows_per_particle: int
+
+    def __call__(self, x: Tensor, sigma: float, group: Tensor) -> Tensor: ...
+
+
+# x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1 (the process clamps)
+Decode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Inpainting:
+    """What is to be kept of an existing latent.
+
+    Attributes:
+        latent: ``[G, ...]`` clean latents of the known area.
+        mask: ``[G, 1, h, w]`` or broadcastable, 1 = generate, 0 = keep.
+        mask_at: optional ``(sigma, mask) -> mask`` (differential diffusion).
+        known_at: optional ``(sigma, noise, latent) -> x`` noising of the known area; default ``a latent + b noise``.
+    """
+
+    latent: Tensor
+    mask: Tensor
+    mask_at: Callable[[float, Tensor], Tensor] | None = None
+    known_at: Callable[[float, Tensor, Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial conditions.
+
+    Attributes:
+        noise: ``[G, ...]`` noise of every group's slot 0 (a host's own noise), or None: all slots draw from Streams.
+        latent: ``[G, ...]`` clean latents to start from (image to image), or None for pure noise.
+        full_denoise: the first sigma is the model's maximum (widens a VE start to N(0, sigma^2 + 1)).
+    """
+
+    noise: Tensor | None = None
+    latent: Tensor | None = None
+    full_denoise: bool = True
+
+
+def straight_through_clamp(images: Tensor) -> Tensor:
+    """Clamp to 0..1 whose gradient ignores the clamp, so that an over-bright pixel can still be pulled back."""
+    return images + (images.clamp(0.0, 1.0) - images).detach()
+
+
+class DiffusionProcess:
+    """N particles per group on a noise schedule, moved by the one transition kernel.
+
+    Args:
+        denoise: the model, see ``Denoise``.
+        interpolant: ``VE()``, ``VP()`` or ``Flow()``: the scale of the states.
+        sigmas: ``[T + 1]`` strictly decreasing; ends with 0 for finished images.
+        decode: clean latents -> images.
+        shape: shape of one particle, e.g. ``(4, 16, 16)``.
+        groups: output slots G.
+        streams: source of all noise.
+        eta: 0 (ODE) .. 1 (ancestral).
+        start: initial conditions.
+        inpainting: known area, or None.
+        chunker: how many particles fit a model call.
+        device: where states live.
+        gradient_through: "denoiser" (as DAS) or "decoder" (cheap: ideal-Gaussian Jacobian instead of the network's).
+        grad_context: context manager factory that makes gradients possible (hosts leave inference mode in it).
+
+    Raises:
+        SearchError, ValueError: on a schedule, eta or shape that cannot work.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        interpolant: Interpolant,
+        sigmas: Tensor,
+        decode: Decode,
+        shape: Sequence[int],
+        groups: int,
+        streams: Streams,
+        *,
+        eta: float = 1.0,
+        start: Start | None = None,
+        inpainting: Inpainting | None = None,
+        chunker: Chunker | None = None,
+        device: torch.device | str = "cpu",
+        gradient_through: str = "denoiser",
+        grad_context: Callable[[], AbstractContextManager] = torch.enable_grad,
+    ):
+        if gradient_through not in ("denoiser", "decoder"):
+            raise SearchError(f"gradient_through is {gradient_through!r}: choose 'denoiser' or 'decoder'")
+        if groups < 1:
+            raise SearchError(f"groups is {groups}: there must be at least one image to make")
+        self.sigmas = check_sigmas(sigmas)
+        for high, low in zip(self.sigmas, self.sigmas[1:], strict=False):
+            transition_variance(interpolant, high, low, eta)  # refuses a bad eta or sigma now, not in mid-run
+        self.denoise, self.decode, self.interpolant = denoise, decode, interpolant
+        self.shape, self.groups, self.streams, self.eta = tuple(shape), groups, streams, eta
+        self.steps = len(self.sigmas) - 1
+        self.start_at = start or Start()
+        self.inpainting = inpainting
+        self.chunker = chunker or Chunker()
+        self.device = torch.device(device)
+        self.gradient_through = gradient_through
+        self.grad_context = grad_context
+        self.ledger = Ledger()
+        self._initial_noise: dict[int, Tensor] = {}
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether moves draw noise, i.e. whether clones separate."""
+        return self.eta > 0
+
+    def branches(self, step: int) -> bool:
+        """Whether the transition out of ``step`` draws noise."""
+        return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
+
+    @property
+    def ends_clean(self) -> bool:
+        """Whether the schedule ends at sigma = 0, so that the last clean estimate is the result."""
+        return self.sigmas[-1] == 0.0
+
+    def start(self, particles: int) -> State:
+        """``G * N`` initial states; slot 0 of a group uses the host's noise where there is one."""
+        group = torch.arange(self.groups).repeat_interleave(particles)
+        slot = torch.arange(particles).repeat(self.groups)
+        latent = self.start_at.latent
+        x = noise_scaling(
+            self.interpolant,
+            self.initial_noise(group, slot),
+            None if latent is None else latent.to(self.device)[group],
+            self.sigmas[0],
+            self.start_at.full_denoise,
+        )
+        return State(x=x, group=group, slot=slot, step=0)
+
+    def initial_noise(self, group: Tensor, slot: Tensor) -> Tensor:
+        """Noise ``[n, ...]`` that slot ``slot`` of ``group`` starts from."""
+        rows = []
+        for g, k in zip(group.tolist(), slot.tolist(), strict=True):
+            if k == 0 and self.start_at.noise is not None:
+                rows.append(self.start_at.noise[g].to("cpu", torch.float32))
+                continue
+            key = g * 1_000_003 + k
+            if key not in self._initial_noise:
+                self._initial_noise[key] = self.streams.normal(self.shape, group=g, slot=k, step=-1, purpose="initial")
+            rows.append(self._initial_noise[key])
+        return torch.stack(rows).to(self.device)
+
+    def predict(self, state: State) -> State:
+        """Fill in ``x0``: one model call per chunk."""
+        if state.x0 is not None:
+            return state
+        if self.sigmas[state.step] == 0.0:
+            return replace(state, x0=state.x)
+        return replace(state, x0=self.chunker.cat(lambda rows: self._predict(state, rows), len(state)))
+
+    def preview(self, state: State) -> Tensor:
+        """Expected final images ``[n, H, W, 3]`` in 0..1, float32."""
+        return self.chunker.cat(lambda rows: self._decode(state.x0[rows]), len(state))
+
+    def advance(self, state: State, shift: Tensor | None = None) -> tuple[State, Tensor]:
+        """One reverse transition of all particles; see ``Process.advance``."""
+        sigma, sigma_next = self.sigmas[state.step], self.sigmas[state.step + 1]
+        move = transition(self.interpolant, state.x, state.x0, sigma, sigma_next, self.eta)
+        noise = None
+        if move.std > 0:
+            noise = self.streams.normals(self.shape, state.group, state.slot, step=state.step, purpose="move")
+            noise = noise.to(state.x)
+        x, log_ratio = move.sample(noise, shift)
+        return replace(state, x=x, x0=None, step=state.step + 1), log_ratio
+
+    def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
+        """Predict, decode, score and differentiate, chunk by chunk; every stage is checkpointed.
+
+        ``value(images [m, H, W, 3], group [m]) -> reward [m]`` must be differentiable. The gradient of particle i's
+        reward with respect to its own state is exact although chunks are summed: particles do not interact.
+        """
+        parts = self.chunker.map(lambda rows: self._value_gradient(state, rows, value), len(state))
+        x0, reward, grad = (torch.cat(column) for column in zip(*parts, strict=True))
+        return replace(state, x0=x0), Values(as_float64_cpu(reward), grad)
+
+    def finish(self, state: State) -> Tensor:
+        """``x`` after the last step; before it the expected clean latents (the best that is known)."""
+        if state.step == self.steps or state.x0 is None:
+            return state.x
+        return state.x0
+
+    def _predict(self, state: State, rows: slice) -> Tensor:
+        """``x0`` of some rows, with the known area of an inpainting put in before and after the model."""
+        x, group, slot = state.x[rows], state.group[rows], state.slot[rows]
+        sigma = self.sigmas[state.step]
+        with self.ledger.model(len(group) * self.denoise.rows_per_particle):
+            return self._denoise(x, sigma, group, slot)
+
+    def _denoise(self, x: Tensor, sigma: float, group: Tensor, slot: Tensor) -> Tensor:
+        if self.inpainting is None:
+            return self.denoise(x, sigma, group)
+        known = self.inpainting
+        mask = known.mask.to(x)[group]
+        if known.mask_at is not None:
+            mask = known.mask_at(sigma, mask)
+        latent = known.latent.to(x)[group]
+        noise = self.initial_noise(group, slot).to(x)
+        if known.known_at is not None:
+            noised = known.known_at(sigma, noise, latent)
+        else:
+            a, b = self.interpolant.coefficients(sigma)
+            noised = a * latent + b * noise
+        x0 = self.denoise(x * mask + noised * (1 - mask), sigma, group)
+        return x0 * mask + latent * (1 - mask)
+
+    def _decode(self, x0: Tensor) -> Tensor:
+        with self.ledger.decode(len(x0)):
+            return self.decode(x0).clamp(0.0, 1.0).float()
+
+    def _value_gradient(self, state: State, rows: slice, value) -> tuple[Tensor, Tensor, Tensor]:
+        group, slot, sigma = state.group[rows], state.slot[rows], self.sigmas[state.step]
+        n = len(group)
+        through_denoiser = self.gradient_through == "denoiser"
+        x0 = None if through_denoiser else self._predict(state, rows)
+        with self.grad_context():
+            if through_denoiser:
+                leaf = state.x[rows].detach().clone().requires_grad_()
+                with self.ledger.model(n * self.denoise.rows_per_particle, backward=True):
+                    x0 = checkpoint(self._denoise, leaf, sigma, group, slot, use_reentrant=False)
+                scale = 1.0
+            else:
+                leaf = x0 = x0.detach().clone().requires_grad_()
+                scale = clean_jacobian(self.interpolant, sigma)
+            with self.ledger.decode(n):
+                images = straight_through_clamp(checkpoint(self.decode, x0, use_reentrant=False)).float()
+            reward = value(images, group)
+            with self.ledger.differentiate():
+                (grad,) = torch.autograd.grad(reward.sum(), leaf)
+        return x0.detach(), reward.detach(), scale * grad.detach()

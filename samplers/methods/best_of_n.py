@@ -1,0 +1,80 @@
+"""Best-of-N: independent samples, one look at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..protocols import Process, SearchError, SearchResult, Verifier
+from ..session import Session
+from ..trace import StepRecord
+from ..weights import best_index
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """Draw N samples and keep the one that the verifier likes best.
+
+    Cost per image: ``N T`` denoiser calls, N decodes and N verifications. With N = 1 this is plain sampling; a verifier
+    is then optional and only reports.
+    """
+
+    particles: int = 4
+    name: str = "best_of_n"
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError for settings that cannot work."""
+        self.check_settings()
+        if verifier is None and self.particles > 1:
+            raise SearchError("verifier is missing: connect one, Best-of-N needs a judge")
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+        if self.particles < 1:
+            raise SearchError(f"particles is {self.particles}: at least 1 is needed")
+
+    def run(self, session: Session) -> SearchResult:
+        """Advance all, score once."""
+        process, n = session.process, self.particles
+        state = process.start(n)
+        parents: list[int | None] = [None] * len(state)
+        for i in range(process.steps):
+            state = process.predict(state)
+            ids = session.trace.new_ids(len(state))
+            session.remember(state, None, ids)
+            session.record(StepRecord(i, process.steps, process.sigmas[i], _entries(state, ids, parents)), state)
+            state, _ = process.advance(state)
+            parents = ids
+
+        images = None
+        reward = torch.full((len(state),), -math.inf, dtype=torch.float64)
+        if session.verifier is not None:
+            state, values, images = session.evaluate(state)
+            reward = values.reward
+        best = best_index(reward.view(process.groups, n)) + torch.arange(process.groups) * n
+        ids = session.trace.new_ids(len(state))
+        entries = _entries(state, ids, parents)
+        for row, entry in enumerate(entries):
+            entry["score"] = float(reward[row]) if math.isfinite(reward[row]) else None
+            entry["selected"] = row in best.tolist()
+        record = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")
+        session.record(record, state, images)
+        return session.result(state, reward, ids, best=best)
+
+
+def _entries(state, ids, parents) -> list[dict]:
+    return [
+        {
+            "id": ids[row],
+            "parent": parents[row],
+            "group": int(state.group[row]),
+            "slot": int(state.slot[row]),
+            "score": None,
+            "log_weight": None,
+            "gradient_scale": 0.0,
+            "selected": True,
+        }
+        for row in range(len(state))
+    ]

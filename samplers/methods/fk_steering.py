@@ -1,0 +1,27 @@
+"""Feynman-Kac steering: resampling by potentials of the score history at a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..smc import Engine
+
+
+@dataclass(frozen=True)
+class FKSteering(Engine):
+    """FK steering (Singhal et al. 2025, arXiv 2501.06848, alg. 1) on the corrected weights of ``smc.Engine``.
+
+    Potentials "diff" (default), "max", "rt"; "add" is experimental (heavy-tailed weights). The published lambda is
+    ``1 / alpha``. Published run: N = 4, T = 100, lambda = 10, "max", resampling at 20, 40, 60, 80 % of the steps.
+
+    Cost per image: ``N T`` denoiser calls, one verification per particle and resampling step, and the last one.
+    """
+
+    name: str = "fk"
+    tempering: str = "none"
+    potential: str = "diff"
+    start: float = 0.2
+    end: float = 0.8
+    every: int = 4
+    tau: float | None = 1.01
+    scheme: str = "multinomial"

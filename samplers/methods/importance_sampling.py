@@ -1,0 +1,26 @@
+"""Importance sampling by value: resample in proportion to exp(r / alpha) at given steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..smc import Engine
+
+
+@dataclass(frozen=True)
+class ImportanceSampling(Engine):
+    """Importance resampling with the VALUE potential at given steps, the baseline of the TTS-VAR and FK papers.
+
+    At every allowed step all particles are resampled by their present score alone; the last weights make up for what
+    was counted before, so that the target stays ``p exp(r / alpha)``. ``start = 1`` leaves the resampling out: then it
+    is self-normalised importance sampling of finished images.
+    """
+
+    name: str = "importance_sampling"
+    tempering: str = "none"
+    potential: str = "rt"
+    start: float = 0.4
+    end: float = 0.8
+    every: int = 4
+    tau: float | None = 1.01
+    scheme: str = "multinomial"

@@ -1,0 +1,165 @@
+"""SVDD: at every step one parent tries M moves, and the one with the highest expected reward is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..session import Session
+from ..tempering import Alpha, AlphaScale
+from ..trace import StepRecord
+from ..weights import best_index, clean_rewards, gumbel_choice
+
+ValueFunction = Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class SVDD:
+    """Soft value-based decoding (Li et al. 2024, arXiv 2408.08252, alg. 1), posterior-mean variant SVDD-PM.
+
+        for each transition that draws noise:
+            draw M candidates from the same parent
+            v_m = r(decode(D(candidate_m)))                 or a learned value (SVDD-MC)
+            alpha = 0: argmax;   alpha > 0: index ~ softmax(v / alpha)
+
+    The chosen candidate's clean estimate is kept for the next move, so an image costs ``1 + (T - 1) M`` denoiser calls
+    and ``(T - 1) M`` verifications. M = 1 is plain ancestral sampling.
+
+    Attributes:
+        candidates: M >= 1.
+        alpha: temperature of the choice, None or value 0 for argmax (the published code has only this one).
+        start, end, every: branch only at steps ``start*T, +every, .. end*T`` (1.0: to the last one); others take one
+            candidate.
+        value_function: optional ``(x [n, ...], sigma) -> value [n]`` (SVDD-MC), replaces decode and verify.
+    """
+
+    candidates: int = 4
+    alpha: Alpha | None = None
+    start: float = 0.0
+    end: float = 1.0
+    every: int = 1
+    value_function: ValueFunction | None = None
+    name: str = "svdd"
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError for settings that cannot work."""
+        self.check_settings()
+        if verifier is None:
+            raise SearchError("verifier is missing: connect one, a search needs a judge")
+        if self.candidates > 1 and not process.stochastic:
+            raise SearchError(f"eta is {process.eta}: all candidates of an ODE step are equal; use eta > 0")
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+        if self.candidates < 1:
+            raise SearchError(f"candidates is {self.candidates}: at least 1 is needed")
+        if not 0.0 <= self.start <= self.end <= 1.0:
+            raise SearchError(f"start {self.start} and end {self.end}: 0 <= start <= end <= 1 is needed")
+        if self.every < 1:
+            raise SearchError(f"every is {self.every}: it must be at least 1")
+
+    def branching_steps(self, process: Process) -> set[int]:
+        """Steps whose transition is branched."""
+        first, last = math.ceil(self.start * process.steps), math.floor(self.end * process.steps)
+        return {i for i in range(first, last + 1, self.every) if i < process.steps and process.branches(i)}
+
+    def run(self, session: Session) -> SearchResult:
+        """Algorithm of the class docstring."""
+        process, trace = session.process, session.trace
+        groups, steps = process.groups, process.steps
+        branching = self.branching_steps(process) if self.candidates > 1 else set()
+        spread = self._last_choice(process, branching)
+        scale = AlphaScale(self.alpha, groups) if self.alpha is not None else None
+
+        state = process.predict(process.start(1))
+        ids, parents = trace.new_ids(groups), [None] * groups
+        reward, last_used = torch.full((groups,), -math.inf, dtype=torch.float64), None
+        pick = torch.arange(groups)
+        session.remember(state, None, ids)
+        session.record(StepRecord(0, steps, process.sigmas[0], _entries(state, ids, parents)), state)
+        for i in range(steps):
+            m = self.candidates if i in branching else 1
+            rows = torch.arange(len(state)).repeat_interleave(m)
+            parents = [ids[row] for row in rows.tolist()]
+            # A lone candidate draws from slot 0, so M = 1 is plain sampling to the bit.
+            state, _ = process.advance(state.select(rows, slot=torch.arange(m).repeat(len(state))))
+            ids, images = trace.new_ids(len(state)), None
+            if m > 1:
+                state, reward, images = self._values(session, state)
+                pick = self._pick(process, reward.view(groups, m), scale, i)
+                last_used = reward if i == spread else reward[pick]
+            elif i < steps - 1:
+                state = process.predict(state)
+            if i == steps - 1:
+                break
+            scores = reward if m > 1 else None
+            entries = _entries(state, ids, parents, scores, range(len(ids)) if i == spread else pick.tolist())
+            temperature = [] if scale is None or m == 1 else (1.0 / scale.value()).tolist()
+            session.record(StepRecord(i + 1, steps, process.sigmas[i + 1], entries, temperature=temperature), state, images)
+            session.remember(state, scores, ids)
+            if m > 1 and i != spread:
+                state, ids, reward = state.select(pick), [ids[row] for row in pick.tolist()], reward[pick]
+                pick = torch.arange(groups)
+
+        if spread is None:  # the finished image is not the last scored estimate
+            state, values, images = session.evaluate(state)
+            reward = values.reward
+        entries = _entries(state, ids, parents, reward, pick.tolist())
+        session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
+        optimism = 0.0
+        if last_used is not None and torch.isfinite(last_used - reward).any():
+            gap = last_used - reward
+            optimism = float(gap[torch.isfinite(gap)].mean())
+        return session.result(state, reward, ids, best=pick, optimism=optimism)
+
+    def _last_choice(self, process: Process, branching: set[int]) -> int | None:
+        """The branching step whose candidates are finished images already, so that all of them can be handed out."""
+        if not branching or self.value_function is not None:
+            return None
+        last = process.steps - 2 if process.ends_clean else process.steps - 1
+        return last if last in branching else None
+
+    def _values(self, session: Session, state: State) -> tuple[State, Tensor, Tensor | None]:
+        """Values float64 ``[n]`` of candidates; predicted states and previews where these were made."""
+        if self.value_function is None:
+            state, values, images = session.evaluate(state)
+            return state, values.reward, images
+        sigma = session.process.sigmas[state.step]
+        with session.ledger.verify(len(state)):
+            value, bad = clean_rewards(self.value_function(state.x, sigma).detach().double().cpu())
+        session.ledger.rejected_rewards += bad
+        return session.process.predict(state), value, None
+
+    def _pick(self, process: Process, value: Tensor, scale: AlphaScale | None, step: int) -> Tensor:
+        """Rows ``[G]`` of the chosen candidates, given values ``[G, M]``."""
+        m = value.shape[1]
+        offset = torch.arange(len(value)) * m
+        if scale is None:
+            return best_index(value) + offset
+        log_w = value / scale.update(value)[:, None]
+        uniforms = [process.streams.uniform(m, group=g, step=step, purpose="choice") for g in range(len(value))]
+        return gumbel_choice(log_w, torch.stack(uniforms)) + offset
+
+
+def _entries(state: State, ids: list[int], parents, reward: Tensor | None = None, selected=None) -> list[dict]:
+    """Trace entries, rows in order."""
+    chosen = set(range(len(ids)) if selected is None else selected)
+    scores = [None] * len(ids) if reward is None else reward.tolist()
+    return [
+        {
+            "id": ids[row],
+            "parent": parents[row],
+            "group": int(state.group[row]),
+            "slot": int(state.slot[row]),
+            "score": scores[row] if scores[row] is not None and math.isfinite(scores[row]) else None,
+            "log_weight": None,
+            "gradient_scale": 0.0,
+            "selected": row in chosen,
+        }
+        for row in range(len(ids))
+    ]

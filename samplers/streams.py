@@ -1,0 +1,49 @@
+"""All randomness of a search, as a function of (seed, group, slot, step, purpose).
+
+There is no other random source. A number therefore does not depend on how many particles there are, on chunking, on
+the device, or on what was drawn before, and a single particle can be replayed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Streams:
+    """Counter-based random streams, drawn on the CPU.
+
+    Args:
+        seed: base seed, any int in 0 .. 2**64 - 1.
+    """
+
+    def __init__(self, seed: int):
+        if not 0 <= int(seed) < 2**64:
+            raise ValueError(f"seed is {seed}: it must lie in 0 .. 2**64 - 1")
+        self.seed = int(seed)
+        self._generator = torch.Generator(device="cpu")
+
+    def _seeded(self, *key: int | str) -> torch.Generator:
+        # A cryptographic hash keeps streams of neighbouring keys independent; torch's Mersenne twister is then
+        # seeded with 63 bits (manual_seed rejects larger ints on some platforms).
+        digest = hashlib.blake2b(repr((self.seed, *key)).encode(), digest_size=8).digest()
+        return self._generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+    def normal(self, shape: Sequence[int], *, group: int, slot: int, step: int, purpose: str) -> Tensor:
+        """Standard normal float32 tensor of ``shape`` on the CPU."""
+        return torch.randn(tuple(shape), generator=self._seeded(int(group), int(slot), int(step), purpose))
+
+    def normals(self, shape: Sequence[int], group: Tensor, slot: Tensor, *, step: int, purpose: str) -> Tensor:
+        """Standard normals ``[n, *shape]``, row ``k`` from the stream of (``group[k]``, ``slot[k]``)."""
+        rows = [
+            self.normal(shape, group=g, slot=s, step=step, purpose=purpose)
+            for g, s in zip(group.tolist(), slot.tolist(), strict=True)
+        ]
+        return torch.stack(rows) if rows else torch.empty((0, *shape))
+
+    def uniform(self, n: int, *, group: int, step: int, purpose: str) -> Tensor:
+        """``n`` uniforms in [0, 1), float64 on the CPU."""
+        return torch.rand(n, generator=self._seeded(int(group), -1, int(step), purpose), dtype=torch.float64)

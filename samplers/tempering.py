@@ -1,0 +1,119 @@
+"""Temperatures: how strongly a score counts, and from when.
+
+Target of every weighted method: ``p(x0) exp(r(x0) / alpha)``. ``Alpha`` says what alpha is, a tempering schedule
+``lambda_i`` in [0, 1] phases the reward in (DAS, Kim et al. 2025, section 4.1: early estimates are blurred guesses).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .weights import effective_sample_size
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """Temperature of the target.
+
+    Attributes:
+        value: > 0. In reward units ("absolute") or in standard deviations of the rewards seen ("relative").
+        mode: "absolute" keeps the fixed target of the papers; "relative" makes one default work with any verifier,
+            at the price that the target depends on the run.
+    """
+
+    value: float = 0.25
+    mode: str = "relative"
+
+    def __post_init__(self):
+        if not self.value > 0 or not math.isfinite(self.value):
+            raise ValueError(f"alpha is {self.value}: it must be a finite number > 0")
+        if self.mode not in ("absolute", "relative"):
+            raise ValueError(f"alpha mode is {self.mode!r}: choose 'absolute' or 'relative'")
+
+
+class AlphaScale:
+    """Alpha in reward units for every group, following the spread of the rewards in relative mode.
+
+    The spread is the largest group standard deviation seen so far: selection shrinks the spread of survivors, and a
+    temperature that shrank along with it would raise the pressure without end.
+    """
+
+    def __init__(self, alpha: Alpha, groups: int):
+        self.alpha = alpha
+        self._spread = torch.zeros(groups, dtype=torch.float64)
+
+    def update(self, reward: Tensor) -> Tensor:
+        """Take in rewards ``[G, N]`` (``-inf`` entries ignored); returns alpha ``[G]`` in reward units."""
+        if self.alpha.mode == "relative":
+            for g, row in enumerate(reward):
+                finite = row[torch.isfinite(row)]
+                if len(finite) > 1:
+                    self._spread[g] = max(float(self._spread[g]), float(finite.std(correction=0)))
+        return self.value()
+
+    def value(self) -> Tensor:
+        """Alpha ``[G]``, float64, > 0."""
+        if self.alpha.mode == "absolute":
+            return torch.full_like(self._spread, self.alpha.value)
+        return self.alpha.value * self._spread.clamp(min=1e-6)
+
+
+def exponential(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
+    """DAS's schedule ``lambda_i = min((1 + gamma)^(i - i0) - 1, 1)``, float64 ``[steps]``, 0 before ``i0 = steps * start``.
+
+    ``gamma=None`` reaches 1 exactly at the last scored step: ``gamma = 2^(1 / K) - 1`` with ``K = steps - 1 - i0``.
+    """
+    first = int(steps * start)
+    if gamma is None:
+        gamma = 2.0 ** (1.0 / max(steps - 1 - first, 1)) - 1.0
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma}: it must be > 0")
+    i = torch.arange(steps, dtype=torch.float64) - first
+    return torch.where(i < 0, torch.zeros_like(i), ((1 + gamma) ** i.clamp(min=0) - 1).clamp(max=1.0))
+
+
+def linear(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
+    """``lambda_i = min((i - i0) / K, 1)``; ``gamma`` is not used."""
+    first = int(steps * start)
+    i = torch.arange(steps, dtype=torch.float64) - first
+    return (i / max(steps - 1 - first, 1)).clamp(0.0, 1.0)
+
+
+def none(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
+    """``lambda_i = 1`` from ``i0`` on: no tempering."""
+    return (torch.arange(steps) >= int(steps * start)).double()
+
+
+TEMPERINGS: dict[str, Callable[..., Tensor]] = {"exponential": exponential, "linear": linear, "none": none}
+
+
+def adaptive(log_w: Tensor, reward: Tensor, alpha: Tensor, log_past: Tensor, floor: float, target: float) -> Tensor:
+    """The largest lambda per group that keeps ``ESS >= target * N``, but at least ``floor``: float64 ``[G]`` in [floor, 1].
+
+    Bisection, 40 halvings. (The published code moves lambda by Adam and can creep only .05 a step.)
+
+    Args:
+        log_w: ``[G, N]`` weights before this step's increment.
+        reward: ``[G, N]``; alpha: ``[G]``; log_past: ``[G, N]`` log-potential already counted.
+        floor: lower end, so that lambda reaches 1 by the end of the run whatever the weights do.
+        target: fraction of N in (0, 1).
+    """
+    n = log_w.shape[-1]
+
+    def ess(lam: Tensor) -> Tensor:
+        twist = torch.where(torch.isneginf(reward), reward, lam[:, None] * reward / alpha[:, None])
+        return effective_sample_size(log_w + twist - log_past)
+
+    low = torch.full((log_w.shape[0],), floor, dtype=torch.float64)
+    high = torch.ones_like(low)
+    accept = ess(high) >= target * n
+    for _ in range(40):
+        middle = (low + high) / 2
+        good = ess(middle) >= target * n
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return torch.where(accept, torch.ones_like(low), low)

@@ -219,6 +219,11 @@ class DiffusionProcess:
             return state.x
         return state.x0
 
+    @staticmethod
+    def to_pixels(images: Tensor) -> Tensor:
+        """Decoded images as verifiers take them: float32 in 0..1."""
+        return straight_through_clamp(images).float() if images.requires_grad else images.clamp(0.0, 1.0).float()
+
     def _predict(self, state: State, rows: slice) -> Tensor:
         """``x0`` of some rows, with the known area of an inpainting put in before and after the model."""
         x, group, slot = state.x[rows], state.group[rows], state.slot[rows]
@@ -245,7 +250,7 @@ class DiffusionProcess:
 
     def _decode(self, x0: Tensor) -> Tensor:
         with self.ledger.decode(len(x0)):
-            return self.decode(x0).clamp(0.0, 1.0).float()
+            return self.to_pixels(self.decode(x0))
 
     def _value_gradient(self, state: State, rows: slice, value) -> tuple[Tensor, Tensor, Tensor]:
         group, slot, sigma = state.group[rows], state.slot[rows], self.sigmas[state.step]
@@ -262,7 +267,7 @@ class DiffusionProcess:
                 leaf = x0 = x0.detach().clone().requires_grad_()
                 scale = clean_jacobian(self.interpolant, sigma)
             with self.ledger.decode(n):
-                images = straight_through_clamp(checkpoint(self.decode, x0, use_reentrant=False)).float()
+                images = self.to_pixels(checkpoint(self.decode, x0, use_reentrant=False))
             reward = value(images, group)
             with self.ledger.differentiate():
                 (grad,) = torch.autograd.grad(reward.sum(), leaf)

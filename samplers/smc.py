@@ -27,7 +27,7 @@ from .protocols import Process, SearchError, SearchResult, State, Verifier
 from .resampling import SCHEMES
 from .session import Session
 from .tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
-from .trace import StepRecord
+from .trace import StepRecord, particle_entries
 from .weights import best_index, ess_threshold, gumbel_choice
 
 OUTPUTS = ("argmax_reward", "argmax_weight", "sample")
@@ -192,10 +192,8 @@ class Engine:
         log_z = pop.log_z + torch.logsumexp(pop.log_w, 1) - math.log(pop.particles)
         reward = pop.winnable()
         best = self._best(session, pop, reward)
-        entries = self._entries(state, pop, parents, True)
         rows = best + torch.arange(pop.groups) * pop.particles
-        for row, entry in enumerate(entries):
-            entry["selected"] = row in rows.tolist()
+        entries = self._entries(state, pop, parents, True, selected=rows.tolist())
         final = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, pop.ess().tolist(), phase="final")
         session.record(final, state, images)
         return session.result(state, reward, pop.ids, best=rows, optimism=pop.optimism(), log_z=log_z)
@@ -212,23 +210,17 @@ class Engine:
         return gumbel_choice(log_w, torch.stack(uniforms))
 
     @staticmethod
-    def _entries(state: State, pop: Population, parents: list[int | None], scored: bool) -> list[dict]:
+    def _entries(state: State, pop: Population, parents: list[int | None], scored: bool, selected=None) -> list[dict]:
         """Trace entries of the population, rows in order."""
-        reward, log_w = pop.reward.flatten().tolist(), pop.log_w.flatten().tolist()
-        scales = pop.gradient_scale.tolist()
-        return [
-            {
-                "id": pop.ids[row],
-                "parent": parents[row],
-                "group": group,
-                "slot": slot,
-                "score": reward[row] if scored and math.isfinite(reward[row]) else None,
-                "log_weight": log_w[row] if math.isfinite(log_w[row]) else None,
-                "gradient_scale": scales[group],
-                "selected": True,
-            }
-            for row, (group, slot) in enumerate(zip(state.group.tolist(), state.slot.tolist(), strict=True))
-        ]
+        return particle_entries(
+            state,
+            pop.ids,
+            parents,
+            pop.reward.flatten() if scored else None,
+            log_w=pop.log_w.flatten(),
+            gradient_scale=pop.gradient_scale,
+            selected=selected,
+        )
 
 
 def _column(per_group: Tensor, state: State) -> Tensor:

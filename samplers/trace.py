@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -51,6 +51,48 @@ class StepRecord:
     nfe: int = 0
     seconds: float = 0.0
     phase: str = "search"
+
+
+def particle_entries(
+    state: State,
+    ids: Sequence[int],
+    parents: Sequence[int | None],
+    scores: Tensor | None = None,
+    *,
+    log_w: Tensor | None = None,
+    gradient_scale: Tensor | None = None,
+    selected: Iterable[int] | None = None,
+) -> list[dict[str, Any]]:
+    """``StepRecord.particles`` of a population, rows in order.
+
+    Args:
+        state: ``n`` particles; ids, parents: ``n`` each.
+        scores, log_w: float64 ``[n]`` or None; non-finite entries become None.
+        gradient_scale: float64 ``[G]`` or None for an unguided move.
+        selected: rows that live on, None for all.
+    """
+    group, n = state.group.tolist(), len(ids)
+    score = [None] * n if scores is None else _finite(scores)
+    weight = [None] * n if log_w is None else _finite(log_w)
+    scale = None if gradient_scale is None else gradient_scale.tolist()
+    chosen = set(range(n) if selected is None else selected)
+    return [
+        {
+            "id": ids[row],
+            "parent": parents[row],
+            "group": group[row],
+            "slot": slot,
+            "score": score[row],
+            "log_weight": weight[row],
+            "gradient_scale": 0.0 if scale is None else scale[group[row]],
+            "selected": row in chosen,
+        }
+        for row, slot in enumerate(state.slot.tolist())
+    ]
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 @dataclass(frozen=True)
@@ -118,13 +160,11 @@ class Trace:
         while chain[-1]["parent"] is not None:
             chain.append(table[chain[-1]["parent"]])
         chain.reverse()
-        # Records of a state that did not move (the finished images repeat the last particles) carry slot None.
-        moved = [entry for entry in chain if entry["slot"] is not None]
         return Lineage(
             seed=self.seed,
-            group=moved[0]["group"],
-            slots=tuple(entry["slot"] for entry in moved),
-            gradient_scales=tuple(entry.get("gradient_scale", 0.0) for entry in moved[1:]),
+            group=chain[0]["group"],
+            slots=tuple(entry["slot"] for entry in chain),
+            gradient_scales=tuple(entry["gradient_scale"] for entry in chain[1:]),
         )
 
     def finalists(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 
 from ..protocols import Process, SearchError, SearchResult, Verifier
 from ..session import Session
-from ..trace import StepRecord
+from ..trace import StepRecord, particle_entries
 from ..weights import best_index
 
 
@@ -44,7 +44,8 @@ class BestOfN:
             state = process.predict(state)
             ids = session.trace.new_ids(len(state))
             session.remember(state, None, ids)
-            session.record(StepRecord(i, process.steps, process.sigmas[i], _entries(state, ids, parents)), state)
+            record = StepRecord(i, process.steps, process.sigmas[i], particle_entries(state, ids, parents))
+            session.record(record, state)
             state, _ = process.advance(state)
             parents = ids
 
@@ -55,26 +56,8 @@ class BestOfN:
             reward = values.reward
         best = best_index(reward.view(process.groups, n)) + torch.arange(process.groups) * n
         ids = session.trace.new_ids(len(state))
-        entries = _entries(state, ids, parents)
-        for row, entry in enumerate(entries):
-            entry["score"] = float(reward[row]) if math.isfinite(reward[row]) else None
-            entry["selected"] = row in best.tolist()
+        entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
         record = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")
         session.record(record, state, images)
         return session.result(state, reward, ids, best=best)
 
-
-def _entries(state, ids, parents) -> list[dict]:
-    return [
-        {
-            "id": ids[row],
-            "parent": parents[row],
-            "group": int(state.group[row]),
-            "slot": int(state.slot[row]),
-            "score": None,
-            "log_weight": None,
-            "gradient_scale": 0.0,
-            "selected": True,
-        }
-        for row in range(len(state))
-    ]

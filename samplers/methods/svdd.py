@@ -12,7 +12,7 @@ from torch import Tensor
 from ..protocols import Process, SearchError, SearchResult, State, Verifier
 from ..session import Session
 from ..tempering import Alpha, AlphaScale
-from ..trace import StepRecord
+from ..trace import StepRecord, particle_entries
 from ..weights import best_index, clean_rewards, gumbel_choice
 
 ValueFunction = Callable[[Tensor, float], Tensor]
@@ -81,7 +81,7 @@ class SVDD:
         reward, last_used = torch.full((groups,), -math.inf, dtype=torch.float64), None
         pick = torch.arange(groups)
         session.remember(state, None, ids)
-        session.record(StepRecord(0, steps, process.sigmas[0], _entries(state, ids, parents)), state)
+        session.record(StepRecord(0, steps, process.sigmas[0], particle_entries(state, ids, parents)), state)
         for i in range(steps):
             m = self.candidates if i in branching else 1
             rows = torch.arange(len(state)).repeat_interleave(m)
@@ -97,19 +97,26 @@ class SVDD:
                 state = process.predict(state)
             if i == steps - 1:
                 break
-            scores = reward if m > 1 else None
-            entries = _entries(state, ids, parents, scores, range(len(ids)) if i == spread else pick.tolist())
+            entries = particle_entries(
+                state,
+                ids,
+                parents,
+                reward if m > 1 else None,
+                selected=range(len(ids)) if i == spread else pick.tolist(),
+            )
             temperature = [] if scale is None or m == 1 else (1.0 / scale.value()).tolist()
-            session.record(StepRecord(i + 1, steps, process.sigmas[i + 1], entries, temperature=temperature), state, images)
-            session.remember(state, scores, ids)
+            record = StepRecord(i + 1, steps, process.sigmas[i + 1], entries, temperature=temperature)
+            session.record(record, state, images)
             if m > 1 and i != spread:
                 state, ids, reward = state.select(pick), [ids[row] for row in pick.tolist()], reward[pick]
                 pick = torch.arange(groups)
+                state = process.predict(state)  # free, unless a learned value chose without a denoiser call
+            session.remember(state, reward if m > 1 else None, ids)
 
         if spread is None:  # the finished image is not the last scored estimate
             state, values, images = session.evaluate(state)
             reward = values.reward
-        entries = _entries(state, ids, parents, reward, pick.tolist())
+        entries = particle_entries(state, ids, parents, reward, selected=pick.tolist())
         session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
         optimism = 0.0
         if last_used is not None and torch.isfinite(last_used - reward).any():
@@ -133,7 +140,7 @@ class SVDD:
         with session.ledger.verify(len(state)):
             value, bad = clean_rewards(self.value_function(state.x, sigma).detach().double().cpu())
         session.ledger.rejected_rewards += bad
-        return session.process.predict(state), value, None
+        return state, value, None
 
     def _pick(self, process: Process, value: Tensor, scale: AlphaScale | None, step: int) -> Tensor:
         """Rows ``[G]`` of the chosen candidates, given values ``[G, M]``."""
@@ -145,21 +152,3 @@ class SVDD:
         uniforms = [process.streams.uniform(m, group=g, step=step, purpose="choice") for g in range(len(value))]
         return gumbel_choice(log_w, torch.stack(uniforms)) + offset
 
-
-def _entries(state: State, ids: list[int], parents, reward: Tensor | None = None, selected=None) -> list[dict]:
-    """Trace entries, rows in order."""
-    chosen = set(range(len(ids)) if selected is None else selected)
-    scores = [None] * len(ids) if reward is None else reward.tolist()
-    return [
-        {
-            "id": ids[row],
-            "parent": parents[row],
-            "group": int(state.group[row]),
-            "slot": int(state.slot[row]),
-            "score": scores[row] if scores[row] is not None and math.isfinite(scores[row]) else None,
-            "log_weight": None,
-            "gradient_scale": 0.0,
-            "selected": row in chosen,
-        }
-        for row in range(len(ids))
-    ]

@@ -1,0 +1,160 @@
+"""The embedded family as a ``Process``: prompts in, particles out, without ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...samplers.chunking import Chunker
+from ...samplers.diffusion import DiffusionProcess, Start
+from ...samplers.kernel import VE, Flow
+from ...samplers.protocols import SearchError
+from ...samplers.schedules import flow_schedule, normal_schedule, scaled_linear_sigmas, timestep_at
+from ...samplers.streams import Streams
+from .loading import Family, load_family
+
+MODELS = ("diffusion", "flow")
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the embedded models are sampled.
+
+    Attributes:
+        model: "diffusion" (eps-prediction) or "flow" (rectified flow).
+        steps: transitions, >= 1.
+        cfg: guidance scale; 1 needs a single conditional pass.
+        eta: 0 (ODE) .. 1 (ancestral).
+        seed: base seed of all noise.
+        size: image width and height in pixels, multiples of 16.
+        max_batch: particles per model call, None for all at once.
+        autocast: torch dtype for the networks' matrix work, None for float32 throughout.
+        gradient_through: "denoiser" or "decoder", see ``DiffusionProcess``.
+    """
+
+    model: str = "diffusion"
+    steps: int = 20
+    cfg: float = 4.0
+    eta: float = 1.0
+    seed: int = 0
+    size: tuple[int, int] = (128, 128)
+    max_batch: int | None = None
+    autocast: torch.dtype | None = None
+    gradient_through: str = "denoiser"
+
+
+class TinyDenoise:
+    """Classifier-free guidance over an embedded network, as ``samplers.diffusion.Denoise``.
+
+    Args:
+        network: eps- or flow-network of the family.
+        model: "diffusion" or "flow".
+        context: ``[G, L, W]`` text states per group; unconditional: ``[1, L, W]``.
+        cfg: guidance scale.
+        autocast: dtype for autocast, or None.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        model: str,
+        context: Tensor,
+        unconditional: Tensor,
+        cfg: float,
+        autocast: torch.dtype | None = None,
+    ):
+        self.network, self.model, self.cfg = network, model, cfg
+        self.context, self.unconditional, self.autocast = context, unconditional, autocast
+        self.table = scaled_linear_sigmas()
+        self.rows_per_particle = 1 if cfg == 1.0 else 2
+
+    def __call__(self, x: Tensor, sigma: float, group: Tensor) -> Tensor:
+        """Clean estimates ``[n, 4, h, w]`` float32 of states ``x`` at ``sigma``."""
+        if self.model == "flow":
+            scaled, timestep = x, torch.full((len(x),), sigma * 1000.0)
+        else:
+            scaled = x / (1.0 + sigma * sigma) ** 0.5
+            timestep = timestep_at(sigma, self.table).float().expand(len(x))
+        context = self.context[group]
+        if self.rows_per_particle == 2:
+            # [uncond, cond] rows in one call, as ComfyUI batches them
+            scaled, timestep = torch.cat([scaled, scaled]), torch.cat([timestep, timestep])
+            context = torch.cat([self.unconditional.expand_as(context), context])
+        with self._precision():
+            output = self.network(scaled, timestep.to(x), context).float()
+        if self.rows_per_particle == 2:
+            negative, positive = output.chunk(2)
+            output = negative + self.cfg * (positive - negative)
+        return x - sigma * output  # eps and flow velocity alike: x0 = x - sigma * prediction
+
+    def _precision(self):
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.context.device.type, dtype=self.autocast)
+
+
+class TinyDecode:
+    """Latents in the model's scale -> images ``[n, H, W, 3]`` around 0..1."""
+
+    def __init__(self, family: Family, autocast: torch.dtype | None = None):
+        self.family, self.autocast = family, autocast
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """Decode ``[n, 4, h, w]``."""
+        scaled = x0 / self.family.latent_scale
+        with nullcontext() if self.autocast is None else torch.autocast(x0.device.type, dtype=self.autocast):
+            decoded = self.family.autoencoder.decode(scaled)
+        return (decoded.float() + 1.0).movedim(1, -1) / 2.0
+
+
+@torch.no_grad()
+def encode_prompts(family: Family, prompts: Sequence[str]) -> Tensor:
+    """Text states ``[n, L, W]`` of prompts ("" is the unconditional one)."""
+    tokens = family.vocabulary.encode_batch(list(prompts))
+    return family.text_encoder(tokens)[0]
+
+
+def shapes_process(
+    prompts: Sequence[str], settings: SamplingSettings | None = None, family: Family | None = None
+) -> DiffusionProcess:
+    """A ``DiffusionProcess`` over the embedded family, one group per prompt.
+
+    Raises:
+        SearchError: unknown model, no prompts, or a size that is not a multiple of 16.
+    """
+    settings = settings or SamplingSettings()
+    if settings.model not in MODELS:
+        raise SearchError(f"model is {settings.model!r}: choose one of {', '.join(MODELS)}")
+    if not prompts:
+        raise SearchError("prompts is empty: at least one is needed")
+    height, width = settings.size
+    if height % 16 or width % 16 or min(settings.size) < 16:
+        raise SearchError(f"size is {settings.size}: height and width must be multiples of 16")
+    family = family or load_family()
+    network = family.flow if settings.model == "flow" else family.diffusion
+    denoise = TinyDenoise(
+        network,
+        settings.model,
+        encode_prompts(family, prompts),
+        encode_prompts(family, [""]),
+        settings.cfg,
+        settings.autocast,
+    )
+    flow = settings.model == "flow"
+    return DiffusionProcess(
+        denoise,
+        Flow() if flow else VE(),
+        flow_schedule(settings.steps) if flow else normal_schedule(settings.steps),
+        TinyDecode(family, settings.autocast),
+        shape=(4, height // 8, width // 8),
+        groups=len(prompts),
+        streams=Streams(settings.seed),
+        eta=settings.eta,
+        start=Start(),
+        chunker=Chunker(settings.max_batch),
+        gradient_through=settings.gradient_through,
+    )

@@ -1,0 +1,56 @@
+"""``testtime doctor``: what this installation consists of, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import sys
+from collections.abc import Iterator
+
+from .. import __version__
+from .errors import EXIT_SERVER
+from .locate import MINIMUM_VERSION, PACK_ROOT, explain_missing, find_comfyui, find_python
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``testtime doctor`` has no options."""
+
+
+def library_lines() -> Iterator[tuple[bool, str]]:
+    """(fine, text) for the library's own needs."""
+    yield True, f"testtime {__version__} in {PACK_ROOT}"
+    yield True, f"Python {platform.python_version()} ({sys.executable})"
+    for name in ("torch", "transformers", "safetensors", "scipy", "PIL", "aiohttp"):
+        if importlib.util.find_spec(name) is None:
+            yield False, f"{name} is not installed"
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
+        yield True, f"PyTorch {torch.__version__}, {device}"
+    weights = sorted((PACK_ROOT / "models" / "tiny").rglob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weights) / 2**20
+    yield bool(weights), f"embedded models: {len(weights)} weight files, {size:.1f} MiB"
+
+
+def comfyui_lines() -> Iterator[tuple[bool, str]]:
+    """(fine, text) for ComfyUI."""
+    installation = find_comfyui()
+    if installation is None:
+        yield False, explain_missing()
+        return
+    needed = ".".join(map(str, MINIMUM_VERSION))
+    version = installation.version or "of unknown version"
+    too_old = "" if installation.supported else f", older than {needed}"
+    yield installation.supported, f"ComfyUI {version} in {installation.root} (by {installation.found_by}){too_old}"
+    yield True, f"started with {find_python(installation.root)} (COMFYUI_PYTHON overrides)"
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print one line per finding; the exit status tells whether ComfyUI and everything else is there."""
+    fine = True
+    for good, text in [*library_lines(), *comfyui_lines()]:
+        sys.stdout.write(f"{'ok     ' if good else 'MISSING'} {text}\n")
+        fine = fine and good
+    return 0 if fine else EXIT_SERVER

@@ -1,0 +1,74 @@
+"""The ``testtime`` command. Sub-commands are imported when called, so ``--help`` and ``--version`` are quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from .errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
+
+SUITES = ("shapes",)
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only the sub-command about to run fills in its options."""
+    parser = argparse.ArgumentParser(
+        prog="testtime",
+        description="Test-time scaling for image generation: search with verifiers while sampling.",
+        epilog="Exit status: 0 done, 1 the run failed, 2 bad input, 3 trouble with ComfyUI, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"testtime {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="log what is being done")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    texts = {
+        "run": "run a workflow on a running ComfyUI, or on one started headless",
+        "demo": "compare the methods on the embedded models and write out/demo/index.html",
+        "doctor": "say what was found: PyTorch, weights, ComfyUI",
+    }
+    for name, text in texts.items():
+        child = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == command:
+            importlib.import_module(f".{name}", __package__).add_arguments(child)
+    bench = commands.add_parser("bench", help="run a benchmark suite", add_help=False)
+    bench.add_argument("suite", nargs="?", choices=SUITES)
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Call the sub-command; returns the exit status."""
+    if options.command is None:
+        parser.print_help()
+        return EXIT_BAD_INPUT
+    if options.command == "bench":
+        if options.suite is None:
+            parser.error(f"bench: which suite? One of: {', '.join(SUITES)}")
+        suite = importlib.import_module(f"testtime.bench.{options.suite}")
+        return suite.main(options.arguments) or 0
+    return importlib.import_module(f".{options.command}", __package__).main(options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in argv if not word.startswith("-")), None)
+    parser = build_parser(command)
+    options = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("testtime").setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    try:
+        return dispatch(options, parser)
+    except CommandError as error:
+        sys.stderr.write(f"testtime: {error}\n")
+        return error.status
+    except KeyboardInterrupt:
+        sys.stderr.write("testtime: interrupted\n")
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,9 +57,8 @@ def is_api_format(workflow: Any) -> bool:
 
 def title_of(node: dict, object_info: dict | None = None) -> str:
     """A node's title: the user's, else the display name, else the class."""
-    title = node.get("_meta", {}).get("title")
     info = (object_info or {}).get(node["class_type"], {})
-    return title or info.get("display_name") or node["class_type"]
+    return own_title(node) or info.get("display_name") or node["class_type"]
 
 
 def label_of(node_id: str, node: dict, object_info: dict | None = None) -> str:
@@ -92,12 +91,17 @@ def guess_pack(class_type: str) -> str | None:
     return None
 
 
-def find_nodes(workflow: dict, name: str, object_info: dict | None = None) -> list[str]:
+def own_title(node: dict) -> str:
+    """The title written in the file, or ""."""
+    return str(node.get("_meta", {}).get("title") or "")
+
+
+def find_nodes(workflow: dict, name: str) -> list[str]:
     """Ids of the nodes that ``name`` may mean: an id, else a title, else a class (both ignoring case)."""
     if name in workflow:
         return [name]
     wanted = name.casefold()
-    by_title = [key for key, node in workflow.items() if title_of(node, object_info).casefold() == wanted]
+    by_title = [key for key, node in workflow.items() if own_title(node).casefold() == wanted]
     return by_title or [key for key, node in workflow.items() if node["class_type"].casefold() == wanted]
 
 
@@ -157,7 +161,7 @@ def apply_assignments(workflow: dict, assignments: Iterable[str], object_info: d
     changed = {key: {**node, "inputs": dict(node["inputs"])} for key, node in workflow.items()}
     for assignment in assignments:
         name, input_name, text = parse_assignment(assignment)
-        found = find_nodes(changed, name, object_info)
+        found = find_nodes(changed, name)
         if len(found) != 1:
             what = "no node has that id, title or class" if not found else f"means several nodes: {', '.join(found)}"
             raise BadInput(f"--set {assignment}: {name!r}: {what}. Nodes:\n{describe_nodes(changed, object_info)}")

@@ -1,0 +1,47 @@
+"""ComfyUI nodes. The only folder that imports ``comfy``, ``comfy_api``, ``folder_paths`` and ``server``."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+log = logging.getLogger("testtime")
+
+# Modules that each hold a list ``NODES``; one that cannot be imported takes only its own nodes out of the menu.
+MODULES = (
+    "method_nodes",
+    "search_ksampler",
+    "search_sampler",
+    "replay_node",
+    "recover_node",
+    "family_nodes",
+    "verifier_nodes",
+    "report_nodes",
+)
+
+
+def collect_nodes() -> list[type]:
+    """All node classes of the pack, in menu order. Modules that fail to import are logged by name and left out."""
+    found = []
+    for name in MODULES:
+        try:
+            module = importlib.import_module(f".{name}", __name__)
+        except ImportError as error:
+            log.error("nodes of %s are missing: %s (the rest of the pack works)", name, error)
+            continue
+        found.extend(module.NODES)
+    return found
+
+
+async def comfy_entrypoint():
+    """The ``ComfyExtension`` of the pack. Raises RuntimeError in one line on a ComfyUI that is too old."""
+    from .compat import refuse_old_host
+
+    refuse_old_host()
+    from comfy_api.latest import ComfyExtension
+
+    class TestTimeExtension(ComfyExtension):
+        async def get_node_list(self) -> list[type]:
+            return collect_nodes()
+
+    return TestTimeExtension()

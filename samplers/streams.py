@@ -18,12 +18,14 @@ class Streams:
 
     Args:
         seed: base seed, any int in 0 .. 2**64 - 1.
+        group_offset: added to every group number, so that images k, k+1, .. of a larger batch can be made on their own.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, group_offset: int = 0):
         if not 0 <= int(seed) < 2**64:
             raise ValueError(f"seed is {seed}: it must lie in 0 .. 2**64 - 1")
         self.seed = int(seed)
+        self.group_offset = int(group_offset)
         self._generator = torch.Generator(device="cpu")
 
     def _seeded(self, *key: int | str) -> torch.Generator:
@@ -34,7 +36,7 @@ class Streams:
 
     def normal(self, shape: Sequence[int], *, group: int, slot: int, step: int, purpose: str) -> Tensor:
         """Standard normal float32 tensor of ``shape`` on the CPU."""
-        return torch.randn(tuple(shape), generator=self._seeded(int(group), int(slot), int(step), purpose))
+        return torch.randn(tuple(shape), generator=self._seeded(int(group) + self.group_offset, int(slot), int(step), purpose))
 
     def normals(self, shape: Sequence[int], group: Tensor, slot: Tensor, *, step: int, purpose: str) -> Tensor:
         """Standard normals ``[n, *shape]``, row ``k`` from the stream of (``group[k]``, ``slot[k]``)."""
@@ -46,4 +48,4 @@ class Streams:
 
     def uniform(self, n: int, *, group: int, step: int, purpose: str) -> Tensor:
         """``n`` uniforms in [0, 1), float64 on the CPU."""
-        return torch.rand(n, generator=self._seeded(int(group), -1, int(step), purpose), dtype=torch.float64)
+        return torch.rand(n, generator=self._seeded(int(group) + self.group_offset, -1, int(step), purpose), dtype=torch.float64)

@@ -34,6 +34,7 @@ class SamplingSettings:
         max_batch: particles per model call, None for all at once.
         autocast: torch dtype for the networks' matrix work, None for float32 throughout.
         gradient_through: "denoiser" or "decoder", see ``DiffusionProcess``.
+        group_offset: number of the first prompt in a larger set, see ``Streams``.
     """
 
     model: str = "diffusion"
@@ -45,6 +46,7 @@ class SamplingSettings:
     max_batch: int | None = None
     autocast: torch.dtype | None = None
     gradient_through: str = "denoiser"
+    group_offset: int = 0
 
 
 class TinyDenoise:
@@ -152,7 +154,7 @@ def shapes_process(
         TinyDecode(family, settings.autocast),
         shape=(4, height // 8, width // 8),
         groups=len(prompts),
-        streams=Streams(settings.seed),
+        streams=Streams(settings.seed, settings.group_offset),
         eta=settings.eta,
         start=Start(),
         chunker=Chunker(settings.max_batch),

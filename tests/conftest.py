@@ -56,3 +56,12 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
     terminalreporter.write_line(f"{ran} ran{where}, {counts['skipped']} skipped.")
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"  {count} skipped: {reason}")
+
+
+@pytest.fixture(scope="session")
+def comfy_server():
+    """A real headless ComfyUI with this pack and no other custom nodes, one per session: ``HeadlessComfyUI``."""
+    from testtime.cli.comfyui import HeadlessComfyUI, HeadlessOptions
+
+    with HeadlessComfyUI(HeadlessOptions(only_this_pack=True)) as server:
+        yield server

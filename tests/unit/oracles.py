@@ -85,7 +85,16 @@ def process(denoiser, steps, groups, seed, *, eta=1.0, dim=1, flow=False, **opti
     if flow:
         interpolant, sigmas = Flow(), sigmas / (1 + sigmas)
     return OracleProcess(
-        denoiser, interpolant, sigmas, lambda x0: x0, (dim,), groups, FastStreams(seed), eta=eta, start=Start(), **options
+        denoiser,
+        interpolant,
+        sigmas,
+        lambda x0: x0,
+        (dim,),
+        groups,
+        FastStreams(seed),
+        eta=eta,
+        start=Start(),
+        **options,
     )
 
 

@@ -1,0 +1,185 @@
+"""What the generator trainings share: the drawn data set, checkpoints, schedules, exports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ....shapes_world.captions import Prompt, sample_prompt
+from ....shapes_world.drawing import draw
+from ....shapes_world.scene import TASKS, Scene, sample_scene
+
+log = logging.getLogger("testtime.train")
+WEIGHTS = Path(__file__).parent.parent / "weights"
+RUNS = Path(__file__).parents[3] / "runs"
+
+
+def training_scene(seed: int) -> tuple[Prompt, Scene]:
+    """Prompt and satisfying scene number ``seed``: tasks in turn, so that all six are equally frequent."""
+    prompt = sample_prompt(seed, TASKS[seed % len(TASKS)])
+    return prompt, sample_scene(seed, prompt)
+
+
+def training_drawing(seed: int) -> np.ndarray:
+    """uint8 ``[128, 128, 3]`` of ``training_scene(seed)``."""
+    return draw(training_scene(seed)[1])
+
+
+def drawings(first: int, count: int, folder: Path = RUNS) -> np.ndarray:
+    """uint8 ``[count, 128, 128, 3]``: training drawings ``first ..``, drawn in parallel once and kept in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"drawings-{first}-{count}.npy"
+    if not path.exists():
+        with Pool(os.cpu_count()) as pool:
+            images = np.stack(pool.map(training_drawing, range(first, first + count), chunksize=128))
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, images)
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def as_images(array: np.ndarray) -> torch.Tensor:
+    """uint8 ``[B, H, W, 3]`` -> float32 ``[B, 3, H, W]`` in -1..1, channels last in memory."""
+    images = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+    """Linear warm-up, then cosine to ``floor * peak``."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+class Loop:
+    """A resumable optimisation loop with an exponential moving average of the weights.
+
+    Args:
+        name: of the checkpoint file ``runs/<name>.pt``.
+        modules: what is trained.
+        steps, peak, warmup: learning-rate schedule.
+        ema: decay of the average, 0 for none.
+        seed: of data order and noise; the same step draws the same numbers, resumed or not.
+    """
+
+    def __init__(self, name: str, modules: nn.Module, steps: int, peak: float, warmup=200, ema=0.9995, seed=0):
+        self.path = RUNS / f"{name}.pt"
+        self.modules, self.steps, self.peak, self.warmup, self.decay, self.seed = modules, steps, peak, warmup, ema, seed
+        self.optimizer = torch.optim.AdamW(modules.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+        self.average = {key: value.detach().clone() for key, value in modules.state_dict().items()}
+        self.step, self.seconds, self.losses = 0, 0.0, []
+
+    def resume(self) -> None:
+        """Go on from the checkpoint if there is one."""
+        if not self.path.exists():
+            return
+        stored = torch.load(self.path, weights_only=True)
+        self.modules.load_state_dict(stored["modules"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.average, self.step, self.seconds = stored["average"], stored["step"], stored["seconds"]
+        log.info("%s: resuming at step %d", self.path.name, self.step)
+
+    def checkpoint(self) -> None:
+        """Write ``runs/<name>.pt`` (all at once, so that an interruption never leaves half a file)."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        torch.save(
+            {
+                "modules": self.modules.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average,
+                "step": self.step,
+                "seconds": self.seconds,
+            },
+            partial,
+        )
+        partial.replace(self.path)
+
+    def run(self, loss_of: Callable[[np.random.Generator, torch.Generator], torch.Tensor], every: float = 120.0) -> None:
+        """Train to the last step; ``loss_of(rng, generator)`` draws a batch and returns its loss."""
+        started = saved = time.time()
+        before = self.seconds
+        while self.step < self.steps:
+            rng = np.random.default_rng([self.seed, self.step])
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, self.steps, self.peak, self.warmup)
+            loss = loss_of(rng, generator)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+            self.optimizer.step()
+            self._average()
+            self.step += 1
+            self.losses.append(float(loss))
+            self.seconds = before + time.time() - started
+            if self.step % 100 == 0:
+                recent = sum(self.losses[-100:]) / len(self.losses[-100:])
+                log.info("step %d/%d  loss %.4f  %.0f s", self.step, self.steps, recent, self.seconds)
+            if time.time() - saved > every:
+                self.checkpoint()
+                saved = time.time()
+        self.checkpoint()
+
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """State dict of the moving average."""
+        return self.average
+
+    def recent_loss(self) -> float:
+        """Mean loss of the last 200 steps of this process."""
+        return sum(self.losses[-200:]) / max(len(self.losses[-200:]), 1)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        for key, value in self.modules.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value.to(self.average[key]), 1 - decay)
+            else:
+                self.average[key].copy_(value)
+
+
+def export(name: str, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """Write ``weights/<name>.safetensors`` in float16."""
+    WEIGHTS.mkdir(exist_ok=True)
+    path = WEIGHTS / f"{name}.safetensors"
+    save_file({key: value.half().contiguous() for key, value in state.items()}, str(path), metadata=metadata)
+    return path
+
+
+def record(name: str, metrics: dict) -> None:
+    """Put ``metrics`` under ``name`` into ``weights/metrics.json``."""
+    path = WEIGHTS / "metrics.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[name] = metrics
+    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def arguments(description: str, steps: int, batch: int, rate: float) -> argparse.Namespace:
+    """Common command line of the training scripts."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--rate", type=float, default=rate, help="peak learning rate")
+    parser.add_argument("--images", type=int, default=48_000, help="drawings in the training set")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return options

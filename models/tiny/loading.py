@@ -1,0 +1,103 @@
+"""Loading of the embedded family's weights."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from . import vocabulary
+from .autoencoder import Autoencoder
+from .denoiser import Denoiser
+from .text_encoder import TextEncoder
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class WeightsError(RuntimeError):
+    """A weights file is missing or cannot be used. The message names the file, its folder and the remedy."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The embedded text-to-image family, in eval mode, without gradients on the weights.
+
+    Attributes:
+        vocabulary: the tokenizer module (``encode_batch``).
+        autoencoder, text_encoder, diffusion, flow: networks.
+        latent_scale: factor from autoencoder latents to unit variance (the models' scale).
+    """
+
+    vocabulary: object
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder
+    diffusion: Denoiser
+    flow: Denoiser
+    latent_scale: float
+
+
+def load_state(name: str, folder: Path = WEIGHTS) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of ``<folder>/<name>.safetensors``. WeightsError if that cannot be read."""
+    path = folder / f"{name}.safetensors"
+    remedy = "it ships with the pack: reinstall it, or train it (models/tiny/train/README.md)"
+    if not path.exists():
+        raise WeightsError(f"{path.name} is missing in {path.parent}: {remedy}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path.name} in {path.parent} is damaged ({error}): {remedy}") from error
+
+
+def load_into(module: nn.Module, name: str, folder: Path = WEIGHTS) -> dict[str, str]:
+    """Load ``name``'s weights into ``module``, strictly; freezes it, sets eval mode, returns the file's metadata."""
+    state, metadata = load_state(name, folder)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{name}.safetensors in {folder} does not fit this version of the pack: {error}") from error
+    module.eval().requires_grad_(False)
+    return metadata
+
+
+def load_autoencoder(folder: Path = WEIGHTS) -> tuple[Autoencoder, float]:
+    """Autoencoder in float32 and its latent scale."""
+    model = Autoencoder()
+    metadata = load_into(model, "autoencoder", folder)
+    if "latent_scale" not in metadata:
+        raise WeightsError(f"autoencoder.safetensors in {folder} has no latent_scale in its metadata: reinstall the pack")
+    return model.to(memory_format=torch.channels_last), float(metadata["latent_scale"])
+
+
+def load_text_encoder(folder: Path = WEIGHTS) -> TextEncoder:
+    """Text encoder in float32."""
+    model = TextEncoder()
+    load_into(model, "text_encoder", folder)
+    return model
+
+
+def load_denoiser(name: str, folder: Path = WEIGHTS) -> Denoiser:
+    """"diffusion" (eps-prediction) or "flow" network in float32."""
+    model = Denoiser({"diffusion": "eps", "flow": "flow"}[name])
+    load_into(model, name, folder)
+    return model
+
+
+@functools.lru_cache(maxsize=4)
+def load_family(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Family:
+    """The whole family. Cached: callers share the (frozen) modules.
+
+    Args:
+        dtype, device: of the networks.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another version.
+    """
+    autoencoder, scale = load_autoencoder()
+    parts = [autoencoder, load_text_encoder(), load_denoiser("diffusion"), load_denoiser("flow")]
+    autoencoder, text_encoder, diffusion, flow = (module.to(device=device, dtype=dtype) for module in parts)
+    return Family(vocabulary, autoencoder, text_encoder, diffusion, flow, scale)

@@ -1,0 +1,278 @@
+"""Describe a workflow once in Python; write it in ComfyUI's UI format and in API format.
+
+Both files come from the same description and from the server's node definitions (``/object_info``), so they cannot
+drift apart. Nodes are placed in columns from left to right; columns belong to groups, drawn as boxes around them.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from testtime.cli.convert import UPLOADS, default_value, extra_values, has_widget, ordered_inputs
+
+TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
+GAP_X, GAP_Y = 60, 40
+GROUP_PADDING, GROUP_TITLE = 20, 44
+MULTILINE, PICTURE = 90, 260
+NOTE = "MarkdownNote"
+OUR_PREFIX, OUR_PACK = "TestTime", "test-time-scaling"
+
+
+@dataclass(frozen=True)
+class Link:
+    """An output of a node, to be given as the input of another."""
+
+    node: Node
+    output: str | int
+
+
+@dataclass(eq=False)
+class Node:
+    """A node of a description.
+
+    Attributes:
+        kind: class of the node (``class_type``).
+        inputs: values and ``Link``s by input name; what is not given takes its default.
+        title: title in the graph, "" for the display name.
+        width: in pixels; picture: leave room for an image under the widgets; lines: height of a text box in lines.
+    """
+
+    kind: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    width: int = 320
+    picture: bool = False
+    lines: int = 4
+    number: int = 0
+
+    def __getitem__(self, output: str | int) -> Link:
+        return Link(self, output)
+
+
+def note(text: str, width: int = 360, height_lines: int = 14) -> Node:
+    """A note in Markdown."""
+    return Node(NOTE, {"": text}, title="Read me", width=width, lines=height_lines)
+
+
+@dataclass
+class Group:
+    """A titled box around columns of nodes."""
+
+    title: str
+    columns: list[list[Node]]
+    colour: str = "#3f789e"
+
+
+class Workflow:
+    """A description: groups from left to right. ``ui`` and ``api`` write the two formats."""
+
+    def __init__(self, name: str, groups: list[Group]):
+        self.name = name
+        self.groups = groups
+        self.nodes = [node for group in groups for column in group.columns for node in column]
+        for number, node in enumerate(self.nodes, start=1):
+            node.number = number
+
+    def api(self, object_info: dict) -> dict:
+        """The API-format workflow."""
+        result = {}
+        for node in self.nodes:
+            if node.kind == NOTE:
+                continue
+            info = definition(node, object_info)
+            inputs = {name: value for name, value in values_of(node, info).items()}
+            for name, link in links_of(node).items():
+                inputs[name] = [str(link.node.number), slot_of(link, object_info)]
+            title = node.title or info.get("display_name") or node.kind
+            result[str(node.number)] = {"class_type": node.kind, "inputs": inputs, "_meta": {"title": title}}
+        return result
+
+    def ui(self, object_info: dict) -> dict:
+        """The UI-format workflow, version 0.4, as the front end saves it."""
+        places, boxes = self._layout(object_info)
+        links: list[list] = []
+        nodes = []
+        outgoing: dict[tuple[int, int], list[int]] = {}
+        for node in self.nodes:
+            for index, (name, kind) in enumerate(sockets_of(node, object_info)):
+                link = node.inputs.get(name)
+                if isinstance(link, Link):
+                    slot = slot_of(link, object_info)
+                    number = len(links) + 1
+                    links.append([number, link.node.number, slot, node.number, index, kind])
+                    outgoing.setdefault((link.node.number, slot), []).append(number)
+        for order, node in enumerate(self._execution_order()):
+            nodes.append(self._ui_node(node, order, object_info, places, (links, outgoing)))
+        nodes.sort(key=lambda entry: entry["id"])
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"testtime/{self.name}")),
+            "revision": 0,
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(links),
+            "nodes": nodes,
+            "links": links,
+            "groups": boxes,
+            "config": {},
+            "extra": {"ds": {"scale": 0.7, "offset": [40, 120]}},
+            "version": 0.4,
+        }
+
+    def _execution_order(self) -> list[Node]:
+        """Every node after the nodes it takes inputs from."""
+        done: list[Node] = []
+        waiting = list(self.nodes)
+        while waiting:
+            ready = next(n for n in waiting if all(link.node in done for link in links_of(n).values()))
+            waiting.remove(ready)
+            done.append(ready)
+        return done
+
+    def _ui_node(self, node: Node, order: int, object_info: dict, places: dict, wires: tuple) -> dict:
+        links, outgoing = wires
+        x, y, width, height = places[node.number]
+        entry = {
+            "id": node.number,
+            "type": node.kind,
+            "pos": [x, y],
+            "size": [width, height],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+        }
+        if node.title:
+            entry["title"] = node.title
+        if node.kind == NOTE:
+            text = node.inputs[""]
+            return entry | {"properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653"}
+        info = definition(node, object_info)
+        for index, (name, kind) in enumerate(sockets_of(node, object_info)):
+            number = next((link[0] for link in links if link[3] == node.number and link[4] == index), None)
+            socket = {"name": name, "type": kind, "link": number}
+            spec = ordered_inputs(info)[name]
+            if has_widget(spec):
+                socket["widget"] = {"name": name}
+            if name in info["input"].get("optional", {}) and not has_widget(spec):
+                socket["shape"] = 7
+            entry["inputs"].append(socket)
+        for slot, kind in enumerate(info["output"]):
+            name = (info.get("output_name") or info["output"])[slot]
+            kind = "COMBO" if isinstance(kind, list) else kind
+            used = outgoing.get((node.number, slot))
+            entry["outputs"].append({"name": name, "type": kind, "slot_index": slot, "links": used})
+        pack = OUR_PACK if node.kind.startswith(OUR_PREFIX) else "comfy-core"
+        entry["properties"] = {"cnr_id": pack, "Node name for S&R": node.kind}
+        entry["widgets_values"] = widget_values(node, info)
+        return entry
+
+    def _layout(self, object_info: dict) -> tuple[dict[int, tuple], list[dict]]:
+        """({node number: (x, y, width, height)}, group boxes)."""
+        places, boxes = {}, []
+        x = 0
+        for group in self.groups:
+            left, bottom = x, 0
+            for column in group.columns:
+                y = 0
+                for node in column:
+                    height = height_of(node, object_info)
+                    places[node.number] = (x, y, node.width, height)
+                    y += height + TITLE + GAP_Y
+                bottom = max(bottom, y - TITLE - GAP_Y)
+                x += max(node.width for node in column) + GAP_X
+            top = -TITLE - GROUP_TITLE
+            width = x - GAP_X - left + 2 * GROUP_PADDING
+            bounding = [left - GROUP_PADDING, top, width, bottom - top + GROUP_PADDING]
+            box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
+            boxes.append(box | {"font_size": 24, "flags": {}})
+            x += 2 * GROUP_PADDING
+        return places, boxes
+
+
+def definition(node: Node, object_info: dict) -> dict:
+    """The server's definition of a node's class; KeyError-like message when it has none."""
+    if node.kind not in object_info:
+        raise LookupError(f"the server does not know {node.kind}")
+    known = ordered_inputs(object_info[node.kind])
+    unknown = [name for name in node.inputs if name not in known]
+    if unknown:
+        raise LookupError(f"{node.kind} has no input {', '.join(unknown)}; it has {', '.join(known)}")
+    return object_info[node.kind]
+
+
+def links_of(node: Node) -> dict[str, Link]:
+    """The linked inputs of a node."""
+    return {name: value for name, value in node.inputs.items() if isinstance(value, Link)}
+
+
+def values_of(node: Node, info: dict) -> dict[str, Any]:
+    """Values of all widget inputs that are not linked: the given ones, else the defaults."""
+    result = {}
+    for name, spec in ordered_inputs(info).items():
+        if not has_widget(spec) or isinstance(node.inputs.get(name), Link):
+            continue
+        result[name] = node.inputs.get(name, default_value(spec))
+        if result[name] is None:
+            raise LookupError(f"{node.kind}.{name} has no default: give a value")
+    return result
+
+
+def sockets_of(node: Node, object_info: dict) -> list[tuple[str, str]]:
+    """(name, type) of the inputs a saved node lists: plain sockets, and widgets that are linked."""
+    if node.kind == NOTE:
+        return []
+    specs = ordered_inputs(definition(node, object_info))
+    return [
+        (name, "COMBO" if isinstance(spec[0], list) else spec[0])
+        for name, spec in specs.items()
+        if not has_widget(spec) or isinstance(node.inputs.get(name), Link)
+    ]
+
+
+def slot_of(link: Link, object_info: dict) -> int:
+    """Index of a linked output."""
+    info = definition(link.node, object_info)
+    if isinstance(link.output, int):
+        return link.output
+    names = list(info.get("output_name") or info["output"])
+    if link.output not in names:
+        raise LookupError(f"{link.node.kind} has no output {link.output}; it has {', '.join(names)}")
+    return names.index(link.output)
+
+
+def widget_values(node: Node, info: dict) -> list:
+    """``widgets_values`` of a saved node, with the values of "control after generate" widgets."""
+    result = []
+    uploads = 0
+    for name, spec in ordered_inputs(info).items():
+        if not has_widget(spec):
+            continue
+        value = node.inputs.get(name, default_value(spec))
+        result.append(default_value(spec) if isinstance(value, Link) else value)
+        result += ["fixed", ""][: extra_values(name, spec)]
+        uploads += any((spec[1] if len(spec) > 1 else {}).get(key) for key in UPLOADS)
+    return result + ["image"] * uploads
+
+
+def height_of(node: Node, object_info: dict) -> int:
+    """A height at which the front end shows a node without cutting anything off."""
+    if node.kind == NOTE:
+        return MARGIN + SLOT * node.lines
+    info = definition(node, object_info)
+    specs = ordered_inputs(info)
+    sockets = [spec for spec in specs.values() if not has_widget(spec)]
+    height = max(len(sockets), len(info["output"])) * SLOT + MARGIN
+    for name, spec in specs.items():
+        if not has_widget(spec):
+            continue
+        multiline = len(spec) > 1 and spec[1].get("multiline")
+        height += (node.lines * SLOT + MARGIN if multiline else WIDGET) + WIDGET * extra_values(name, spec)
+    return height + (PICTURE if node.picture else 0) + MARGIN
+
+
+def dump(workflow: dict) -> str:
+    """The text of a workflow file."""
+    return json.dumps(workflow, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,92 @@
+"""``testtime demo``: one prompt from each of the six Shapes World tasks, every method, one page to look at.
+
+Runs through a headless ComfyUI where one is found and through the library where none is; both use the same embedded
+models, seeds and settings, and the page says which one it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .errors import CommandError
+from .locate import explain_missing, find_comfyui
+
+logger = logging.getLogger("testtime")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``testtime demo``."""
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the page (default: out/demo)")
+    parser.add_argument("--library", action="store_true", help="do not use ComfyUI even if there is one")
+    parser.add_argument("--server", metavar="URL", help="use this running ComfyUI")
+    parser.add_argument("--budget", type=int, default=8, help="forward passes as a multiple of plain sampling")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts and noise")
+
+
+def open_backend(options: argparse.Namespace):
+    """The backend to use, as a context manager, by what is asked for and what is there."""
+    from .demo_backends import ComfyBackend, LibraryBackend, Settings
+
+    settings = Settings(budget=options.budget, steps=options.steps, seed=options.seed)
+    installation = find_comfyui()
+    usable = installation is not None and installation.supported
+    if options.library or not (usable or options.server):
+        if not options.library:
+            logger.info("%s The demo runs through the library.", explain_missing() if installation is None else "")
+        return LibraryBackend(settings)
+    return ComfyBackend(settings, options.server)
+
+
+def machine() -> str:
+    """The processor or graphics card in a few words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU ({torch.get_num_threads()} threads)"
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run everything, write ``index.html``, print its path; returns the exit status."""
+    from ..shapes_world.captions import sample_prompt
+    from ..shapes_world.scene import TASKS
+    from .demo_backends import judge
+    from .demo_page import METHOD_TEXTS, About, render
+
+    if options.budget < 2 or options.steps < 2:
+        raise CommandError(f"--budget {options.budget} --steps {options.steps}: both must be at least 2")
+    started = time.perf_counter()
+    prompts = [sample_prompt(options.seed, task) for task in TASKS]
+    entries = []
+    with open_backend(options) as backend:
+        logger.info("Demo through %s", backend.where)
+        work = [(prompt, method) for prompt in prompts for method in METHOD_TEXTS]
+        with tqdm(work, unit="image", file=sys.stderr) as bar:
+            for prompt, method in bar:
+                bar.set_description(f"{METHOD_TEXTS[method][0]}: {prompt.text}"[:60])
+                entry = backend.run(method, prompt)
+                entries.append(replace(entry, correct=judge(entry.image, prompt)))
+        about = About(
+            where=backend.where,
+            budget=options.budget,
+            steps=options.steps,
+            seed=options.seed,
+            machine=machine(),
+            seconds=time.perf_counter() - started,
+            verifier=backend.verifier,
+            held_out=backend.held_out,
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = options.out / "index.html"
+    page.write_text(render(entries, about), encoding="utf-8")
+    sys.stdout.write(f"{page.resolve()}\n")
+    return 0

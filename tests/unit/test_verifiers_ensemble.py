@@ -1,0 +1,145 @@
+"""Ensembles: the algebra of each combination."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from testtime.verifiers.base import VerifierError
+from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Member, ranks, shares, standardise
+from testtime.verifiers.jpeg import JPEGVerifier
+
+
+class Brightness:
+    """Mean of one colour, times a factor."""
+
+    differentiable = True
+
+    def __init__(self, channel=0, factor=1.0, name="brightness"):
+        self.channel, self.factor, self.name = channel, factor, name
+
+    def score(self, images, prompts):
+        return images[..., self.channel].mean((1, 2)) * self.factor
+
+
+def images(n=6, seed=0):
+    return torch.rand(n, 1, 1, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def ensemble(combine, weights=(1.0, 1.0), factors=(1.0, 1.0), **options):
+    voices = [Member(Brightness(k, f, f"v{k}"), w) for k, (w, f) in enumerate(zip(weights, factors, strict=True))]
+    return EnsembleVerifier(voices, combine, **options)
+
+
+def test_ranks_with_ties_and_bad_scores():
+    assert ranks(torch.tensor([3.0, 1.0, 2.0])).tolist() == [1.0, 0.0, 0.5]
+    assert ranks(torch.tensor([1.0, 1.0, 0.0])).tolist() == [0.75, 0.75, 0.0]
+    assert ranks(torch.tensor([math.nan, 5.0, -math.inf])).tolist() == [0.25, 1.0, 0.25]
+    assert ranks(torch.tensor([7.0])).tolist() == [0.5]
+
+
+def test_standardise_ignores_bad_scores_and_flat_sets():
+    z = standardise(torch.tensor([1.0, 3.0, math.nan], dtype=torch.float64))
+    assert z.tolist() == [-1.0, 1.0, 0.0]
+    assert standardise(torch.full((4,), 2.0)).tolist() == [0.0] * 4
+
+
+def test_shares_sum_to_one_and_leave_out_bad_scores():
+    weights = shares(torch.tensor([1.0, 2.0, math.nan], dtype=torch.float64))
+    assert weights[2] == 0 and float(weights.sum()) == pytest.approx(1.0)
+    assert float(weights[1] / weights[0]) == pytest.approx(math.exp(2.0))
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_order_of_the_images_does_not_matter(combine):
+    x, turn = images(), torch.tensor([3, 0, 5, 1, 4, 2])
+    judge = ensemble(combine)
+    torch.testing.assert_close(judge.score(x, "p")[turn], judge.score(x[turn], "p"))
+
+
+@pytest.mark.parametrize("combine", ["zscore_set", "rank", "softmax"])
+def test_set_relative_scores_do_not_feel_a_members_scale(combine):
+    x = images()
+    torch.testing.assert_close(ensemble(combine).score(x, "p"), ensemble(combine, factors=(1.0, 50.0)).score(x, "p"))
+
+
+@pytest.mark.parametrize("combine", ["zscore_set", "rank", "softmax"])
+def test_prompts_are_ranked_among_their_own(combine):
+    x, prompts = images(), ["a", "b", "a", "b", "a", "b"]
+    judge = ensemble(combine)
+    both = judge.score(x, prompts)
+    torch.testing.assert_close(both[::2], judge.score(x[::2], "a"))
+    torch.testing.assert_close(both[1::2], judge.score(x[1::2], "b"))
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("size", [1, 4])
+def test_chunks_do_not_change_scores(combine, size):
+    x = images()
+    torch.testing.assert_close(ensemble(combine).score(x, "p"), ensemble(combine, max_batch=size).score(x, "p"))
+
+
+def test_fixed_zscore_formula():
+    members = [Member(Brightness(0, name="a"), 3.0, mean=0.5, std=0.1), Member(Brightness(1, name="b"), -1.0, 0.2, 2.0)]
+    x = images()
+    expected = (3 * (x[:, 0, 0, 0] - 0.5) / 0.1 - (x[:, 0, 0, 1] - 0.2) / 2.0) / 4
+    judge = EnsembleVerifier(members)
+    torch.testing.assert_close(judge.score(x, "p"), expected.double())
+    assert not judge.relative  # fit for potentials across steps
+
+
+def test_sum_is_plain():
+    x = images()
+    torch.testing.assert_close(ensemble("sum", (2.0, 1.0)).score(x, "p"), (2 * x[:, 0, 0, 0] + x[:, 0, 0, 1]).double())
+
+
+def test_default_scale_of_a_member_is_used():
+    jpeg = JPEGVerifier()
+    assert Member(jpeg).scale() == jpeg.default_scale
+    assert Member(Brightness()).scale() == (0.0, 1.0)
+
+
+def test_members_own_scores_stay_readable():
+    judge = EnsembleVerifier([Member(Brightness(0, name="x")), Member(Brightness(1, name="x"))])
+    x = images().requires_grad_()
+    judge.score(x, "p")
+    assert list(judge.last_scores) == ["x", "x#2"]
+    assert torch.equal(judge.last_scores["x#2"], x[:, 0, 0, 1].detach()) and not judge.last_scores["x"].requires_grad
+
+
+@pytest.mark.parametrize("combine", [name for name in COMBINATIONS if name != "rank"])
+def test_gradient_flows(combine):
+    x = images().double().requires_grad_()
+    judge = ensemble(combine)
+    assert judge.differentiable
+    assert torch.autograd.gradcheck(lambda t: judge.score(t, ["a", "b"] * 3), (x,))
+
+
+def test_rank_and_undifferentiable_members_say_so():
+    assert not ensemble("rank").differentiable
+    assert not EnsembleVerifier([Member(Brightness()), Member(JPEGVerifier())]).differentiable
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_a_bad_score_spoils_only_its_own_image(combine):
+    x = images()
+    x[2] = math.nan
+    scores = ensemble(combine).score(x, "p")
+    assert torch.isnan(scores[2]) and torch.isfinite(scores[[0, 1, 3, 4, 5]]).all()
+
+
+@pytest.mark.parametrize(
+    ("members", "combine", "words"),
+    [
+        ([], "zscore", "empty"),
+        ([Member(Brightness())], "vote", "zscore"),
+        ([Member(Brightness(), math.nan)], "sum", "finite"),
+        ([Member(Brightness(), std=0.0)], "zscore", "positive"),
+        ([Member(Brightness(), 0.0)], "zscore", "every weight is 0"),
+    ],
+)
+def test_bad_settings_are_named(members, combine, words):
+    with pytest.raises(VerifierError, match=words):
+        EnsembleVerifier(members, combine)

@@ -1,0 +1,169 @@
+"""Several verifiers as one: weighted z-scores, mean ranks, or mean softmaxes.
+
+Members live on different scales, so they are brought to a common one first. That can be done against the other
+candidates of the same prompt ("set": Ma et al. 2025, arXiv 2501.09732, ranks; TTS-VAR, softmax) or against fixed
+constants. Only fixed constants give a score that means the same at every step: use them for SMC, DAS and FK steering;
+set-relative scores are for Best-of-N and for choosing within one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..samplers.protocols import Verifier
+from .base import VerifierError, check_images, check_prompts
+
+COMBINATIONS = ("zscore", "zscore_set", "rank", "softmax", "sum")
+_TINY_SPREAD = 1e-8  # members that do not tell the candidates apart contribute nothing
+
+
+@dataclass(frozen=True)
+class Member:
+    """One voice of an ensemble.
+
+    Attributes:
+        verifier: any verifier.
+        weight: factor of its normalised score, any finite number (negative turns it round).
+        mean, std: constants of "zscore"; None takes the verifier's ``default_scale``, or 0 and 1 without one.
+    """
+
+    verifier: Verifier
+    weight: float = 1.0
+    mean: float | None = None
+    std: float | None = None
+
+    def scale(self) -> tuple[float, float]:
+        """(mean, std) in force."""
+        mean, std = getattr(self.verifier, "default_scale", (0.0, 1.0))
+        return (mean if self.mean is None else self.mean), (std if self.std is None else self.std)
+
+
+class EnsembleVerifier:
+    """Combined score of several verifiers.
+
+    Combinations, for scores ``s_k`` of member k with weight ``w_k`` and W the sum of ``|w_k|``:
+
+    - "zscore": ``sum w_k (s_k - mean_k) / std_k / W`` with fixed constants; comparable between steps.
+    - "zscore_set": the same with mean and spread of the candidates of each prompt.
+    - "rank": weighted mean of ``(N - rank) / (N - 1)``, ties averaged, 1 = best; not differentiable.
+    - "softmax": weighted mean of the softmax over the candidates, each member's scores divided by their spread (at
+      temperature 1 a member with a narrow range would have no say).
+    - "sum": ``sum w_k s_k`` as they are.
+
+    Args:
+        members: at least one.
+        combine: one of the above.
+        max_batch: images per call of a member, None for all at once (set-relative combinations must see a prompt's
+            candidates in one ``score`` call, so the splitting has to happen here).
+
+    Raises:
+        VerifierError: no member, unknown combination, a weight or scale that cannot work.
+    """
+
+    def __init__(self, members: Sequence[Member], combine: str = "zscore", max_batch: int | None = None):
+        if not members:
+            raise VerifierError("members is empty: an ensemble needs at least one verifier")
+        if combine not in COMBINATIONS:
+            raise VerifierError(f"combine is {combine!r}: choose one of {', '.join(COMBINATIONS)}")
+        for member in members:
+            if not torch.isfinite(torch.tensor(member.weight)):
+                raise VerifierError(f"the weight of {member.verifier.name!r} is {member.weight}: it must be finite")
+            if not member.scale()[1] > 0:
+                raise VerifierError(f"the std of {member.verifier.name!r} is {member.scale()[1]}: it must be positive")
+        if not any(member.weight for member in members):
+            raise VerifierError("every weight is 0: at least one verifier must count")
+        self.members, self.combine, self.max_batch = tuple(members), combine, max_batch
+        self.keys = _unique([member.verifier.name for member in members])
+        self.name = f"{combine}({', '.join(self.keys)})"
+        self.relative = combine in ("zscore_set", "rank", "softmax")
+        self.differentiable = combine != "rank" and all(m.verifier.differentiable for m in members)
+        self.needs_prompt = any(getattr(m.verifier, "needs_prompt", True) for m in members)
+        self.last_scores: dict[str, Tensor] = {}
+
+    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+        """Combined scores float64 ``[n]``; the members' own stay readable in ``last_scores`` (detached, by name)."""
+        images = check_images(images)
+        prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
+        own = self.score_members(images, prompts)
+        self.last_scores = {name: scores.detach() for name, scores in own.items()}
+        table = torch.stack([scores.to("cpu", torch.float64) for scores in own.values()])
+        if not self.relative:
+            return self._combine_fixed(table)
+        combined = torch.empty_like(table[0])
+        for prompt in dict.fromkeys(prompts):
+            rows = torch.tensor([row for row, other in enumerate(prompts) if other == prompt])
+            combined = combined.index_put((rows,), self._combine_set(table[:, rows]))
+        return combined
+
+    def score_members(self, images: Tensor, prompts: Sequence[str] | str) -> dict[str, Tensor]:
+        """Every member's own scores ``[n]``, by name, in order."""
+        prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
+        size = self.max_batch or len(images)
+        scores: dict[str, list[Tensor]] = {key: [] for key in self.keys}
+        # member by member, so that a host moves each network to the device once
+        for key, member in zip(self.keys, self.members, strict=True):
+            for start in range(0, len(images), size):
+                rows = slice(start, start + size)
+                scores[key].append(member.verifier.score(images[rows], prompts[rows]))
+        return {key: torch.cat(parts) for key, parts in scores.items()}
+
+    def _weights(self, table: Tensor) -> Tensor:
+        weights = torch.tensor([member.weight for member in self.members], dtype=table.dtype)
+        return weights if self.combine == "sum" else weights / weights.abs().sum()
+
+    def _combine_fixed(self, table: Tensor) -> Tensor:
+        if self.combine == "zscore":
+            mean, std = torch.tensor([member.scale() for member in self.members], dtype=table.dtype).T
+            table = (table - mean[:, None]) / std[:, None]
+        return (self._weights(table)[:, None] * table).sum(0)
+
+    def _combine_set(self, table: Tensor) -> Tensor:
+        """Scores ``[k, m]`` of one prompt's candidates -> ``[m]``; a non-finite one spoils only its own image."""
+        normalise: dict[str, Callable[[Tensor], Tensor]] = {"zscore_set": standardise, "rank": ranks, "softmax": shares}
+        rows = torch.stack([normalise[self.combine](scores) for scores in table])
+        combined = (self._weights(table)[:, None] * rows).sum(0)
+        bad = ~torch.isfinite(table).all(0)
+        return combined.masked_fill(bad, float("nan"))
+
+
+def standardise(scores: Tensor) -> Tensor:
+    """``(s - mean) / std`` over the finite scores ``[m]``; zeros where they do not differ."""
+    finite = torch.isfinite(scores)
+    kept = scores[finite]
+    if len(kept) < 2 or kept.std(correction=0) < _TINY_SPREAD:
+        return torch.zeros_like(scores)
+    centred = torch.where(finite, scores, kept.mean().detach()) - kept.mean()
+    return centred / kept.std(correction=0)
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """Share of the others that a score beats, ties counting half: 1 = best, 0 = worst; 0.5 for a single candidate."""
+    if len(scores) == 1:
+        return torch.full_like(scores, 0.5)
+    values = torch.where(torch.isnan(scores), -torch.inf, scores.detach())
+    mine, other = values[:, None], values[None, :]
+    beaten = (mine > other).sum(1) + 0.5 * ((mine == other).sum(1) - 1)
+    return beaten.to(scores.dtype) / (len(scores) - 1)
+
+
+def shares(scores: Tensor) -> Tensor:
+    """Softmax over the finite scores ``[m]`` at a temperature of their spread; 0 for the others."""
+    finite = torch.isfinite(scores)
+    if not finite.any():
+        return torch.zeros_like(scores)
+    return torch.softmax(standardise(scores).masked_fill(~finite, -torch.inf), 0)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with a number appended where one occurs again."""
+    seen: dict[str, int] = {}
+    unique: list[Any] = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return unique

@@ -1,0 +1,88 @@
+"""Verifiers by name. Nothing heavy is imported until one is made.
+
+    verifier = create("shapes_clip")
+    verifier = create("clip_score", folder="models/verifiers/openai--clip-vit-large-patch14")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..samplers.protocols import Verifier
+from .base import VerifierError
+
+Factory = Callable[..., Verifier]
+
+_FACTORIES: dict[str, Factory] = {}
+
+
+def register(name: str) -> Callable[[Factory], Factory]:
+    """Decorator: make a factory available under ``name``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def add(factory: Factory) -> Factory:
+        if name in _FACTORIES:
+            raise ValueError(f"a verifier named {name!r} is registered already")
+        _FACTORIES[name] = factory
+        return factory
+
+    return add
+
+
+def names() -> list[str]:
+    """Registered names, sorted."""
+    return sorted(_FACTORIES)
+
+
+def create(name: str, **options) -> Verifier:
+    """Make the verifier ``name`` with its constructor's ``options``.
+
+    Raises:
+        VerifierError: unknown name, or options that it does not have.
+    """
+    if name not in _FACTORIES:
+        raise VerifierError(f"there is no verifier {name!r}: choose one of {', '.join(names())}")
+    try:
+        return _FACTORIES[name](**options)
+    except TypeError as error:
+        if not options:
+            raise
+        raise VerifierError(f"verifier {name!r} cannot be made with {options}: {error}") from error
+
+
+@register("shapes_clip")
+def _shapes_clip(**options) -> Verifier:
+    from .embedded import ShapesCLIPVerifier
+
+    return ShapesCLIPVerifier(**options)
+
+
+@register("shapes_preference")
+def _shapes_preference(**options) -> Verifier:
+    from .embedded import ShapesPreferenceVerifier
+
+    return ShapesPreferenceVerifier(**options)
+
+
+@register("clip_score")
+def _clip_score(folder, **options) -> Verifier:
+    from .clip_score import load_clip_score_folder
+
+    return load_clip_score_folder(folder, **options)
+
+
+@register("jpeg_compressibility")
+def _jpeg_compressibility(**options) -> Verifier:
+    from .jpeg import JPEGVerifier
+
+    return JPEGVerifier(compress=True, **options)
+
+
+@register("jpeg_incompressibility")
+def _jpeg_incompressibility(**options) -> Verifier:
+    from .jpeg import JPEGVerifier
+
+    return JPEGVerifier(compress=False, **options)

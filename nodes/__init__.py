@@ -26,8 +26,8 @@ def collect_nodes() -> list[type]:
     for name in MODULES:
         try:
             module = importlib.import_module(f".{name}", __name__)
-        except ImportError as error:
-            log.error("nodes of %s are missing: %s (the rest of the pack works)", name, error)
+        except Exception as error:  # noqa: BLE001 - whatever a dependency raises, the other nodes must still load
+            log.error("nodes of %s are missing: %s: %s", name, type(error).__name__, error)
             continue
         found.extend(module.NODES)
     return found

@@ -67,11 +67,14 @@ class Start:
         noise: ``[G, ...]`` noise of every group's slot 0 (a host's own noise), or None: all slots draw from Streams.
         latent: ``[G, ...]`` clean latents to start from (image to image), or None for pure noise.
         full_denoise: the first sigma is the model's maximum (widens a VE start to N(0, sigma^2 + 1)).
+        shared_noise: every slot starts from ``noise``, not only slot 0: a run that continues from a latent which is
+            noisy already brings no noise of its own (``noise`` is zero), and slots may not add any.
     """
 
     noise: Tensor | None = None
     latent: Tensor | None = None
     full_denoise: bool = True
+    shared_noise: bool = False
 
 
 def straight_through_clamp(images: Tensor) -> Tensor:
@@ -171,7 +174,7 @@ class DiffusionProcess:
         """Noise ``[n, ...]`` that slot ``slot`` of ``group`` starts from."""
         rows = []
         for g, k in zip(group.tolist(), slot.tolist(), strict=True):
-            if k == 0 and self.start_at.noise is not None:
+            if self.start_at.noise is not None and (k == 0 or self.start_at.shared_noise):
                 rows.append(self.start_at.noise[g].to("cpu", torch.float32))
                 continue
             key = g * 1_000_003 + k

@@ -1,0 +1,45 @@
+"""Which noise path a loaded model was trained on."""
+
+from __future__ import annotations
+
+import comfy.model_sampling as sampling
+
+from ...samplers.kernel import VE, Flow, Interpolant
+from ...samplers.protocols import SearchError
+
+# Sampling families whose states our one kernel does not describe: refused rather than guessed.
+_REFUSED = {
+    "IMG_TO_IMG": "image-to-image bridge",
+    "StableCascadeSampling": "Stable Cascade",
+}
+
+
+def interpolant_for(model_sampling) -> Interpolant:
+    """The interpolant of a ComfyUI ``model_sampling`` object.
+
+    eps-, v-, EDM- and x0-models keep variance-exploding states ``x0 + sigma eps``; CONST (SD3, Flux, Lumina, Qwen, ...)
+    is the linear flow; Cosmos' rectified flow is trained on the flow but keeps variance-exploding states.
+
+    Raises:
+        SearchError: for families that are none of these.
+    """
+    names = {cls.__name__ for cls in type(model_sampling).__mro__}
+    for name, family in _REFUSED.items():
+        if name in names:
+            raise SearchError(f"the model samples as {name} ({family}), which searches cannot steer: use another model")
+    if isinstance(model_sampling, sampling.CONST):
+        return Flow()
+    if isinstance(model_sampling, sampling.EPS):  # V_PREDICTION, EDM and X0 derive from it
+        return VE()
+    cosmos = getattr(sampling, "COSMOS_RFLOW", None)
+    if cosmos is not None and isinstance(model_sampling, cosmos):
+        return VE()
+    raise SearchError(
+        f"the model's sampling type {type(model_sampling).__mro__[1].__name__ if names else '?'} is unknown: searches "
+        f"run on eps-, v-, EDM-, Cosmos- and flow-models (SD 1.x/2.x, SDXL, SD3, Flux, Lumina, Qwen, ...)"
+    )
+
+
+def widens_start(model_sampling) -> bool:
+    """Whether a start at the model's largest sigma is drawn from N(0, sigma^2 + 1) rather than N(0, sigma^2)."""
+    return isinstance(model_sampling, sampling.EPS)

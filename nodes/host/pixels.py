@@ -1,0 +1,93 @@
+"""Mid-sampling decode and verification through the host's model management."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...samplers.protocols import SearchError, Verifier
+from ..compat import throw_if_interrupted
+from .residency import Residency
+
+log = logging.getLogger("testtime")
+
+
+class HostDecode:
+    """``Decode`` of a ``DiffusionProcess``: the denoiser's clean latents -> images around 0..1.
+
+    Args:
+        vae: a ComfyUI VAE.
+        model: the BaseModel, for ``process_latent_out`` (a VAE wants latents without the denoiser's scaling).
+        residency: told before the VAE is loaded.
+    """
+
+    def __init__(self, vae: Any, model: Any, residency: Residency):
+        if vae is None:
+            raise SearchError("vae is missing: connect one, a verifier judges decoded images")
+        self.vae = vae
+        self.model = model
+        self.residency = residency
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """Images ``[n, H, W, 3]`` of latents ``[n, C, h, w]`` (or ``[n, C, 1, h, w]``)."""
+        throw_if_interrupted()
+        if torch.is_grad_enabled() and x0.requires_grad:
+            return self._differentiable(x0)
+        latents = self.model.process_latent_out(x0.float())
+        self.residency.leave()
+        return one_frame(self.vae.decode(latents))
+
+    def _differentiable(self, x0: Tensor) -> Tensor:
+        """Decode with a graph: ``VAE.decode`` clamps and writes into a buffer, so its parts are used instead.
+
+        The VAE is loaded by the gradient context. Pixels may leave 0..1; the process clamps straight-through.
+        """
+        vae = self.vae
+        latents = self.model.process_latent_out(x0)
+        raw = vae.first_stage_model.decode(latents.to(device=vae.device, dtype=vae.vae_dtype)).float()
+        slope, offset = output_map(vae)
+        return one_frame((raw * slope + offset).movedim(1, -1))
+
+
+def output_map(vae: Any) -> tuple[float, float]:
+    """(slope, offset) of a VAE's pixel map inside its range, e.g. (0.5, 0.5) for -1..1 -> 0..1.
+
+    Measured at two points, because the map is an arbitrary callable that clamps, and in newer hosts works in place.
+    """
+    low, high = vae.process_output(torch.tensor([0.25])).item(), vae.process_output(torch.tensor([0.5])).item()
+    slope = (high - low) / 0.25
+    return slope, low - 0.25 * slope
+
+
+def one_frame(images: Tensor) -> Tensor:
+    """Images ``[n, H, W, 3]``; the only frame where a video VAE decoded an image."""
+    if images.dim() == 5:
+        images = images[:, 0]
+    return images[..., :3]
+
+
+class HostVerifier:
+    """A verifier inside the host: interruptible, and announced to ``Residency`` before it loads its own model.
+
+    Other attributes are those of the wrapped verifier.
+    """
+
+    def __init__(self, verifier: Verifier, residency: Residency):
+        self._verifier = verifier
+        self._residency = residency
+        self.name = verifier.name
+        self.differentiable = bool(verifier.differentiable)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._verifier, name)
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores ``[n]``, see ``samplers.protocols.Verifier``."""
+        throw_if_interrupted()
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            self._residency.leave()
+        return self._verifier.score(images, prompts)

@@ -1,0 +1,118 @@
+"""Which models must be on the device when, and how many particles fit beside them.
+
+Decoding or verifying in the middle of sampling may push the denoiser off the device: ComfyUI does not protect a model
+because it is being sampled. The cure is to remember what was loaded when sampling began and to ask for it again before
+the next model call, once per round of decodes and verifications.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import comfy.model_management as management
+import torch
+
+from ..compat import free_memory, total_memory
+from . import gradients
+from .conditioning import Conds
+
+log = logging.getLogger("testtime")
+
+# ComfyUI runs conditional and unconditional rows together only where 1.5 times the estimate is free.
+SAFETY = 1.5
+# Activations of a differentiated forward pass stay until its backward pass: roughly this many times those of inference.
+GRADIENT_FACTOR = 8
+
+
+class Residency:
+    """Keeps the models of a sampling run where they are needed.
+
+    Args:
+        memory_required: bytes to keep free for one model call.
+
+    Must be created while the host has everything for sampling loaded.
+    """
+
+    def __init__(self, memory_required: float = 0.0):
+        self.memory_required = memory_required
+        self._home = list(management.loaded_models(only_currently_used=True))
+        self._away = False
+        self._differentiable = False
+
+    def leave(self) -> None:
+        """Note that other models are about to be loaded."""
+        self._away = True
+        self._differentiable = False
+
+    def reserve(self) -> None:
+        """Make room for ``memory_required`` now."""
+        management.load_models_gpu(self._home, memory_required=self.memory_required)
+
+    def ensure(self) -> None:
+        """Bring the models of the sampling run back, if anything was loaded meanwhile."""
+        if self._away:
+            management.load_models_gpu(self._home, memory_required=self.memory_required)
+            self._away = False
+
+    def all_for_backward(self, patchers: Iterable[Any]) -> None:
+        """Load the sampling run's models and ``patchers`` in full, together: a backward pass goes through all."""
+        if not self._differentiable:
+            management.load_models_gpu([*self._home, *patchers], force_full_load=True)
+            self._differentiable, self._away = True, False
+
+    def thaw(self) -> None:
+        """Make the weights of the sampling run's models fit for autograd, see ``gradients.thaw_module``."""
+        for patcher in self._home:
+            gradients.thaw_module(patcher.model)
+
+
+def memory_per_particle(model, shape: Iterable[int], conds: Conds, rows: int) -> float:
+    """Bytes that ComfyUI estimates for one particle of ``shape`` (without batch) with its ``rows`` forward passes."""
+    cond_shapes = defaultdict(list)
+    for entries in conds.values():
+        for entry in entries:
+            for key, value in entry.get("model_conds", {}).items():
+                size = list(value.size())
+                cond_shapes[key].append([1, *size[1:]])
+    return float(model.memory_required([rows, *shape], cond_shapes=cond_shapes))
+
+
+def chunk_size(available: float, per_particle: float) -> int:
+    """Particles that fit a call: ``floor(available / (1.5 * one particle))``, at least 1."""
+    if per_particle <= 0:
+        return 1_000_000
+    return max(1, math.floor(min(available / (SAFETY * per_particle), 1e6)))
+
+
+def chunk_now(device: torch.device, per_particle: float) -> int:
+    """``chunk_size`` with what is free on the device at this moment."""
+    return chunk_size(free_memory(device), per_particle)
+
+
+def chunk_to_reserve(patcher, per_particle: float, population: int) -> int:
+    """The chunk worth reserving memory for: the population, or what fits beside the fully loaded weights.
+
+    Asking for more than that would make ComfyUI push weights off the device to make room for rows.
+    """
+    device = patcher.load_device
+    beside = total_memory(device) - 1.1 * patcher.model_size() - management.extra_reserved_memory()
+    return min(population, chunk_size(max(beside, 0.0), per_particle))
+
+
+def reserve_for(population: int):
+    """A PREPARE_SAMPLING wrapper: memory is reserved for the chunk that will really run, not for the latent batch.
+
+    The guider sees a batch of G images and would reserve for those alone, while a search runs N particles of each.
+    """
+
+    def wrapper(executor, model, noise_shape, *args, **kwargs):
+        # The guider reserves for twice the rows it is told of, as if every row were guided.
+        one = float(model.model.memory_required([2, *noise_shape[1:]]))
+        rows = max(noise_shape[0], chunk_to_reserve(model, one, population))
+        return executor(model, [rows, *noise_shape[1:]], *args, **kwargs)
+
+    return wrapper

@@ -1,0 +1,156 @@
+"""``Search KSampler``: KSampler's widgets plus a search, in one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.patcher_extension
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io
+from torch import Tensor
+
+from .host.latents import Latent, check_latent_input, with_samples
+from .host.residency import reserve_for
+from .host.results import HostResult
+from .search_sampler import SearchOptions, SearchSampler, common_inputs, population, prompt_problem
+from .types import CATEGORY, ScoresType, TraceType
+
+RESERVE_KEY = "testtime_reserve"
+
+
+def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
+    """KSampler's sigmas ``[steps + 1]`` for a MODEL."""
+    stock = comfy.samplers.KSampler(
+        model,
+        steps=steps,
+        device=model.load_device,
+        sampler="euler",
+        scheduler=scheduler,
+        denoise=denoise,
+        model_options=model.model_options,
+    )
+    return stock.sigmas
+
+
+def guided_sample(
+    model,
+    conditioning: tuple[Any, Any],
+    cfg: float,
+    sampler: comfy.samplers.Sampler,
+    sigmas: Tensor,
+    latent: Latent,
+    seed: int,
+    particles: int,
+) -> Tensor:
+    """Run a SAMPLER under CFG as KSampler would, with memory reserved for ``particles`` latents at once.
+
+    Returns latents ``[G, ...]`` on the device they were sampled on.
+    """
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    model = model.clone()
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, RESERVE_KEY, reserve_for(particles))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(*conditioning)
+    guider.set_cfg(cfg)
+    return guider.sample(
+        noise,
+        samples,
+        sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+
+
+def sampling_inputs() -> list:
+    """KSampler's inputs in KSampler's order, without the sampler name (the search takes its place)."""
+    return [
+        io.Model.Input("model", tooltip="The model used for denoising the input latent."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Seed of all noise. The same seed and settings give the same search, whatever the batch size.",
+        ),
+        io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Denoising steps of every particle."),
+        io.Float.Input(
+            "cfg",
+            default=8.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Classifier-free guidance scale. At 1.0 the negative branch is left out, which halves the cost.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=list(comfy.samplers.KSampler.SCHEDULERS),
+            tooltip="How noise is removed over the steps.",
+        ),
+        io.Conditioning.Input("positive", tooltip="What to include in the image, for the model."),
+        io.Conditioning.Input("negative", tooltip="What to keep out of the image, for the model."),
+        io.Latent.Input("latent_image", tooltip="The latents to denoise; the best of N is given for each of them."),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Amount of denoising; lower values keep the structure of the latent (image to image).",
+        ),
+    ]
+
+
+class SearchKSamplerNode(io.ComfyNode):
+    """Search KSampler: builds the SAMPLER of Search Sampler and runs it under CFG."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeSearchKSampler",
+            display_name="Search KSampler",
+            category=CATEGORY,
+            description="KSampler that spends extra compute on finding a better image: N particles per image, steered "
+            "by a verifier. Gives the best latent per image, all finalists sorted, their scores and the trace.",
+            inputs=[*sampling_inputs(), *common_inputs()],
+            outputs=[
+                io.Latent.Output(display_name="best", tooltip="The best latent of every image."),
+                io.Latent.Output(display_name="finalists", tooltip="All survivors, by image, then score, best first."),
+                ScoresType.Output(display_name="scores", tooltip="Scores of the finalists, in their order."),
+                TraceType.Output(display_name="trace", tooltip="The record of the search, for reports and replays."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt=None):
+        return prompt_problem(prompt)
+
+    @classmethod
+    def execute(
+        cls, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, **search
+    ) -> io.NodeOutput:
+        check_latent_input(latent_image)
+        results: list[HostResult] = []
+        options = SearchOptions(**search, stream_ids=latent_image.get("batch_index"), on_result=results.append)
+        sampler = SearchSampler(options)
+        particles = latent_image["samples"].shape[0] * population(options.search)
+        sigmas = schedule(model, scheduler, steps, denoise)
+        guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles)
+        result = results[-1]
+        return io.NodeOutput(
+            with_samples(latent_image, result.best),
+            with_samples(latent_image, result.finalists, result.scores.group),
+            result.scores,
+            result.trace,
+        )
+
+
+NODES = [SearchKSamplerNode]

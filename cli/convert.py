@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import BadInput
+from .ui_graph import INPUT_BORDER, Graph, build
 
 MUTED = 2
 BYPASSED = 4
@@ -34,7 +35,7 @@ class Value:
 def to_api(workflow: dict, object_info: dict) -> dict:
     """The API-format twin of a UI-format workflow. Nodes the server does not know keep their links and raise later.
 
-    Raises ``BadInput`` for workflows with sub-graphs or group nodes, and for links that lead nowhere.
+    Raises ``BadInput`` for workflows with group nodes, and for links that lead nowhere.
     """
     return Converter(workflow, object_info).convert()
 
@@ -42,7 +43,7 @@ def to_api(workflow: dict, object_info: dict) -> dict:
 def packs_named_in(workflow: dict) -> dict[str, str]:
     """Class -> pack for the nodes of a UI-format workflow that record where they come from."""
     packs = {}
-    for node in workflow["nodes"]:
+    for node in (node for graph in build(workflow).all_graphs() for node in graph.nodes.values()):
         properties = node.get("properties") or {}
         pack = properties.get("cnr_id") or properties.get("aux_id")
         if pack and pack != "comfy-core":
@@ -96,28 +97,13 @@ def widget_slots(info: dict, named_widgets: set[str] = frozenset()) -> list[str 
 
 
 class Converter:
-    """One conversion: the nodes and links of a workflow by id, and the walk from an input to what feeds it."""
+    """One conversion: the graphs of a workflow, and the walk from an input to what feeds it."""
 
     def __init__(self, workflow: dict, object_info: dict):
         self.object_info = object_info
-        self.nodes = {node["id"]: node for node in workflow["nodes"]}
-        self.links = {}
-        for link in workflow.get("links") or []:
-            if isinstance(link, dict):
-                self.links[link["id"]] = (link["origin_id"], link["origin_slot"])
-            else:
-                self.links[link[0]] = (link[1], link[2])
-        self._refuse_subgraphs(workflow)
-
-    def _refuse_subgraphs(self, workflow: dict) -> None:
-        subgraphs = (workflow.get("definitions") or {}).get("subgraphs") or []
-        names = {subgraph.get("id"): subgraph.get("name", "?") for subgraph in subgraphs}
-        used = sorted({names[node["type"]] for node in self.nodes.values() if node["type"] in names})
-        if used:
-            raise BadInput(f"This workflow uses sub-graphs ({', '.join(used)}), which are not converted. {EXPORT_HINT}")
-        groups = sorted(
-            {node["type"] for node in self.nodes.values() if node["type"].startswith(("workflow>", "workflow/"))}
-        )
+        self.top = build(workflow)
+        types = {node["type"] for graph in self.top.all_graphs() for node in graph.nodes.values()}
+        groups = sorted(kind for kind in types if kind.startswith(("workflow>", "workflow/")))
         if groups:
             raise BadInput(
                 f"This workflow uses group nodes ({', '.join(groups)}), which are not converted. {EXPORT_HINT}"
@@ -125,19 +111,26 @@ class Converter:
 
     def convert(self) -> dict:
         """The API-format workflow, nodes in the order of the file."""
-        result = {}
-        for node in self.nodes.values():
-            if self._is_virtual(node) or node.get("mode") in (MUTED, BYPASSED):
-                continue
-            result[str(node["id"])] = {
-                "class_type": node["type"],
-                "inputs": self._inputs(node),
-                "_meta": {"title": self._title(node)},
-            }
+        result = self._nodes(self.top)
         for node in result.values():
             for name, value in list(node["inputs"].items()):
                 if isinstance(value, list) and len(value) == 2 and value[0] not in result:
                     del node["inputs"][name]
+        return result
+
+    def _nodes(self, graph: Graph) -> dict:
+        result = {}
+        for node in graph.nodes.values():
+            if self._is_virtual(node) or node.get("mode") in (MUTED, BYPASSED):
+                continue
+            if node["id"] in graph.inside:
+                result |= self._nodes(graph.inside[node["id"]])
+                continue
+            result[graph.api_id(node)] = {
+                "class_type": node["type"],
+                "inputs": self._inputs(graph, node),
+                "_meta": {"title": self._title(node)},
+            }
         return result
 
     def _is_virtual(self, node: dict) -> bool:
@@ -147,14 +140,14 @@ class Converter:
         display_name = self.object_info.get(node["type"], {}).get("display_name")
         return node.get("title") or display_name or node["type"]
 
-    def _inputs(self, node: dict) -> dict:
+    def _inputs(self, graph: Graph, node: dict) -> dict:
         inputs = self._widget_values(node)
         for slot in node.get("inputs") or []:
-            source = self._source(slot.get("link"), slot.get("type", "*"), set())
+            source = self._source(graph, slot.get("link"), slot.get("type", "*"), set())
             if isinstance(source, Value):
                 inputs[slot["name"]] = source.value
             elif source is not None:
-                inputs[slot["name"]] = [str(source[0]), source[1]]
+                inputs[slot["name"]] = list(source)
         return inputs
 
     def _widget_values(self, node: dict) -> dict:
@@ -189,29 +182,48 @@ class Converter:
             return values
         return [value for value, forced in zip(values, entries, strict=True) if not forced]
 
-    def _source(self, link_id: int | None, wanted: str, visited: set) -> tuple | Value | None:
-        """(node id, slot) that feeds a link once virtual and bypassed nodes are followed; None when nothing does."""
+    def _source(self, graph: Graph, link_id: Any, wanted: str, visited: set) -> tuple[str, int] | Value | None:
+        """(API id, slot) or value that feeds a link, past virtual nodes, bypassed nodes and borders; None for nothing.
+
+        ``wanted`` is the type of the input at the end of the link.
+        """
         if link_id is None:
             return None
-        if link_id not in self.links or self.links[link_id][0] not in self.nodes:
+        if link_id not in graph.links:
             raise BadInput(f"The workflow is damaged: link {link_id} leads nowhere. Save it again in ComfyUI.")
-        if link_id in visited:
+        if (graph, link_id) in visited:
             raise BadInput(f"The workflow is damaged: link {link_id} runs in a circle.")
-        visited.add(link_id)
-        origin_id, slot = self.links[link_id]
-        origin = self.nodes[origin_id]
-        inputs = origin.get("inputs") or []
-        if origin.get("mode") == MUTED:
+        visited.add((graph, link_id))
+        link = graph.links[link_id]
+        if link.origin == INPUT_BORDER and graph.parent is not None:
+            outer = graph.outer_link(link.origin_slot)
+            if outer is not None:
+                return self._source(graph.parent, outer, wanted, visited)
+            value = graph.outer_value(link.origin_slot)
+            return None if value is None else Value(value[0])
+        if link.origin not in graph.nodes:
+            raise BadInput(f"The workflow is damaged: link {link_id} leads nowhere. Save it again in ComfyUI.")
+        return self._output(graph, graph.nodes[link.origin], link.origin_slot, wanted, visited)
+
+    def _output(self, graph: Graph, node: dict, slot: int, wanted: str, visited: set) -> tuple[str, int] | Value | None:
+        """What stands behind output ``slot`` of a node."""
+        inputs = node.get("inputs") or []
+        if node.get("mode") == MUTED:
             return None
-        if origin.get("mode") == BYPASSED:
-            through = self._bypass(origin, inputs, slot, wanted)
-            return None if through is None else self._source(through.get("link"), through.get("type", "*"), visited)
-        if origin["type"] == "Reroute":
-            return self._source(inputs[0].get("link"), wanted, visited) if inputs else None
-        if origin["type"] == "PrimitiveNode":
-            values = origin.get("widgets_values") or []
+        if node.get("mode") == BYPASSED:
+            through = self._bypass(node, inputs, slot, wanted)
+            if through is None:
+                return None
+            return self._source(graph, through.get("link"), through.get("type", "*"), visited)
+        if node["id"] in graph.inside:
+            inner = graph.inside[node["id"]]
+            return self._source(inner, inner.link_to_output(slot), wanted, visited)
+        if node["type"] == "Reroute":
+            return self._source(graph, inputs[0].get("link"), wanted, visited) if inputs else None
+        if node["type"] == "PrimitiveNode":
+            values = node.get("widgets_values") or []
             return Value(values[0]) if values else None
-        return origin_id, slot
+        return graph.api_id(node), slot
 
     @staticmethod
     def _bypass(node: dict, inputs: list[dict], slot: int, wanted: str) -> dict | None:

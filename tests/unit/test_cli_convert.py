@@ -200,3 +200,67 @@ def test_pack_recorded_in_the_file_is_found():
     workflow["nodes"][2]["properties"] = {"aux_id": "someone/other-pack"}
     named = packs_named_in(workflow)
     assert named == {"Latent": "from the pack some-pack", "Sampler": "from the pack someone/other-pack"}
+
+
+def subgraph(*, promoted_value=None, linked=False, nested=False):
+    """Top: Latent 2 -> instance 7 -> Upscale 8. Inside 7: border -> Sampler 3 (latent, and steps as a widget) -> border."""
+    inner_sampler = node(
+        3,
+        "Sampler",
+        values=[7, "fixed", 12, "heun", "hi"],
+        inputs=[socket("latent", "LATENT", 1), widget_socket("steps", "INT", 2)],
+        outputs=["LATENT"],
+    )
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    inner_links = [(1, -10, 0, 3, 0, "LATENT"), (2, -10, 1, 3, 1, "INT"), (3, 3, 0, -20, 0, "LATENT")]
+    definition = {
+        "id": "aaaa",
+        "name": "My sub-graph",
+        "inputs": [{"name": "latent", "type": "LATENT"}, {"name": "steps", "type": "INT"}],
+        "outputs": [{"name": "LATENT", "type": "LATENT"}],
+        "nodes": [inner_sampler],
+        "links": [dict(zip(names, link, strict=True)) for link in inner_links],
+    }
+    if nested:
+        definition["nodes"].append(node(9, "aaaa"))
+    inputs = [socket("latent", "LATENT", 1)]
+    nodes = [node(2, "Latent", values=[5, "fixed", 32], outputs=["LATENT"])]
+    links = [[1, 2, 0, 7, 0, "LATENT"], [2, 7, 0, 8, 0, "LATENT"]]
+    if linked:
+        inputs.append(widget_socket("steps", "INT", 3))
+        nodes.append(node(4, "PrimitiveNode", values=[40, "fixed"], outputs=["INT"]))
+        links.append([3, 4, 0, 7, 1, "INT"])
+    values = [] if promoted_value is None else [promoted_value]
+    nodes.append(node(7, "aaaa", values=values, inputs=inputs, outputs=["LATENT"]))
+    nodes.append(node(8, "Upscale", values=[2.0], inputs=[socket("latent", "LATENT", 2)]))
+    return {"nodes": nodes, "links": links, "definitions": {"subgraphs": [definition]}, "version": 0.4}
+
+
+def test_nodes_of_a_subgraph_get_composite_ids_and_links_cross_the_border():
+    api = to_api(subgraph(), INFO)
+    assert set(api) == {"2", "7:3", "8"}
+    assert api["7:3"]["inputs"]["latent"] == ["2", 0]
+    assert api["8"]["inputs"]["latent"] == ["7:3", 0]
+    assert api["7:3"]["inputs"]["steps"] == 12
+
+
+def test_promoted_widget_of_a_subgraph_wins_over_the_inner_value():
+    assert to_api(subgraph(promoted_value=33), INFO)["7:3"]["inputs"]["steps"] == 33
+
+
+def test_link_into_a_promoted_widget_wins_over_both():
+    assert to_api(subgraph(promoted_value=33, linked=True), INFO)["7:3"]["inputs"]["steps"] == 40
+
+
+def test_bypassed_and_muted_subgraphs():
+    workflow = subgraph()
+    workflow["nodes"][1]["mode"] = 4
+    assert to_api(workflow, INFO)["8"]["inputs"]["latent"] == ["2", 0]
+    workflow["nodes"][1]["mode"] = 2
+    assert set(to_api(workflow, INFO)) == {"2", "8"}
+    assert "latent" not in to_api(workflow, INFO)["8"]["inputs"]
+
+
+def test_subgraph_inside_itself_is_named():
+    with pytest.raises(BadInput, match="My sub-graph contains itself"):
+        to_api(subgraph(nested=True), INFO)

@@ -8,6 +8,7 @@ set-relative scores are for Best-of-N and for choosing within one step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,8 @@ _TINY_SPREAD = 1e-8  # members that do not tell the candidates apart contribute 
 
 
 @dataclass(frozen=True)
-class Member:
-    """One voice of an ensemble.
+class Voice:
+    """One verifier of an ensemble and how much it counts.
 
     Attributes:
         verifier: any verifier.
@@ -56,7 +57,7 @@ class EnsembleVerifier:
     - "sum": ``sum w_k s_k`` as they are.
 
     Args:
-        members: at least one.
+        voices: at least one; their verifiers are the attribute ``members``.
         combine: one of the above.
         max_batch: images per call of a member, None for all at once (set-relative combinations must see a prompt's
             candidates in one ``score`` call, so the splitting has to happen here).
@@ -65,24 +66,25 @@ class EnsembleVerifier:
         VerifierError: no member, unknown combination, a weight or scale that cannot work.
     """
 
-    def __init__(self, members: Sequence[Member], combine: str = "zscore", max_batch: int | None = None):
-        if not members:
-            raise VerifierError("members is empty: an ensemble needs at least one verifier")
+    def __init__(self, voices: Sequence[Voice], combine: str = "zscore", max_batch: int | None = None):
+        if not voices:
+            raise VerifierError("voices is empty: an ensemble needs at least one verifier")
         if combine not in COMBINATIONS:
             raise VerifierError(f"combine is {combine!r}: choose one of {', '.join(COMBINATIONS)}")
-        for member in members:
-            if not torch.isfinite(torch.tensor(member.weight)):
-                raise VerifierError(f"the weight of {member.verifier.name!r} is {member.weight}: it must be finite")
-            if not member.scale()[1] > 0:
-                raise VerifierError(f"the std of {member.verifier.name!r} is {member.scale()[1]}: it must be positive")
-        if not any(member.weight for member in members):
+        for voice in voices:
+            if not math.isfinite(voice.weight):
+                raise VerifierError(f"the weight of {voice.verifier.name!r} is {voice.weight}: it must be finite")
+            if not voice.scale()[1] > 0:
+                raise VerifierError(f"the std of {voice.verifier.name!r} is {voice.scale()[1]}: it must be positive")
+        if not any(voice.weight for voice in voices):
             raise VerifierError("every weight is 0: at least one verifier must count")
-        self.members, self.combine, self.max_batch = tuple(members), combine, max_batch
-        self.keys = _unique([member.verifier.name for member in members])
+        self.voices, self.combine, self.max_batch = tuple(voices), combine, max_batch
+        self.members = tuple(voice.verifier for voice in voices)
+        self.keys = _unique([verifier.name for verifier in self.members])
         self.name = f"{combine}({', '.join(self.keys)})"
         self.relative = combine in ("zscore_set", "rank", "softmax")
-        self.differentiable = combine != "rank" and all(m.verifier.differentiable for m in members)
-        self.needs_prompt = any(getattr(m.verifier, "needs_prompt", True) for m in members)
+        self.differentiable = combine != "rank" and all(verifier.differentiable for verifier in self.members)
+        self.needs_prompt = any(getattr(verifier, "needs_prompt", True) for verifier in self.members)
         self.last_scores: dict[str, Tensor] = {}
 
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
@@ -109,16 +111,16 @@ class EnsembleVerifier:
         for key, member in zip(self.keys, self.members, strict=True):
             for start in range(0, len(images), size):
                 rows = slice(start, start + size)
-                scores[key].append(member.verifier.score(images[rows], prompts[rows]))
+                scores[key].append(member.score(images[rows], prompts[rows]))
         return {key: torch.cat(parts) for key, parts in scores.items()}
 
     def _weights(self, table: Tensor) -> Tensor:
-        weights = torch.tensor([member.weight for member in self.members], dtype=table.dtype)
+        weights = torch.tensor([voice.weight for voice in self.voices], dtype=table.dtype)
         return weights if self.combine == "sum" else weights / weights.abs().sum()
 
     def _combine_fixed(self, table: Tensor) -> Tensor:
         if self.combine == "zscore":
-            mean, std = torch.tensor([member.scale() for member in self.members], dtype=table.dtype).T
+            mean, std = torch.tensor([voice.scale() for voice in self.voices], dtype=table.dtype).T
             table = (table - mean[:, None]) / std[:, None]
         return (self._weights(table)[:, None] * table).sum(0)
 

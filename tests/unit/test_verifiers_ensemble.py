@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Member, ranks, shares, standardise
+from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice, ranks, shares, standardise
 from testtime.verifiers.jpeg import JPEGVerifier
 
 
@@ -29,7 +29,7 @@ def images(n=6, seed=0):
 
 
 def ensemble(combine, weights=(1.0, 1.0), factors=(1.0, 1.0), **options):
-    voices = [Member(Brightness(k, f, f"v{k}"), w) for k, (w, f) in enumerate(zip(weights, factors, strict=True))]
+    voices = [Voice(Brightness(k, f, f"v{k}"), w) for k, (w, f) in enumerate(zip(weights, factors, strict=True))]
     return EnsembleVerifier(voices, combine, **options)
 
 
@@ -82,10 +82,10 @@ def test_chunks_do_not_change_scores(combine, size):
 
 
 def test_fixed_zscore_formula():
-    members = [Member(Brightness(0, name="a"), 3.0, mean=0.5, std=0.1), Member(Brightness(1, name="b"), -1.0, 0.2, 2.0)]
+    voices = [Voice(Brightness(0, name="a"), 3.0, mean=0.5, std=0.1), Voice(Brightness(1, name="b"), -1.0, 0.2, 2.0)]
     x = images()
     expected = (3 * (x[:, 0, 0, 0] - 0.5) / 0.1 - (x[:, 0, 0, 1] - 0.2) / 2.0) / 4
-    judge = EnsembleVerifier(members)
+    judge = EnsembleVerifier(voices)
     torch.testing.assert_close(judge.score(x, "p"), expected.double())
     assert not judge.relative  # fit for potentials across steps
 
@@ -97,12 +97,12 @@ def test_sum_is_plain():
 
 def test_default_scale_of_a_member_is_used():
     jpeg = JPEGVerifier()
-    assert Member(jpeg).scale() == jpeg.default_scale
-    assert Member(Brightness()).scale() == (0.0, 1.0)
+    assert Voice(jpeg).scale() == jpeg.default_scale
+    assert Voice(Brightness()).scale() == (0.0, 1.0)
 
 
 def test_members_own_scores_stay_readable():
-    judge = EnsembleVerifier([Member(Brightness(0, name="x")), Member(Brightness(1, name="x"))])
+    judge = EnsembleVerifier([Voice(Brightness(0, name="x")), Voice(Brightness(1, name="x"))])
     x = images().requires_grad_()
     judge.score(x, "p")
     assert list(judge.last_scores) == ["x", "x#2"]
@@ -119,7 +119,7 @@ def test_gradient_flows(combine):
 
 def test_rank_and_undifferentiable_members_say_so():
     assert not ensemble("rank").differentiable
-    assert not EnsembleVerifier([Member(Brightness()), Member(JPEGVerifier())]).differentiable
+    assert not EnsembleVerifier([Voice(Brightness()), Voice(JPEGVerifier())]).differentiable
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
@@ -131,15 +131,15 @@ def test_a_bad_score_spoils_only_its_own_image(combine):
 
 
 @pytest.mark.parametrize(
-    ("members", "combine", "words"),
+    ("voices", "combine", "words"),
     [
         ([], "zscore", "empty"),
-        ([Member(Brightness())], "vote", "zscore"),
-        ([Member(Brightness(), math.nan)], "sum", "finite"),
-        ([Member(Brightness(), std=0.0)], "zscore", "positive"),
-        ([Member(Brightness(), 0.0)], "zscore", "every weight is 0"),
+        ([Voice(Brightness())], "vote", "zscore"),
+        ([Voice(Brightness(), math.nan)], "sum", "finite"),
+        ([Voice(Brightness(), std=0.0)], "zscore", "positive"),
+        ([Voice(Brightness(), 0.0)], "zscore", "every weight is 0"),
     ],
 )
-def test_bad_settings_are_named(members, combine, words):
+def test_bad_settings_are_named(voices, combine, words):
     with pytest.raises(VerifierError, match=words):
-        EnsembleVerifier(members, combine)
+        EnsembleVerifier(voices, combine)

@@ -1,0 +1,198 @@
+"""What the trainings of both verifiers share: batches, auxiliary grid labels, schedule, averaging, checkpoints, export."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from ....shapes_world.scene import COLOURS, IMAGE_SIZE, SHAPES
+from ..verifier_blocks import GRID
+from .degrade import degrade
+from .verifier_data import Pair, Thing, load_pool
+
+PACKAGE = Path(__file__).resolve().parents[3]
+WEIGHTS = PACKAGE / "models" / "tiny" / "weights"
+RUNS = PACKAGE / "runs" / "verifiers"
+VALIDATION_SEED = 2
+
+_COLOUR_INDEX = {name: index for index, name in enumerate(COLOURS)}
+_SHAPE_INDEX = {name: index for index, name in enumerate(SHAPES)}
+_IGNORE = -100
+
+
+def parser(name: str, seed: int) -> argparse.ArgumentParser:
+    """Command line options of a verifier's training."""
+    options = argparse.ArgumentParser(description=f"Train the {name} model of the embedded family.")
+    options.add_argument("--steps", type=int, default=6000, help="optimiser steps in all")
+    options.add_argument("--pairs", type=int, default=16000, help="training pairs to draw")
+    options.add_argument("--batch", type=int, default=32, help="pairs a step")
+    options.add_argument("--lr", type=float, default=1e-3)
+    options.add_argument("--seed", type=int, default=seed)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--run", type=Path, default=RUNS / name, help="folder of checkpoints and log")
+    options.add_argument("--export-every", type=int, default=500)
+    options.add_argument("--export", type=Path, default=WEIGHTS)
+    return options
+
+
+class GridHead(nn.Module):
+    """Auxiliary read-out, dropped after training: shape, colour and centre of what lies under each image token.
+
+    Dense labels teach the image tower shapes and colours many times faster than one number per image does.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.read = nn.Linear(width, len(SHAPES) + 1 + len(COLOURS) + 1 + 1)
+
+    def loss(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`tokens` [B, 64, width], `labels` as `grid_labels` gives them for B images."""
+        read = self.read(tokens).float()
+        shapes, colours, centre = read.split([len(SHAPES) + 1, len(COLOURS) + 1, 1], dim=-1)
+        return (
+            F.cross_entropy(shapes.flatten(0, 1), labels[..., 0].flatten(), ignore_index=_IGNORE)
+            + F.cross_entropy(colours.flatten(0, 1), labels[..., 1].flatten(), ignore_index=_IGNORE)
+            + F.binary_cross_entropy_with_logits(centre.squeeze(-1), labels[..., 2].float())
+        )
+
+
+def grid_labels(things: tuple[Thing, ...]) -> torch.Tensor:
+    """LongTensor [64, 3]: shape, colour and "a centre lies here" of every grid cell; malformed properties are ignored."""
+    labels = np.empty((GRID, GRID, 3), np.int64)
+    labels[..., 0], labels[..., 1], labels[..., 2] = len(SHAPES), len(COLOURS), 0
+    cell = IMAGE_SIZE // GRID
+    ys, xs = (np.mgrid[:GRID, :GRID] + 0.5) * cell
+    for thing in things:
+        near = np.hypot(xs - thing.x, ys - thing.y) < thing.radius * 0.9
+        row, column = (min(GRID - 1, int(v // cell)) for v in (thing.y, thing.x))
+        near[row, column] = True
+        labels[near, 0] = _IGNORE if thing.other_shape else _SHAPE_INDEX[thing.shape]
+        labels[near, 1] = _IGNORE if thing.other_colour else _COLOUR_INDEX[thing.colour]
+        labels[row, column, 2] = 1
+    return torch.from_numpy(labels.reshape(-1, 3))
+
+
+class Feed:
+    """Batches of pairs. A batch is a function of (seed, step), so a resumed run sees what an unbroken one would."""
+
+    def __init__(self, folder: Path, count: int, seed: int):
+        self.pairs, self.images = load_pool(folder, count, seed)
+        self.labels = torch.stack([torch.stack([grid_labels(t) for t in pair.things]) for pair in self.pairs])
+        self.folder, self.key = folder, f"{seed}-{count}"
+        self.decoded: np.ndarray | None = None
+
+    def find_decoded(self) -> bool:
+        """Map the autoencoder's renderings of this pool if `reconstruct.py` has made them."""
+        path = self.folder / f"decoded-{self.key}.npy"
+        if self.decoded is None and path.exists():
+            self.decoded = np.load(path, mmap_mode="r")
+        return self.decoded is not None
+
+    def batch(self, size: int, seed: int, step: int) -> tuple[list[Pair], torch.Tensor, torch.Tensor]:
+        """(pairs, images float [2 * size, 3, 128, 128] in 0..1 and degraded, pair by pair, labels [2 * size, 64, 3])."""
+        rng = np.random.default_rng([seed, step])
+        index = rng.integers(len(self.pairs), size=size)
+        drawn = np.stack([self.images[i] for i in index])
+        if self.decoded is not None:  # whole chunks of eight pairs, as degradations are shared within a chunk
+            for start in range(0, size, 8):
+                if rng.random() < 0.55:
+                    part = index[start : start + 8]
+                    drawn[start : start + 8] = [self.decoded[i, rng.integers(self.decoded.shape[1])] for i in part]
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        images = to_float(drawn.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3))
+        return [self.pairs[i] for i in index], degrade(images, generator), self.labels[index].flatten(0, 1)
+
+
+def to_float(images: np.ndarray) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> float [B, 3, H, W] in 0..1."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(255)
+
+
+def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Callable, evaluate: Callable) -> None:
+    """Run or resume a training.
+
+    Args:
+        args: of `parser`.
+        model, head: trained together; only the average of `model` over the last steps is exported.
+        loss: (model, head, pairs, images, labels, step) -> (scalar, dict of floats to log).
+        evaluate: model -> dict of metrics, written beside the exported weights.
+    """
+    torch.set_num_threads(args.threads)
+    feed = Feed(RUNS / "pool", args.pairs, 1)
+    model.to(memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    both = nn.ModuleList([model, head])
+    matrices = [p for p in both.parameters() if p.ndim >= 2]
+    vectors = [p for p in both.parameters() if p.ndim < 2]
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+    )
+    step, seconds, checkpoint = 0, 0.0, args.run / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        both.load_state_dict(state["both"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, seconds = state["step"], state["seconds"]
+    args.run.mkdir(parents=True, exist_ok=True)
+    log = open(args.run / "log.jsonl", "a", buffering=1)
+    began, sums = time.perf_counter(), {}
+    both.train()
+    while step < args.steps:
+        if step % 100 == 0:
+            feed.find_decoded()
+        for group in optimiser.param_groups:
+            group["lr"] = args.lr * schedule(step, args.steps)
+        pairs, images, labels = feed.batch(args.batch, args.seed, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            value, record = loss(model, head, pairs, images, labels, step)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
+        optimiser.step()
+        average.update_parameters(model)
+        step += 1
+        for key, number in record.items():
+            sums[key] = sums.get(key, 0.0) + float(torch.as_tensor(number).detach())
+        if step % 50 == 0:
+            spent = seconds + time.perf_counter() - began
+            line = {"step": step, "seconds": round(spent), **{k: round(v / 50, 4) for k, v in sums.items()}}
+            log.write(json.dumps(line) + "\n")
+            sums = {}
+        if step % 250 == 0 or step == args.steps:
+            state = {"both": both.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+                     "step": step, "seconds": seconds + time.perf_counter() - began}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+        if step % args.export_every == 0 or step == args.steps:
+            metrics = {"steps": step, "planned_steps": args.steps, "seed": args.seed,
+                       "train_seconds": round(seconds + time.perf_counter() - began)}
+            metrics |= evaluate(export(average.module, args.export / f"{args.run.name}.safetensors"))
+            (args.export / f"metrics_{args.run.name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+            log.write(json.dumps(metrics) + "\n")
+
+
+def schedule(step: int, steps: int) -> float:
+    """Warm-up, plateau, and a linear decay over the last 30 %, so that `--steps` may be changed while on the plateau."""
+    return min(1.0, (step + 1) / 200, max(0.02, (steps - step) / (0.3 * steps)))
+
+
+def export(model: nn.Module, path: Path) -> nn.Module:
+    """Write float16 safetensors and return a frozen copy of `model` that holds exactly those weights."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
+    copy = type(model)().eval().requires_grad_(False)
+    copy.load_state_dict({name: value.float() for name, value in state.items()})
+    return copy

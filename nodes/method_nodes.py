@@ -1,0 +1,348 @@
+"""One node per search method; each gives a SEARCH. The widgets are the fields of the dataclasses in ``samplers.methods``."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
+from ..samplers.resampling import SCHEMES
+from ..samplers.tempering import TEMPERINGS, Alpha
+from .types import CATEGORY, SearchType
+
+METHOD_CATEGORY = f"{CATEGORY}/methods"
+RELATIVE, ABSOLUTE = "relative", "absolute"
+
+
+def particles_input() -> io.Int.Input:
+    return io.Int.Input(
+        "particles",
+        default=4,
+        min=1,
+        max=1024,
+        tooltip="N: candidates per image that run side by side. Cost grows in proportion. They run in chunks that fit "
+        "the memory; chunking does not change results.",
+    )
+
+
+def alpha_inputs(minimum: float = 0.001, default: float = 0.25, zero: str = "") -> list:
+    return [
+        io.Float.Input(
+            "alpha",
+            default=default,
+            min=minimum,
+            max=1000.0,
+            step=0.01,
+            tooltip="Temperature: low = greedy for the score, high = true to the model." + zero,
+        ),
+        io.Combo.Input(
+            "alpha_mode",
+            options=[RELATIVE, ABSOLUTE],
+            default=RELATIVE,
+            tooltip="relative: alpha is in standard deviations of the scores seen, so one value fits any verifier. "
+            "absolute: alpha is in units of the score, as in the papers.",
+        ),
+    ]
+
+
+def window_inputs(start: float, end: float, every: int, what: str) -> list:
+    return [
+        io.Float.Input(
+            "start",
+            default=start,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip=f"Fraction of the steps before the first {what}. Early previews are blurred guesses.",
+        ),
+        io.Float.Input(
+            "end",
+            default=end,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip=f"Fraction of the steps after which there is no {what} any more. Late clones hardly differ.",
+        ),
+        io.Int.Input(
+            "every",
+            default=every,
+            min=1,
+            max=1000,
+            tooltip=f"Steps from one {what} to the next. Each costs a decode and a verification per particle.",
+        ),
+    ]
+
+
+def scheme_input(default: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "resampling",
+        options=list(SCHEMES),
+        default=default,
+        tooltip="How survivors are drawn by weight. All are unbiased; systematic and SSP have the least chance in them.",
+    )
+
+
+def tempering_inputs() -> list:
+    return [
+        io.Combo.Input(
+            "tempering",
+            options=[*TEMPERINGS, "adaptive"],
+            default="exponential",
+            tooltip="How the score is phased in over the steps. adaptive: as fast as the spread of weights allows.",
+        ),
+        io.Float.Input(
+            "ess_threshold",
+            default=0.0,
+            min=0.0,
+            max=2.0,
+            step=0.05,
+            tooltip="Resample when the effective number of particles falls below this fraction of N. 0 = a good value "
+            "for N; above 1 = at every allowed step.",
+        ),
+    ]
+
+
+def window_problem(start: float | None, end: float | None) -> bool | str:
+    """Queue-time check of a window; None stands for a linked value that is not known yet."""
+    for name, value in (("start", start), ("end", end)):
+        if value is not None and not 0.0 <= value <= 1.0:
+            return f"{name} is {value}: it must lie in 0..1 (a fraction of the steps)"
+    if start is not None and end is not None and start > end:
+        return f"start {start} lies after end {end}: 0 <= start <= end <= 1 is needed"
+    return True
+
+
+def search_output(search) -> io.NodeOutput:
+    """The node's output; raises SearchError for settings that are wrong by themselves."""
+    search.check_settings()
+    return io.NodeOutput(search)
+
+
+def method_schema(node_id: str, name: str, description: str, inputs: list, experimental: bool = False) -> io.Schema:
+    return io.Schema(
+        node_id=node_id,
+        display_name=name,
+        category=METHOD_CATEGORY,
+        description=description,
+        inputs=inputs,
+        outputs=[SearchType.Output(display_name="search")],
+        is_experimental=experimental,
+    )
+
+
+class _Windowed(io.ComfyNode):
+    """Methods with a window of steps: start and end are checked when the workflow is queued."""
+
+    @classmethod
+    def validate_inputs(cls, start=None, end=None):
+        return window_problem(start, end)
+
+
+class BestOfNNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeBestOfN",
+            "Best-of-N",
+            "Draws N images and keeps the one that the verifier likes best. Works with any eta.",
+            [particles_input()],
+        )
+
+    @classmethod
+    def execute(cls, particles) -> io.NodeOutput:
+        return search_output(BestOfN(particles=particles))
+
+
+class ImportanceSamplingNode(_Windowed):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeImportanceSampling",
+            "Importance Sampling",
+            "Resamples the particles by their present score at a few steps.",
+            [
+                particles_input(),
+                *alpha_inputs(),
+                *window_inputs(0.4, 0.8, 4, "resampling"),
+                scheme_input("multinomial"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, particles, alpha, alpha_mode, start, end, every, resampling) -> io.NodeOutput:
+        return search_output(
+            ImportanceSampling(
+                particles=particles,
+                alpha=Alpha(alpha, alpha_mode),
+                start=start,
+                end=end,
+                every=every,
+                scheme=resampling,
+            )
+        )
+
+
+class SVDDNode(_Windowed):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeSVDD",
+            "SVDD",
+            "Tries M continuations of the image at every step and takes the most promising one (Li et al. 2024). "
+            "The strongest optimiser of the score per step, and the greediest.",
+            [
+                io.Int.Input(
+                    "candidates",
+                    default=4,
+                    min=1,
+                    max=1024,
+                    tooltip="M: continuations tried per step. The paper uses 5 to 20. Cost grows in proportion.",
+                ),
+                *alpha_inputs(0.0, 0.0, " 0 = always take the best, as the published code does."),
+                *window_inputs(0.0, 1.0, 1, "choice"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, candidates, alpha, alpha_mode, start, end, every) -> io.NodeOutput:
+        temperature = Alpha(alpha, alpha_mode) if alpha > 0 else None
+        return search_output(SVDD(candidates=candidates, alpha=temperature, start=start, end=end, every=every))
+
+
+class SMCNode(_Windowed):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeSMC",
+            "SMC",
+            "Sequential Monte Carlo: the score is phased in over the steps, and particles are resampled when few of "
+            "them carry the weight. Keeps closest to the model's own distribution.",
+            [
+                particles_input(),
+                *alpha_inputs(),
+                *tempering_inputs(),
+                *window_inputs(0.0, 0.9, 1, "resampling"),
+                scheme_input("systematic"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, particles, alpha, alpha_mode, tempering, ess_threshold, start, end, every, resampling
+    ) -> io.NodeOutput:
+        return search_output(
+            SMC(
+                particles=particles,
+                alpha=Alpha(alpha, alpha_mode),
+                tempering=tempering,
+                tau=ess_threshold or None,
+                start=start,
+                end=end,
+                every=every,
+                scheme=resampling,
+            )
+        )
+
+
+class DASNode(_Windowed):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeDAS",
+            "DAS",
+            "SMC whose moves follow the gradient of the score (Kim et al. 2025). Needs a differentiable verifier; "
+            "where a model has no gradient it goes on without guidance and says so.",
+            [
+                particles_input(),
+                *alpha_inputs(),
+                io.Float.Input(
+                    "guidance",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Strength of the gradient in the moves: 1 as derived, 0 is SMC. The weights correct for any "
+                    "value.",
+                ),
+                io.Combo.Input(
+                    "gradient_through",
+                    options=["denoiser", "decoder"],
+                    default="denoiser",
+                    tooltip="denoiser: the exact gradient, about three times the cost and much memory. decoder: through "
+                    "verifier and VAE only, cheap and approximate.",
+                ),
+                *tempering_inputs(),
+                *window_inputs(0.0, 0.9, 1, "resampling"),
+                scheme_input("ssp"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        particles,
+        alpha,
+        alpha_mode,
+        guidance,
+        gradient_through,
+        tempering,
+        ess_threshold,
+        start,
+        end,
+        every,
+        resampling,
+    ) -> io.NodeOutput:
+        return search_output(
+            DAS(
+                particles=particles,
+                alpha=Alpha(alpha, alpha_mode),
+                guidance=guidance,
+                gradient_through=gradient_through,
+                tempering=tempering,
+                tau=ess_threshold or None,
+                start=start,
+                end=end,
+                every=every,
+                scheme=resampling,
+            )
+        )
+
+
+class FKSteeringNode(_Windowed):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeFKSteering",
+            "FK Steering",
+            "Feynman-Kac steering: resamples at a few steps by a potential of each particle's scores so far "
+            "(Singhal et al. 2025).",
+            [
+                particles_input(),
+                *alpha_inputs(),
+                io.Combo.Input(
+                    "potential",
+                    options=["diff", "max", "rt", "add"],
+                    default="diff",
+                    tooltip="diff: by how much the score rose; max: the best score so far; rt: the present score; add: "
+                    "the sum of all scores (experimental, heavy-tailed). The paper's lambda is 1 / alpha.",
+                ),
+                *window_inputs(0.2, 0.8, 4, "resampling"),
+                scheme_input("multinomial"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, particles, alpha, alpha_mode, potential, start, end, every, resampling) -> io.NodeOutput:
+        return search_output(
+            FKSteering(
+                particles=particles,
+                alpha=Alpha(alpha, alpha_mode),
+                potential=potential,
+                start=start,
+                end=end,
+                every=every,
+                scheme=resampling,
+            )
+        )
+
+
+NODES = [BestOfNNode, SVDDNode, SMCNode, DASNode, FKSteeringNode, ImportanceSamplingNode]

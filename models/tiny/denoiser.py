@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attention
+
 PARAMETERISATIONS = ("v", "eps", "flow")
 BETA_START, BETA_END, TRAINING_STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled-linear schedule
 
@@ -78,7 +80,7 @@ class _Block(nn.Module):
         return x.view(b, n, self.heads, c // self.heads).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mixed = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(v))
+        mixed = attention(self._heads(q), self._heads(k), self._heads(v))
         return mixed.transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor, condition: Tensor, context: Tensor) -> Tensor:

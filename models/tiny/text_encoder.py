@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attention
 from .vocabulary import CONTEXT_LENGTH, VOCABULARY_SIZE
 
 
@@ -24,7 +24,7 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
         q, k, v = self.qkv(self.norm_attention(x)).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+        x = x + self.out(attention(q, k, v).transpose(1, 2).reshape(b, n, c))
         return x + self.mlp(self.norm_mlp(x))
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .attention import attention
 from .vocabulary import CONTEXT_LENGTH, PAD, VOCABULARY_SIZE
 
 IMAGE_SIZE = 128
@@ -113,7 +114,7 @@ class TransformerBlock(nn.Module):
         """[B, T, width] -> same shape; `mask` is bool [B, 1, 1, T], False where a token must not be attended to."""
         batch, length, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = attention(q, k, v, mask)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp(self.norm2(x))
 
@@ -134,7 +135,7 @@ class AttentionPool(nn.Module):
         batch, length, width = x.shape
         k, v = self.kv(self.norm(x)).view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         q = self.queries.view(1, -1, self.heads, width // self.heads).transpose(1, 2).expand(batch, -1, -1, -1)
-        pooled = F.scaled_dot_product_attention(q.to(k.dtype), k, v, attn_mask=mask)
+        pooled = attention(q.to(k.dtype), k, v, mask)
         return self.project(pooled.transpose(1, 2).reshape(batch, -1))
 
 

@@ -124,7 +124,7 @@ class Loop:
             self.optimizer.step()
             self._average()
             self.step += 1
-            self.losses.append(float(loss))
+            self.losses.append(float(loss.detach()))
             self.seconds = before + time.time() - started
             if self.step % 100 == 0:
                 recent = sum(self.losses[-100:]) / len(self.losses[-100:])

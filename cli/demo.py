@@ -13,11 +13,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from .errors import CommandError
-from .locate import explain_missing, find_comfyui
+from .locate import MINIMUM_VERSION, explain_missing, find_comfyui
+
+if TYPE_CHECKING:
+    from .demo_backends import Backend
 
 logger = logging.getLogger("testtime")
 
@@ -32,18 +36,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts and noise")
 
 
-def open_backend(options: argparse.Namespace):
+def open_backend(options: argparse.Namespace) -> Backend:
     """The backend to use, as a context manager, by what is asked for and what is there."""
-    from .demo_backends import ComfyBackend, LibraryBackend, Settings
+    from ..models.tiny.loading import WeightsError
+    from .demo_backends import LibraryBackend, Settings
 
     settings = Settings(budget=options.budget, steps=options.steps, seed=options.seed)
-    installation = find_comfyui()
-    usable = installation is not None and installation.supported
-    if options.library or not (usable or options.server):
-        if not options.library:
-            logger.info("%s The demo runs through the library.", explain_missing() if installation is None else "")
-        return LibraryBackend(settings)
+    reason = None if options.library or options.server else why_no_comfyui()
+    if options.library or reason:
+        if reason:
+            logger.info("%s. The demo runs through the library instead.", reason.rstrip("."))
+        try:
+            return LibraryBackend(settings)
+        except (WeightsError, FileNotFoundError) as error:
+            raise CommandError(str(error)) from error
+    from .demo_comfy import ComfyBackend
+
     return ComfyBackend(settings, options.server)
+
+
+def why_no_comfyui() -> str | None:
+    """Why the demo cannot run through a ComfyUI, None if it can."""
+    found = find_comfyui()
+    if found is None:
+        return explain_missing()
+    if not found.supported:
+        needed = ".".join(map(str, MINIMUM_VERSION))
+        return f"ComfyUI {found.version or 'of unknown version'} in {found.root} is older than {needed}"
+    return None
 
 
 def machine() -> str:

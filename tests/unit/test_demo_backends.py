@@ -1,0 +1,112 @@
+"""The demo's library backend on networks with random weights: every method, honest accounts, the same page twice."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+
+from testtime.cli import demo, demo_backends
+from testtime.cli.demo_backends import LibraryBackend, Settings, judge
+from testtime.cli.demo_page import METHOD_TEXTS
+from testtime.cli.errors import CommandError
+from testtime.models.tiny import vocabulary
+from testtime.models.tiny.autoencoder import Autoencoder
+from testtime.models.tiny.clip import ShapesCLIP
+from testtime.models.tiny.denoiser import Denoiser
+from testtime.models.tiny.loading import Family, WeightsError
+from testtime.models.tiny.preference import PreferenceModel
+from testtime.models.tiny.text_encoder import TextEncoder
+from testtime.shapes_world import scene
+from testtime.shapes_world.captions import sample_prompt
+from testtime.shapes_world.drawing import draw
+from testtime.shapes_world.scene import TASKS, sample_scene
+from testtime.verifiers.embedded import ShapesCLIPVerifier, ShapesPreferenceVerifier
+
+STEPS, BUDGET = 3, 2
+
+
+@pytest.fixture(scope="module")
+def backend():
+    torch.manual_seed(0)
+    networks = [Autoencoder(), TextEncoder(), Denoiser("eps"), Denoiser("flow")]
+    family = Family(vocabulary, *(module.eval().requires_grad_(False) for module in networks), 1.0)
+    judges = (ShapesPreferenceVerifier(PreferenceModel()), ShapesCLIPVerifier(ShapesCLIP()))
+    return LibraryBackend(Settings(budget=BUDGET, steps=STEPS), family, judges)
+
+
+@pytest.mark.parametrize("method", METHOD_TEXTS)
+def test_entry_agrees_with_its_trace(backend, method):
+    entry = backend.run(method, sample_prompt(0, "counting"))
+    assert entry.image.shape == (128, 128, 3) and entry.image.dtype == np.uint8
+    assert entry.trace.records[-1].phase == "final"
+    best = entry.trace.finalists()[0]
+    assert (best["id"], best["score"]) == (entry.winner, entry.score)
+    assert [key for key, _ in entry.finalists] == [e["id"] for e in entry.trace.finalists()]
+    np.testing.assert_array_equal(entry.finalists[0][1], entry.image)
+    plain = 2 * STEPS  # guidance: two forward passes per step
+    spent = {"plain": plain, "svdd": 2 * (1 + (STEPS - 1) * BUDGET)}.get(method, BUDGET * plain)
+    assert entry.nfe == spent == entry.trace.records[-1].nfe
+    assert (entry.backward > 0) is False, "the gradient stops at the decoder, so no forward pass is differentiated"
+
+
+def test_plain_sampling_is_one_of_the_images_that_best_of_n_chooses_from(backend):
+    prompt = sample_prompt(0, "colors")
+    plain, best = (backend.run(method, prompt) for method in ("plain", "best_of_n"))
+    assert any(np.abs(image.astype(int) - plain.image).max() <= 1 for _, image in best.finalists)
+    assert best.score >= plain.score - 1e-4
+
+
+def test_same_settings_give_the_same_image(backend):
+    first, second = (backend.run("fk", sample_prompt(0, "position")) for _ in range(2))
+    np.testing.assert_array_equal(first.image, second.image)
+
+
+def test_every_task_and_seed_has_noise_of_its_own():
+    settings = [Settings(seed=seed) for seed in (0, 1, 2)]
+    seeds = {entry.noise_seed(sample_prompt(entry.seed, task)) for entry in settings for task in TASKS}
+    assert len(seeds) == len(settings) * len(TASKS)
+
+
+def test_judge_is_the_exact_evaluator():
+    prompt = sample_prompt(5, "position")
+    assert judge(draw(sample_scene(5, prompt)), prompt)
+    assert not judge(np.full((128, 128, 3), 200, np.uint8), prompt)
+
+
+def options(tmp_path, **changes) -> argparse.Namespace:
+    values = {"out": tmp_path, "library": True, "server": None, "budget": BUDGET, "steps": STEPS, "seed": 0}
+    return argparse.Namespace(**{**values, **changes})
+
+
+def test_command_writes_the_page(backend, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo_backends, "LibraryBackend", lambda settings: backend)
+    monkeypatch.setattr(scene, "TASKS", TASKS[:1])  # one task of the six is enough to see the page come together
+    assert demo.main(options(tmp_path)) == 0
+    page = tmp_path / "index.html"
+    assert capsys.readouterr().out.strip() == str(page.resolve())
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<figure") == len(METHOD_TEXTS)
+    assert "no ComfyUI" in text
+
+
+def test_missing_weights_are_one_sentence(tmp_path, monkeypatch):
+    def fail(settings):
+        raise WeightsError("diffusion.safetensors is missing")
+
+    monkeypatch.setattr(demo_backends, "LibraryBackend", fail)
+    with pytest.raises(CommandError, match="diffusion.safetensors is missing"):
+        demo.main(options(tmp_path))
+
+
+@pytest.mark.parametrize("changes", [{"budget": 1}, {"steps": 1}])
+def test_impossible_settings_are_refused(tmp_path, changes):
+    with pytest.raises(CommandError, match="at least 2"):
+        demo.main(options(tmp_path, **changes))
+
+
+def test_without_comfyui_the_reason_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    assert str(tmp_path) in demo.why_no_comfyui()

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -168,8 +170,37 @@ def load_results(path: Path, settings: BenchSettings) -> dict:
     return stored
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line entry; returns the exit code."""
+@dataclass(frozen=True)
+class Task:
+    """One row to be measured."""
+
+    method: str
+    budget: int
+    settings: BenchSettings
+    batch: int
+
+    def measure(self) -> dict:
+        """The row; loads the judges itself, so that it can run in any process."""
+        judges: tuple[Verifier, Verifier] = (create(self.settings.verifier), create(self.settings.held_out))
+        prompts = suite(self.settings.prompts_per_task, SUITE_SEED)
+        return row(self.method, self.budget, prompts, self.settings, self.batch, judges)
+
+
+def measured(tasks: Sequence[Task], processes: int) -> Iterator[dict]:
+    """Rows as they are finished; several processes share the cores, the most expensive rows first."""
+    if processes == 1:
+        yield from map(Task.measure, tasks)
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    context = multiprocessing.get_context("spawn")  # forking after torch has made its threads deadlocks
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        ordered = sorted(tasks, key=lambda task: -task.budget)
+        for future in as_completed([pool.submit(Task.measure, task) for task in ordered]):
+            yield future.result()
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     defaults = BenchSettings()
     parser = argparse.ArgumentParser(prog="testtime bench shapes", description=__doc__.split("\n")[0])
     parser.add_argument("--budgets", type=int, nargs="+", default=[1, 4, 8, 16], help="multiples of plain sampling")
@@ -185,33 +216,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gradient-through", default=defaults.gradient_through, choices=["denoiser", "decoder"])
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--batch", type=int, default=64, help="particles per model call")
+    parser.add_argument("--processes", type=int, default=1, help="rows measured side by side")
     parser.add_argument("--out", type=Path, default=None, help="results file")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return parser.parse_args(arguments)
 
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    options = options_of(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = BenchSettings.__dataclass_fields__
     settings = BenchSettings(**{name: value for name, value in vars(options).items() if name in names})
     path = options.out or RESULTS / f"shapes-{options.model}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     results = load_results(path, settings)
-    judges: tuple[Verifier, Verifier] = (create(settings.verifier), create(settings.held_out))
-    prompts = suite(settings.prompts_per_task, SUITE_SEED)
     done = {(entry["method"], entry["budget"]) for entry in results["rows"]}
-    for budget in options.budgets:
-        for method in options.methods:
-            # plain sampling has one budget; searches need more than one particle
-            if (method, budget) in done or (method == "plain") != (budget == 1):
-                continue
-            entry = row(method, budget, prompts, settings, options.batch, judges)
-            results["rows"].append(entry)
-            path.write_text(json.dumps(results, indent=1) + "\n")
-            log.info(
-                "%-20s %3dx  overall %.3f [%.3f, %.3f]  reward %.3f  held-out %.3f  %.2f s/image",
-                method, budget, entry["overall"], *entry["overall_ci"], entry["reward"], entry["held_out"],
-                entry["seconds_per_image"],
-            )
+    tasks = [
+        Task(method, budget, settings, options.batch)
+        for budget in options.budgets
+        for method in options.methods
+        # plain sampling has one budget; searches need more than one particle
+        if (method, budget) not in done and (method == "plain") == (budget == 1)
+    ]
+    for entry in measured(tasks, options.processes):
+        results["rows"].append(entry)
+        results["rows"].sort(key=lambda known: (list(METHODS).index(known["method"]), known["budget"]))
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        log.info(
+            "%-20s %3dx  overall %.3f [%.3f, %.3f]  reward %.3f  held-out %.3f  %.2f s/image",
+            entry["method"], entry["budget"], entry["overall"], *entry["overall_ci"], entry["reward"],
+            entry["held_out"], entry["seconds_per_image"],
+        )  # fmt: skip
     return 0
-
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -105,8 +105,6 @@ class LibraryBackend:
         )
         process = shapes_process([prompt.text], sampling, self.family)
         search = search_for(method, settings.budget, settings.steps)
-        if hasattr(search, "gradient_through"):
-            search = replace(search, gradient_through=sampling.gradient_through)
         result = run_search(search, process, self.judges[0], [prompt.text], held_out=self.judges[1])
         images = as_bytes(process.to_pixels(process.decode(result.finalists)))
         return Entry(

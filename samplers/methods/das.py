@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..protocols import SearchError, SearchResult
+from ..session import Session
 from ..smc import Engine
 
 
@@ -16,8 +18,24 @@ class DAS(Engine):
     alpha = .005 (aesthetic) in reward units. Needs a differentiable verifier.
 
     Cost per image: ``N T`` denoiser calls forward and as many backward (about 3 forward passes each).
+
+    Attributes:
+        gradient_through: "denoiser" (exact) or "decoder" (cheap), see ``DiffusionProcess``; None leaves the process's.
     """
 
     name: str = "das"
     guidance: float = 1.0
     scheme: str = "ssp"
+    gradient_through: str | None = None
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+        super().check_settings()
+        if self.gradient_through not in (None, "denoiser", "decoder"):
+            raise SearchError(f"gradient_through is {self.gradient_through!r}: choose 'denoiser' or 'decoder'")
+
+    def run(self, session: Session) -> SearchResult:
+        """The engine's run, on a process whose gradient goes where this search wants it."""
+        if self.gradient_through is not None:
+            session.process.gradient_through = self.gradient_through
+        return super().run(session)

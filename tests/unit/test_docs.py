@@ -1,0 +1,77 @@
+"""The documentation: links lead somewhere, code blocks run, every method and verifier is described."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import testtime
+from testtime.models.tiny.loading import WEIGHTS
+from testtime.samplers.methods import METHODS
+from testtime.verifiers import registry
+
+ROOT = Path(testtime.__file__).resolve().parent
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def anchors(text: str) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    for target in targets:
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pages_name_no_machine(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"/root/|/home/|/work/|/tmp/|localhost", text), "a path of somebody's machine"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/library.md"])
+@pytest.mark.skipif(not (WEIGHTS / "diffusion.safetensors").exists(), reason="the generators' weights are not there")
+def test_code_blocks_run(name, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", read(name), re.DOTALL)
+    assert blocks
+    scope: dict = {"__name__": "documentation"}
+    for block in blocks:  # one after the other, as somebody would paste them
+        exec(compile(block, name, "exec"), scope)  # noqa: S102
+    assert capsys.readouterr().out
+
+
+def test_library_block_of_the_readme_is_short():
+    (block,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert len(block.splitlines()) <= 15
+
+
+def test_every_method_is_described_with_its_settings():
+    pages = read("docs/methods.md").replace("-", " ").lower()
+    table = read("README.md").replace("-", " ").lower()
+    for name in METHODS:
+        words = {"fk": "fk steering"}.get(name, name).replace("_", " ")
+        assert f"\n## {words}\n" in pages
+        assert f"\n| {words} |" in table
+
+
+def test_every_verifier_is_described():
+    table = re.findall(r"^\| `(\w+)` \|", read("docs/verifiers.md").split("## The embedded")[0], re.MULTILINE)
+    assert sorted(table) == registry.names()

@@ -7,11 +7,13 @@ models, seeds and settings, and the page says which one it was.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import platform
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from .locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 if TYPE_CHECKING:
     from .demo_backends import Backend
+    from .demo_page import About, Entry
 
 logger = logging.getLogger("testtime")
 
@@ -105,8 +108,36 @@ def main(options: argparse.Namespace) -> int:
             verifier=backend.verifier,
             held_out=backend.held_out,
         )
-    options.out.mkdir(parents=True, exist_ok=True)
+    save(entries, about, options.out)
     page = options.out / "index.html"
     page.write_text(render(entries, about), encoding="utf-8")
     sys.stdout.write(f"{page.resolve()}\n")
     return 0
+
+
+def save(entries: Sequence[Entry], about: About, folder: Path) -> None:
+    """Everything that is on the page as files: ``results.json``, ``images/`` and ``traces/``."""
+    from PIL import Image
+
+    rows = []
+    for entry in entries:
+        name = f"{entry.prompt.task}-{entry.method}"
+        image, trace = folder / "images" / f"{name}.png", folder / "traces" / f"{name}.json"
+        for path in (image, trace):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(entry.image).save(image)
+        trace.write_text(entry.trace.to_json(), encoding="utf-8")
+        rows.append(
+            {
+                "method": entry.method,
+                "prompt": entry.prompt.to_dict(),
+                "image": image.relative_to(folder).as_posix(),
+                "trace": trace.relative_to(folder).as_posix(),
+                **{
+                    name: getattr(entry, name)
+                    for name in ("score", "held_out", "correct", "nfe", "backward", "seconds")
+                },
+            }
+        )
+    text = json.dumps({"about": asdict(about), "entries": rows}, indent=1)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")

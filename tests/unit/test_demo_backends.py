@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from testtime.cli import demo, demo_backends
 from testtime.cli.demo_backends import LibraryBackend, Settings, judge
@@ -19,6 +21,7 @@ from testtime.models.tiny.denoiser import Denoiser
 from testtime.models.tiny.loading import Family, WeightsError
 from testtime.models.tiny.preference import PreferenceModel
 from testtime.models.tiny.text_encoder import TextEncoder
+from testtime.samplers.trace import Trace
 from testtime.shapes_world import scene
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
@@ -90,6 +93,12 @@ def test_command_writes_the_page(backend, tmp_path, monkeypatch, capsys):
     text = page.read_text(encoding="utf-8")
     assert text.count("<figure") == len(METHOD_TEXTS)
     assert "no ComfyUI" in text
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [row["method"] for row in results["entries"]] == list(METHOD_TEXTS)
+    for row in results["entries"]:
+        assert Image.open(tmp_path / row["image"]).size == (128, 128)
+        trace = Trace.from_json((tmp_path / row["trace"]).read_text(encoding="utf-8"))
+        assert trace.finalists()[0]["score"] == row["score"]
 
 
 def test_missing_weights_are_one_sentence(tmp_path, monkeypatch):

@@ -1,0 +1,101 @@
+"""Make ``docs/images/hero.png`` from the results of a real demo run: the same prompts, without and with a search.
+
+    testtime demo                                   # writes out/demo
+    .venv/bin/python tools/build_hero.py [out/demo] # needs Chromium
+
+Shows every prompt of the run and the methods named below, whatever came out: nothing is picked by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+import tempfile
+from html import escape
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("plain", "best_of_n", "svdd", "das")
+WIDTH = 1280
+STYLE = """
+body { margin: 0; padding: 0; background: #fbfaf7; color: #1d2129;
+  font: 17px/1.3 system-ui, "Segoe UI", Roboto, sans-serif; }
+main { width: 1280px; box-sizing: border-box; padding: 30px 30px 22px; }
+.grid { display: grid; grid-template-columns: 168px repeat(var(--columns), 1fr); gap: 12px 12px; align-items: center; }
+.prompt { font-size: 15.5px; font-weight: 550; text-align: center; align-self: end; padding: 0 2px 2px; }
+.name { font-size: 20px; font-weight: 680; letter-spacing: -0.01em; }
+.fine { color: #626a76; font-size: 14.5px; font-weight: 450; }
+.right { color: #14804a; font-weight: 680; }
+figure { margin: 0; position: relative; border-radius: 12px;
+  padding: 5px; background: #fff; border: 1px solid #e3e0d8; }
+figure.good { border-color: #14804a; box-shadow: 0 0 0 1px #14804a; }
+img { display: block; width: 100%; aspect-ratio: 1; border-radius: 8px; }
+figure b { position: absolute; top: 10px; right: 10px; width: 25px; height: 25px; border-radius: 50%; color: #fff;
+  display: grid; place-items: center; font-size: 15px; box-shadow: 0 1px 4px #0005; background: #c2362b; }
+figure.good b { background: #14804a; }
+"""
+
+
+def picture(folder: Path, row: dict) -> str:
+    """One result as HTML."""
+    data = base64.b64encode((folder / row["image"]).read_bytes()).decode()
+    kind, mark = ("good", "&#10003;") if row["correct"] else ("bad", "&#10007;")
+    return f"<figure class={kind}><img src='data:image/png;base64,{data}'><b>{mark}</b></figure>"
+
+
+def html(folder: Path) -> str:
+    """The hero as a page. ValueError where the results lack a method."""
+    from testtime.cli.demo_page import METHOD_TEXTS
+
+    rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["entries"]
+    prompts = list(dict.fromkeys(row["prompt"]["text"] for row in rows))
+    table = {(row["method"], row["prompt"]["text"]): row for row in rows}
+    plain = table["plain", prompts[0]]["nfe"]
+    cells = ["<div></div>", *(f"<div class=prompt>{escape(text)}</div>" for text in prompts)]
+    for method in METHODS:
+        mine = [table[method, text] for text in prompts]
+        times = round(sum(row["nfe"] for row in mine) / len(mine) / plain, 1)
+        cost = "1 sample" if method == "plain" else f"{times:g} times the compute"
+        right = sum(row["correct"] for row in mine)
+        cells.append(
+            f"<div><div class=name>{METHOD_TEXTS[method][0]}</div><div class=fine>{cost}</div>"
+            f"<div class=fine><span class=right>{right}</span> of {len(mine)} right</div></div>"
+        )
+        cells += [picture(folder, row) for row in mine]
+    grid = f"<div class=grid style='--columns:{len(prompts)}'>{''.join(cells)}</div>"
+    return f"<!doctype html><meta charset=utf-8><style>{STYLE}</style><main>{grid}</main>"
+
+
+async def shoot(page: Path, target: Path) -> None:
+    """Photograph the page's content at twice its size."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from browser import Browser
+
+    async with Browser(width=WIDTH, height=900) as browser:
+        await browser.open(page.as_uri())
+        await browser.wait_for("[...document.images].length && [...document.images].every(image => image.complete)")
+        height = await browser.run("document.querySelector('main').offsetHeight")
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1.5}
+        shot = await browser.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(base64.b64decode(shot["data"]))
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "out" / "demo")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "hero.png")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        page = Path(scratch) / "hero.html"
+        page.write_text(html(options.folder), encoding="utf-8")
+        asyncio.run(shoot(page, options.out))
+    sys.stdout.write(f"{options.out}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from .chunking import Chunker
 from .kernel import (
     Interpolant,
+    Noise,
     as_float64_cpu,
     check_sigmas,
     clean_jacobian,
+    is_stochastic,
     noise_scaling,
     transition,
     transition_variance,
@@ -93,7 +95,7 @@ class DiffusionProcess:
         shape: shape of one particle, e.g. ``(4, 16, 16)``.
         groups: output slots G.
         streams: source of all noise.
-        eta: 0 (ODE) .. 1 (ancestral).
+        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.sde``.
         start: initial conditions.
         inpainting: known area, or None.
         chunker: how many particles fit a model call.
@@ -115,7 +117,7 @@ class DiffusionProcess:
         groups: int,
         streams: Streams,
         *,
-        eta: float = 1.0,
+        eta: float | Noise = 1.0,
         start: Start | None = None,
         inpainting: Inpainting | None = None,
         chunker: Chunker | None = None,
@@ -145,7 +147,7 @@ class DiffusionProcess:
     @property
     def stochastic(self) -> bool:
         """Whether moves draw noise, i.e. whether clones separate."""
-        return self.eta > 0
+        return is_stochastic(self.eta)
 
     def branches(self, step: int) -> bool:
         """Whether the transition out of ``step`` draws noise."""

@@ -105,16 +105,31 @@ class Transition:
         return drawn + self.std**2 * gradient, log_ratio.cpu()
 
 
-def transition_variance(interpolant: Interpolant, sigma: float, sigma_next: float, eta: float) -> float:
+class Noise(Protocol):
+    """A rule for the variance that a reverse move injects; see ``samplers.sde``. A number eta is the rule above."""
+
+    stochastic: bool
+
+    def variance(self, interpolant: Interpolant, sigma: float, sigma_next: float) -> float: ...
+
+
+def is_stochastic(eta: float | Noise) -> bool:
+    """Whether moves under ``eta`` draw noise."""
+    return eta > 0 if isinstance(eta, int | float) else eta.stochastic
+
+
+def transition_variance(interpolant: Interpolant, sigma: float, sigma_next: float, eta: float | Noise) -> float:
     """Variance ``v`` of the reverse move; 0 for ``eta = 0`` or ``sigma_next = 0``.
 
     Raises:
-        ValueError: if ``eta`` is outside [0, 1] or the schedule does not decrease.
+        ValueError: if ``eta`` is a number outside [0, 1] or the schedule does not decrease.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta}: it must lie in [0, 1] (0 = ODE, 1 = ancestral)")
     if not 0.0 <= sigma_next < sigma:
         raise ValueError(f"sigmas {sigma} -> {sigma_next}: a schedule must decrease and stay >= 0")
+    if not isinstance(eta, int | float):
+        return eta.variance(interpolant, sigma, sigma_next)
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta is {eta}: it must lie in [0, 1] (0 = ODE, 1 = ancestral)")
     a, b = interpolant.coefficients(sigma)
     a_next, b_next = interpolant.coefficients(sigma_next)
     kept = (a * b_next / (a_next * b)) ** 2
@@ -122,7 +137,7 @@ def transition_variance(interpolant: Interpolant, sigma: float, sigma_next: floa
 
 
 def transition(
-    interpolant: Interpolant, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, eta: float
+    interpolant: Interpolant, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, eta: float | Noise
 ) -> Transition:
     """Reverse move of ``x`` ``[n, ...]`` at ``sigma`` given clean estimates ``x0`` ``[n, ...]``.
 

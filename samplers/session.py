@@ -197,7 +197,7 @@ def run_search(
             "method": search.name,
             "prompts": list(prompts),
             "verifier": getattr(verifier, "name", None),
-            "eta": process.eta,
+            "eta": process.eta if isinstance(process.eta, int | float) else repr(process.eta),
         }
     )
     search.check(process, verifier)

@@ -1,6 +1,8 @@
 # make demo | test | lint | bench. The first call creates .venv (see tools/environment.py); later calls only check it.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Two processes of one thread each suit the two cores of a small machine; files stay together (servers are per process).
+TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 
 ifeq ($(OS),Windows_NT)
@@ -17,15 +19,16 @@ env:
 demo: env
 	@$(VENV_PYTHON) -m testtime demo
 
+test: export OMP_NUM_THREADS := 1
 test: env
-	@$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: env
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
 
 bench: env
-	@$(VENV_PYTHON) -m testtime bench shapes $(BENCH_ARGS)
+	@$(VENV_PYTHON) -m testtime bench shapes --out out/bench/shapes.json $(BENCH_ARGS)
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -152,6 +153,12 @@ class DiffusionProcess:
     def branches(self, step: int) -> bool:
         """Whether the transition out of ``step`` draws noise."""
         return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
+
+    def without_noise(self) -> DiffusionProcess:
+        """The same process on its ODE: same states, same books."""
+        ode = copy.copy(self)
+        ode.eta = 0.0
+        return ode
 
     @property
     def ends_clean(self) -> bool:

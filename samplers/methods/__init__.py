@@ -4,6 +4,7 @@ from .best_of_n import BestOfN
 from .das import DAS
 from .fk_steering import FKSteering
 from .importance_sampling import ImportanceSampling
+from .rbf import RBF
 from .smc import SMC
 from .svdd import SVDD
 
@@ -14,6 +15,7 @@ METHODS = {
     "smc": SMC,
     "das": DAS,
     "fk": FKSteering,
+    "rbf": RBF,
 }
 
-__all__ = ["METHODS", "BestOfN", "DAS", "FKSteering", "ImportanceSampling", "SMC", "SVDD"]
+__all__ = ["METHODS", "BestOfN", "DAS", "FKSteering", "ImportanceSampling", "RBF", "SMC", "SVDD"]

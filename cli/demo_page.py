@@ -78,6 +78,11 @@ class Entry:
     backward: int
     seconds: float
 
+    @property
+    def judged(self) -> int:
+        """Images that the verifier saw, previews included."""
+        return self.trace.meta["ledger"]["verifier_images"]
+
 
 @dataclass(frozen=True)
 class About:
@@ -145,19 +150,20 @@ def _summary(entries: Sequence[Entry], methods: Sequence[str]) -> str:
             f"<td class='num'>{mean([entry.score for entry in mine]):.3f}</td>",
             f"<td class='num'>{mean(held_out):.3f}</td>" if held_out else "<td class='num'>-</td>",
             f"<td class='num'>{mean([entry.nfe for entry in mine]):.0f}</td>",
-            f"<td class='num'>{mean([entry.backward for entry in mine]):.0f}</td>",
+            f"<td class='num'>{mean([entry.judged for entry in mine]):.0f}</td>",
             f"<td class='num'>{mean([entry.seconds for entry in mine]):.1f}</td>",
         ]
         mark = " <span class='pill'>best</span>" if key == best else ""
         winner = " class='winner'" if key == best else ""
         rows.append(f"<tr{winner}><th>{_swatch(key)}{METHOD_TEXTS[key][0]}{mark}</th>{''.join(cells)}</tr>")
-    heads = ("Method", "ShapesEval", "Reward", "Held-out reward", "NFE per image", "of these with gradient", "Seconds")
+    heads = ("Method", "ShapesEval", "Reward", "Held-out reward", "NFE per image", "Images judged", "Seconds")
     head = "".join(f"<th{'' if k == 0 else ' class=num'}>{text}</th>" for k, text in enumerate(heads))
     return (
         "<section><h2>What it costs, what it brings</h2><div class='scroll'><table class='summary'>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        "<p class='fine'>NFE: forward passes of the denoiser, two per step and sample under guidance. The reward is "
-        "what the search optimises; the held-out reward comes from a second model that only watches. Six images say "
+        "<p class='fine'>NFE: forward passes of the denoiser, two per step and sample under guidance. Every judged "
+        "image is also decoded; DAS sends the gradient of its score back through the decoder. The reward is what "
+        "the search optimises; the held-out reward comes from a second model that only watches. Six images say "
         "little about a method: <code>testtime bench shapes</code> measures 240 prompts, with intervals.</p></section>"
     )
 

@@ -58,7 +58,7 @@ def html(folder: Path) -> str:
     for method in METHODS:
         mine = [table[method, text] for text in prompts]
         times = round(sum(row["nfe"] for row in mine) / len(mine) / plain, 1)
-        cost = "1 sample" if method == "plain" else f"{times:g} times the compute"
+        cost = "one sample" if method == "plain" else f"{times:g} &times; the passes"
         right = sum(row["correct"] for row in mine)
         cells.append(
             f"<div><div class=name>{METHOD_TEXTS[method][0]}</div><div class=fine>{cost}</div>"

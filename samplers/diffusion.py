@@ -154,10 +154,12 @@ class DiffusionProcess:
         """Whether the transition out of ``step`` draws noise."""
         return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
 
-    def without_noise(self) -> DiffusionProcess:
-        """The same process on its ODE: same states, same books."""
+    def without_noise(self, sigmas: Sequence[float] | None = None) -> DiffusionProcess:
+        """The ODE of this process, same books, on the same schedule or another one."""
         ode = copy.copy(self)
         ode.eta = 0.0
+        if sigmas is not None:
+            ode.sigmas, ode.steps = list(sigmas), len(sigmas) - 1
         return ode
 
     @property

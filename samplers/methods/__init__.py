@@ -1,5 +1,6 @@
 """Search methods, one file each. ``METHODS`` maps their command-line names to their classes."""
 
+from .beam import BeamSearch
 from .best_of_n import BestOfN
 from .das import DAS
 from .fk_steering import FKSteering
@@ -16,6 +17,7 @@ METHODS = {
     "das": DAS,
     "fk": FKSteering,
     "rbf": RBF,
+    "beam_search": BeamSearch,
 }
 
-__all__ = ["METHODS", "BestOfN", "DAS", "FKSteering", "ImportanceSampling", "RBF", "SMC", "SVDD"]
+__all__ = ["METHODS", "BeamSearch", "BestOfN", "DAS", "FKSteering", "ImportanceSampling", "RBF", "SMC", "SVDD"]

@@ -60,4 +60,3 @@ class BestOfN:
         record = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")
         session.record(record, state, images)
         return session.result(state, reward, ids, best=best)
-

@@ -151,4 +151,3 @@ class SVDD:
         log_w = value / scale.update(value)[:, None]
         uniforms = [process.streams.uniform(m, group=g, step=step, purpose="choice") for g in range(len(value))]
         return gumbel_choice(log_w, torch.stack(uniforms)) + offset
-

@@ -171,10 +171,14 @@ class DiffusionProcess:
         """``G * N`` initial states; slot 0 of a group uses the host's noise where there is one."""
         group = torch.arange(self.groups).repeat_interleave(particles)
         slot = torch.arange(particles).repeat(self.groups)
+        return self.begin(self.initial_noise(group, slot), group, slot)
+
+    def begin(self, noise: Tensor, group: Tensor, slot: Tensor) -> State:
+        """Initial states that grow from ``noise`` ``[n, ...]`` (standard normal), for groups and stream slots ``[n]``."""
         latent = self.start_at.latent
         x = noise_scaling(
             self.interpolant,
-            self.initial_noise(group, slot),
+            noise.to(self.device),
             None if latent is None else latent.to(self.device)[group],
             self.sigmas[0],
             self.start_at.full_denoise,

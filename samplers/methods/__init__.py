@@ -5,6 +5,7 @@ from .best_of_n import BestOfN
 from .das import DAS
 from .fk_steering import FKSteering
 from .importance_sampling import ImportanceSampling
+from .noise_search import RandomSearch, ZeroOrderSearch
 from .rbf import RBF
 from .smc import SMC
 from .svdd import SVDD
@@ -18,6 +19,20 @@ METHODS = {
     "fk": FKSteering,
     "rbf": RBF,
     "beam_search": BeamSearch,
+    "random_search": RandomSearch,
+    "zero_order_search": ZeroOrderSearch,
 }
 
-__all__ = ["METHODS", "BeamSearch", "BestOfN", "DAS", "FKSteering", "ImportanceSampling", "RBF", "SMC", "SVDD"]
+__all__ = [
+    "METHODS",
+    "BeamSearch",
+    "BestOfN",
+    "DAS",
+    "FKSteering",
+    "ImportanceSampling",
+    "RBF",
+    "RandomSearch",
+    "SMC",
+    "SVDD",
+    "ZeroOrderSearch",
+]

@@ -1,0 +1,120 @@
+"""Random search with halving and zero-order search: geometry, costs, what they gain, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from testtime.samplers.kernel import VE
+from testtime.samplers.methods import BestOfN, RandomSearch, ZeroOrderSearch
+from testtime.samplers.methods.noise_search import angle, neighbour
+from testtime.samplers.protocols import SearchError
+from testtime.samplers.session import run_search
+from testtime.samplers.streams import Streams
+
+from . import oracles
+
+DIM = 6
+TARGET = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1))
+
+
+def mixture(steps=10, groups=1, seed=0, eta=1.0):
+    means = torch.tensor([[-1.5], [1.0]]).expand(2, DIM)
+    denoiser = oracles.MixtureDenoiser(means, torch.tensor([0.3, 0.7]), 0.16, VE())
+    return oracles.process(denoiser, steps, groups, seed, eta=eta, dim=DIM)
+
+
+@pytest.mark.parametrize("cosine", [0.95, 0.9, 0.0, -0.5])
+def test_neighbours_keep_length_and_angle(cosine):
+    generator = torch.Generator().manual_seed(0)
+    pivot, other = torch.randn(2, 50, 4, 8, 8, generator=generator)
+    found = neighbour(pivot, other, torch.full((50,), cosine)).flatten(1)
+    flat = pivot.flatten(1)
+    assert torch.allclose(found.norm(dim=1), flat.norm(dim=1), rtol=1e-5)
+    measured = torch.nn.functional.cosine_similarity(found.double(), flat.double())
+    assert float((measured - cosine).abs().max()) < 1e-5
+
+
+def test_angles_of_the_usual_cosines():
+    assert angle(0.95) == pytest.approx(18.2, abs=0.05)
+    assert angle(0.90) == pytest.approx(25.8, abs=0.05)
+
+
+def test_without_halving_random_search_is_best_of_n():
+    a, b = mixture(groups=2), mixture(groups=2)
+    a.streams = b.streams = Streams(3)
+    first = run_search(RandomSearch(6, ()), a, TARGET, ["p", "q"])
+    second = run_search(BestOfN(6), b, TARGET, ["p", "q"])
+    assert torch.equal(first.latents, second.latents)
+
+
+def test_halving_saves_what_it_says():
+    groups, steps, n = 3, 10, 8
+    result = run_search(RandomSearch(n, (0.5, 0.8)), mixture(steps, groups), TARGET, ["p"] * groups)
+    assert result.ledger.nfe == groups * (n * 6 + n // 2 * 3 + n // 4 * 1)
+    assert len(result.scores) == groups * n // 4
+
+
+def test_zero_order_cost_counts_the_pivot_once():
+    groups, steps = 2, 10
+    search = ZeroOrderSearch(neighbours=3, rounds=4)
+    result = run_search(search, mixture(steps, groups), TARGET, ["p"] * groups)
+    assert result.ledger.nfe == groups * steps * (1 + 4 * 3)
+    assert result.ledger.verifier_images == groups * (1 + 4 * 3)
+    assert len(result.scores) == groups * 13
+
+
+@pytest.mark.parametrize("stuck", ["restart", "retry", "shrink"])
+def test_zero_order_climbs(stuck):
+    """Beats as many independent samples as its first round has, for every rule; the winner is the best of all."""
+    groups = 150
+    search = ZeroOrderSearch(neighbours=3, rounds=6, cosine=0.7, stuck=stuck)
+    found = run_search(search, mixture(groups=groups, eta=0.0), TARGET, ["p"] * groups)
+    fewer = run_search(BestOfN(4), mixture(groups=groups, eta=0.0), TARGET, ["p"] * groups)
+    best = torch.stack([found.scores[found.group == g].max() for g in range(groups)])
+    winners = torch.stack([found.scores[found.group == g][0] for g in range(groups)])
+    assert torch.equal(best, winners)
+    assert float(winners.mean()) > float(torch.stack([fewer.scores[fewer.group == g][0] for g in range(groups)]).mean())
+
+
+def test_near_neighbours_give_similar_images():
+    """The reason to search locally: images of close noises are closer than those of unrelated ones."""
+    process = mixture(groups=400, eta=0.0)
+    every = torch.arange(400)
+    pivot, other = (process.initial_noise(every, every * 0 + k).float() for k in (0, 1))
+
+    def image(noise):
+        state = process.begin(noise, every, every * 0)
+        while state.step < process.steps:
+            state, _ = process.advance(process.predict(state))
+        return state.x
+
+    base = image(pivot)
+    near = image(neighbour(pivot, other, torch.full((400,), 0.95)))
+    assert float((near - base).square().mean()) < 0.3 * float((image(other) - base).square().mean())
+
+
+def test_a_cut_run_hands_out_the_best_so_far():
+    groups = 2
+    result = run_search(ZeroOrderSearch(3, 5), mixture(groups=groups), TARGET, ["p"] * groups, max_nfe=150)
+    assert result.status == "budget"
+    assert result.ledger.nfe <= 150
+    for g in range(groups):
+        mine = result.scores[result.group == g]
+        assert float(mine[0]) == float(mine.max())
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (ZeroOrderSearch(neighbours=0), "neighbours is 0"),
+        (ZeroOrderSearch(cosine=1.0), "cosine is 1.0"),
+        (ZeroOrderSearch(stuck="panic"), "stuck is 'panic'.*restart"),
+        (RandomSearch(0), "particles is 0"),
+        (RandomSearch(4, (0.8, 0.5)), "halvings are"),
+        (RandomSearch(4, (0.0,)), "halvings are"),
+    ],
+)
+def test_bad_settings_are_named(search, message):
+    with pytest.raises(SearchError, match=message):
+        run_search(search, mixture(), TARGET, ["p"])

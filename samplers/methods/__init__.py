@@ -6,6 +6,7 @@ from .das import DAS
 from .fk_steering import FKSteering
 from .importance_sampling import ImportanceSampling
 from .noise_search import RandomSearch, ZeroOrderSearch
+from .path_search import PathSearch
 from .rbf import RBF
 from .smc import SMC
 from .svdd import SVDD
@@ -21,6 +22,7 @@ METHODS = {
     "beam_search": BeamSearch,
     "random_search": RandomSearch,
     "zero_order_search": ZeroOrderSearch,
+    "path_search": PathSearch,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "DAS",
     "FKSteering",
     "ImportanceSampling",
+    "PathSearch",
     "RBF",
     "RandomSearch",
     "SMC",

@@ -143,7 +143,7 @@ def test_failing_node_is_named_with_its_reason(comfy_server, tmp_path, capsys):
     assert "node 4 (ImageToMask) failed: IndexError" in capsys.readouterr().err
 
 
-def wait_until_idle(server, seconds: float = 30.0) -> None:
+def wait_until_idle(server, seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         queue = get(server, "/queue")

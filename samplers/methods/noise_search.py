@@ -83,7 +83,7 @@ class RandomSearch:
 
 @dataclass
 class _Pivots:
-    """The pivot of every group: noise ``[G, ...]``, score ``[G]``, ids, closeness ``[G]``, and whether to start anew."""
+    """The pivots: noise ``[G, ...]``, score and closeness ``[G]``, ids, whether the next round starts anew ``[G]``."""
 
     noise: Tensor
     reward: Tensor

@@ -49,7 +49,7 @@ class PathSearch:
         top = LinearClock().at(ratio_of(process.interpolant, process.sigmas[0]))
         if self.start + self.forward > top:
             raise SearchError(
-                f"start {self.start} + forward {self.forward} lies above the schedule's own first time {top:.3f}: lower them"
+                f"start {self.start} + forward {self.forward} is above the schedule's first time {top:.3f}: lower them"
             )
 
     def check_settings(self) -> None:

@@ -1,0 +1,140 @@
+"""The embedded family inside ComfyUI: stock nodes run on it, and it is the same model as the library's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.host
+
+PROMPTS = ["two red stars", "a ring above a cross"]
+
+
+@pytest.fixture(scope="module", params=["diffusion", "flow"])
+def family(request):
+    """(kind, MODEL, CLIP, VAE, verifier, held-out verifier), loaded as a node would: under inference mode."""
+    from testtime.nodes.family_nodes import LoadShapesWorldNode
+
+    with torch.inference_mode():
+        return (request.param, *LoadShapesWorldNode.execute(request.param).args)
+
+
+def stock(name):
+    import nodes
+
+    return nodes.NODE_CLASS_MAPPINGS[name]()
+
+
+def encode(clip, text):
+    return stock("CLIPTextEncode").encode(clip, text)[0]
+
+
+def test_stock_ksampler_gives_the_library_images(family):
+    """Same noise, same prompt: ComfyUI's own sampler and our library end at the same latent."""
+    from testtime.models.tiny.loading import load_family
+    from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
+    from testtime.samplers.diffusion import Start
+
+    kind, model, clip, vae, *_ = family
+    scheduler = {"diffusion": "normal", "flow": "simple"}[kind]  # evenly spaced times, as in the library
+    with torch.inference_mode():
+        latent = stock("EmptyLatentImage").generate(128, 128, 1)[0]
+        positive, negative = encode(clip, PROMPTS[0]), encode(clip, "")
+        out = stock("KSampler").sample(model, 7, 8, 4.0, "euler", scheduler, positive, negative, latent)[0]
+        image = stock("VAEDecode").decode(vae, out)[0]
+    import comfy.sample
+
+    noise = comfy.sample.prepare_noise(latent["samples"], 7)
+    settings = SamplingSettings(model=kind, steps=8, cfg=4.0, eta=0.0)
+    process = shapes_process(PROMPTS[:1], settings, load_family())
+    process.start_at = Start(noise=noise)
+    state = process.start(1)
+    with torch.no_grad():
+        while state.step < process.steps:
+            state, _ = process.advance(process.predict(state))
+        ours = process.to_pixels(process.decode(state.x))
+    scale = load_family().latent_scale
+    out = out["samples"]
+    assert float((out * scale - state.x).abs().max()) < 1e-3 * float(state.x.abs().max())
+    assert float((image - ours).abs().max()) < 2e-3
+
+
+def test_vae_round_trip(family):
+    """Encoding and decoding a drawing through the stock nodes gives it back, as well as the library does."""
+    from testtime.models.tiny.loading import load_autoencoder
+    from testtime.shapes_world.captions import sample_prompt
+    from testtime.shapes_world.drawing import draw
+    from testtime.shapes_world.scene import sample_scene
+
+    vae = family[3]
+    picture = torch.from_numpy(draw(sample_scene(3, sample_prompt(3, "two_object")))).float()[None] / 255
+    with torch.inference_mode():
+        latent = stock("VAEEncode").encode(vae, picture)[0]
+        decoded = stock("VAEDecode").decode(vae, latent)[0]
+    assert latent["samples"].shape == (1, 4, 16, 16)
+    autoencoder, _ = load_autoencoder()
+    with torch.no_grad():
+        ours = autoencoder(picture.movedim(-1, 1) * 2 - 1).movedim(1, -1) / 2 + 0.5
+    assert float((decoded - ours.clamp(0, 1)).abs().max()) < 1e-4
+
+
+def test_conditioning_equals_the_library_and_weights_move_it(family):
+    from testtime.models.tiny.loading import load_family
+    from testtime.models.tiny.pipeline import encode_prompts
+
+    clip = family[2]
+    with torch.inference_mode():
+        plain = encode(clip, PROMPTS[1])[0][0]
+        strong = encode(clip, "a (ring:1.5) above a cross")[0][0]
+        off = encode(clip, "(a ring above a cross:0.0)")[0][0]
+        empty = encode(clip, "")[0][0]
+    assert torch.allclose(plain, encode_prompts(load_family(), [PROMPTS[1]]), atol=1e-5)
+    assert not torch.allclose(strong, plain, atol=1e-3)
+    assert torch.allclose(off[:, :5], empty[:, :5], atol=1e-5)
+
+
+def test_unknown_words_are_named(family, caplog):
+    with caplog.at_level("WARNING", logger="testtime"):
+        encode(family[2], "a red dragon and a star")
+    assert "dragon" in caplog.text and "star" not in caplog.text.replace("dragon", "")[:60]
+
+
+def test_it_survives_being_unloaded(family):
+    """Everything is under ComfyUI's management: unload all, run again, same result."""
+    import comfy.model_management as management
+
+    _, model, clip, vae, verifier, _ = family
+
+    def run():
+        with torch.inference_mode():
+            latent = stock("EmptyLatentImage").generate(128, 128, 1)[0]
+            positive, negative = encode(clip, PROMPTS[0]), encode(clip, "")
+            out = stock("KSampler").sample(model, 1, 3, 4.0, "euler", "normal", positive, negative, latent)[0]
+            image = stock("VAEDecode").decode(vae, out)[0]
+            return image, verifier.score(image, PROMPTS[0])
+
+    first_image, first_score = run()
+    management.unload_all_models()
+    assert not any(loaded.model is verifier.patcher for loaded in management.current_loaded_models)
+    image, score = run()
+    assert torch.equal(image, first_image) and torch.equal(score, first_score)
+
+
+def test_preview_factors_show_the_colours():
+    """The linear preview of a drawing's latent has its colours, roughly."""
+    from testtime.models.tiny.loading import load_autoencoder
+    from testtime.nodes.host.shapes_world_host import preview_factors
+    from testtime.shapes_world.captions import sample_prompt
+    from testtime.shapes_world.drawing import draw
+    from testtime.shapes_world.scene import sample_scene
+
+    autoencoder, scale = load_autoencoder()
+    factors = preview_factors(autoencoder, scale)
+    pictures = [draw(sample_scene(s, sample_prompt(s, "color_attr"))) for s in range(500, 510)]
+    images = torch.stack([torch.from_numpy(p) for p in pictures]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        latents = autoencoder.encode(images).movedim(1, -1) * scale
+    shown = latents @ factors[:-1] + factors[-1]
+    wanted = torch.nn.functional.avg_pool2d(images, 8).movedim(1, -1)
+    explained = 1 - float((shown - wanted).square().mean() / wanted.flatten(0, 2).var(0).mean())
+    assert explained > 0.5

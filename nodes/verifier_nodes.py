@@ -1,0 +1,315 @@
+"""Verifier loaders, ``Verifier Ensemble`` and ``Score Images``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..samplers.protocols import SearchError
+from ..verifiers.base import VerifierError, check_images, check_prompts
+from ..verifiers.clip_score import MODES, load_clip_score_files, load_clip_score_folder
+from ..verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice
+from ..verifiers.registry import create
+from .compat import throw_if_interrupted
+from .host.managed_verifier import managed
+from .types import CATEGORY, Scores, ScoresType, VerifierType
+
+VERIFIER_CATEGORY = f"{CATEGORY}/verifiers"
+FOLDER = "verifiers"
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+NO_MODEL = "none found"
+NO_TEXT_TOWER = "in the same file"
+
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
+
+
+def register_suffixes() -> None:
+    """Let the file lists of ``models/verifiers`` show weights files."""
+    paths, suffixes = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(suffixes) | folder_paths.supported_pt_extensions)
+
+
+register_suffixes()
+
+
+def clip_choices() -> list[str]:
+    """CLIP models on this machine: folders and files of models/verifiers, then image towers of models/clip_vision."""
+    found = []
+    for root in folder_paths.get_folder_paths(FOLDER):
+        found += sorted(f"{FOLDER}/{path.parent.name}" for path in Path(root).glob("*/config.json"))
+    found += [f"{FOLDER}/{name}" for name in folder_paths.get_filename_list(FOLDER) if "/" not in name]
+    found += [f"clip_vision/{name}" for name in folder_paths.get_filename_list("clip_vision")]
+    return found or [NO_MODEL]
+
+
+def text_tower_choices() -> list[str]:
+    """Text towers: files of models/text_encoders."""
+    return [NO_TEXT_TOWER, *folder_paths.get_filename_list("text_encoders")]
+
+
+def how_to_get_clip() -> str:
+    """What to download for CLIPScore, and where to put it."""
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / CLIP_REPOSITORY.replace("/", "--")
+    return (
+        f"CLIPScore needs a CLIP model with both towers, e.g. {CLIP_REPOSITORY} (1.7 GB, MIT licence). Put its files "
+        f"(config.json, model.safetensors, vocab.json, merges.txt) into {folder}, for example with:  "
+        f'hf download {CLIP_REPOSITORY} --local-dir "{folder}"'
+    )
+
+
+def resolve(choice: str) -> Path:
+    """Path of an entry of ``clip_choices``; raises VerifierError with what to download where it is not there."""
+    kind, _, name = choice.partition("/")
+    if choice != NO_MODEL and name:
+        for root in folder_paths.get_folder_paths(kind):
+            path = Path(root) / name
+            if path.exists():
+                return path
+    raise VerifierError(f"clip is {choice!r}: there is no such model here. {how_to_get_clip()}")
+
+
+def clip_tokenizer() -> Path:
+    """Folder of CLIP's tokenizer files that ComfyUI brings along."""
+    import comfy.sd1_clip
+
+    return Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
+
+
+class ShapesVerifierNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeShapesVerifier",
+            display_name="Shapes World Verifier",
+            category=VERIFIER_CATEGORY,
+            description="The two small judges of Shapes World, which ship with the pack. They know coloured shapes only.",
+            inputs=[
+                io.Combo.Input(
+                    "verifier",
+                    options=["shapes_preference", "shapes_clip"],
+                    tooltip="shapes_preference: a learned reward, about -1.25 .. 1.25. shapes_clip: the cosine of image "
+                    "and prompt.",
+                )
+            ],
+            outputs=[VerifierType.Output(display_name="verifier")],
+        )
+
+    @classmethod
+    def execute(cls, verifier) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            return io.NodeOutput(managed(create(verifier)))
+
+
+class CLIPScoreNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeCLIPScore",
+            display_name="CLIPScore Verifier",
+            category=VERIFIER_CATEGORY,
+            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable, so it works with "
+            "DAS.",
+            inputs=[
+                io.Combo.Input(
+                    "clip",
+                    options=clip_choices(),
+                    tooltip="A CLIP model: a folder or file in models/verifiers, or an image tower in models/clip_vision.",
+                ),
+                io.Combo.Input(
+                    "text_tower",
+                    options=text_tower_choices(),
+                    default=NO_TEXT_TOWER,
+                    optional=True,
+                    tooltip="The text tower of the same CLIP, from models/text_encoders, where `clip` is an image tower "
+                    "alone.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="cos",
+                    optional=True,
+                    tooltip="cos: the cosine, about 0.15 .. 0.35. x100: a hundred times that. hessel: the published "
+                    "metric, 2.5 max(cos, 0).",
+                ),
+            ],
+            outputs=[VerifierType.Output(display_name="verifier")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, clip=None):
+        return f"clip: {how_to_get_clip()}" if clip == NO_MODEL else True
+
+    @classmethod
+    def execute(cls, clip, text_tower=NO_TEXT_TOWER, mode="cos") -> io.NodeOutput:
+        path = resolve(clip)
+        with torch.inference_mode(False):
+            if path.is_dir():
+                own = (path / "vocab.json").exists() or (path / "tokenizer.json").exists()
+                verifier = load_clip_score_folder(path, None if own else clip_tokenizer(), mode=mode)
+            else:
+                files = [path]
+                if text_tower != NO_TEXT_TOWER:
+                    files.append(Path(folder_paths.get_full_path_or_raise("text_encoders", text_tower)))
+                verifier = load_clip_score_files(files, clip_tokenizer(), mode=mode)
+            return io.NodeOutput(managed(verifier))
+
+
+class JPEGNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeJPEG",
+            display_name="JPEG Verifier",
+            category=VERIFIER_CATEGORY,
+            description="Rewards images by their size as a JPEG file (kB). Needs no model: good for seeing what a search "
+            "does. Not differentiable.",
+            inputs=[
+                io.Combo.Input(
+                    "reward",
+                    options=["compressibility", "incompressibility"],
+                    tooltip="compressibility: plain, smooth images. incompressibility: busy, detailed ones.",
+                ),
+                io.Boolean.Input(
+                    "per_megapixel",
+                    default=False,
+                    optional=True,
+                    tooltip="Divide by the image's megapixels, so that scores of different sizes compare.",
+                ),
+            ],
+            outputs=[VerifierType.Output(display_name="verifier")],
+        )
+
+    @classmethod
+    def execute(cls, reward, per_megapixel=False) -> io.NodeOutput:
+        return io.NodeOutput(create(f"jpeg_{reward}", per_megapixel=per_megapixel))
+
+
+class EnsembleNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs: list = [
+            io.Combo.Input(
+                "combine",
+                options=list(COMBINATIONS),
+                default="zscore",
+                tooltip="zscore: weighted mean of scores brought to a common scale by fixed constants; the right one for "
+                "SMC, DAS and FK. zscore_set, rank, softmax: relative to the other candidates of the prompt; for "
+                "Best-of-N and SVDD. sum: the weighted sum of the scores as they are.",
+            )
+        ]
+        for number in range(1, 5):
+            inputs += [
+                VerifierType.Input(f"verifier_{number}", optional=number > 1, tooltip="A verifier of the ensemble."),
+                io.Float.Input(
+                    f"weight_{number}",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    optional=number > 1,
+                    tooltip=f"How much verifier_{number} counts. Negative: the less it likes an image, the better.",
+                ),
+            ]
+        return io.Schema(
+            node_id="TestTimeEnsemble",
+            display_name="Verifier Ensemble",
+            category=VERIFIER_CATEGORY,
+            description="Several verifiers as one. What fools one of them seldom fools all.",
+            inputs=inputs,
+            outputs=[VerifierType.Output(display_name="verifier")],
+        )
+
+    @classmethod
+    def execute(cls, combine, verifier_1, weight_1, **others) -> io.NodeOutput:
+        voices = [Voice(verifier_1, weight_1)]
+        for number in range(2, 5):
+            verifier = others.get(f"verifier_{number}")
+            if verifier is not None:
+                voices.append(Voice(verifier, others.get(f"weight_{number}", 1.0)))
+        return io.NodeOutput(EnsembleVerifier(voices, combine))
+
+
+class ScoreImagesNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeScoreImages",
+            display_name="Score Images",
+            category=VERIFIER_CATEGORY,
+            description="Scores a batch of images and sorts it, best first. Works on any images, also without a search.",
+            inputs=[
+                io.Image.Input("images", tooltip="A batch of images."),
+                VerifierType.Input("verifier", tooltip="The judge."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="What the images should show. One line for all, or as many lines as images: one for each. "
+                    "Verifiers that ignore prompts need none.",
+                ),
+                VerifierType.Input("held_out", optional=True, tooltip="A second verifier, shown beside the first."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sorted", tooltip="The images, best first."),
+                ScoresType.Output(display_name="scores", tooltip="Scores of the sorted images."),
+                io.Float.Output(display_name="best_score"),
+                io.String.Output(display_name="text", tooltip="The scores as a table."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, verifier, prompt, held_out=None) -> io.NodeOutput:
+        images = check_images(images)
+        prompts = prompts_for(prompt, len(images), verifier)
+        values = score_batch(verifier, images, prompts)
+        order = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)
+        others = []
+        if held_out is not None:
+            others = _listed(score_batch(held_out, images, prompts_for(prompt, len(images), held_out))[order])
+        scores = Scores(
+            verifier=verifier.name,
+            values=_listed(values[order]),
+            held_out=others,
+            held_out_verifier="" if held_out is None else held_out.name,
+            group=[0] * len(images),
+        )
+        text = scores.as_text()
+        best = scores.values[0]
+        return io.NodeOutput(images[order], scores, math.nan if best is None else best, text, ui=ui.PreviewText(text))
+
+
+def prompts_for(prompt: str, n: int, verifier) -> list[str]:
+    """One prompt per image of a text box: the whole text for all, or a line each. Raises VerifierError when empty."""
+    lines = [line.strip() for line in prompt.splitlines() if line.strip()]
+    listed = lines if len(lines) == n and n > 1 else [" ".join(lines)] * n
+    return check_prompts(listed, n, verifier.name, getattr(verifier, "needs_prompt", True))
+
+
+def score_batch(verifier, images: Tensor, prompts: list[str], chunk: int = 8) -> Tensor:
+    """Scores float64 ``[n]``, NaN where there is none; interruptible between chunks, which relative ensembles forbid."""
+    size = len(images) if getattr(verifier, "relative", False) else chunk
+    parts = []
+    for start in range(0, len(images), size):
+        throw_if_interrupted()
+        rows = slice(start, start + size)
+        scores = verifier.score(images[rows], prompts[rows])
+        if tuple(scores.shape) != (len(prompts[rows]),):
+            raise SearchError(
+                f"verifier {verifier.name!r} returned {tuple(scores.shape)} for {len(prompts[rows])} images"
+            )
+        parts.append(scores.detach().to("cpu", torch.float64))
+    return torch.cat(parts)
+
+
+def _listed(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+NODES = [ScoreImagesNode, CLIPScoreNode, ShapesVerifierNode, JPEGNode, EnsembleNode]
+"""Nodes of this module."""

@@ -1,4 +1,4 @@
-"""One node per search method; each gives a SEARCH. The widgets are the fields of the dataclasses in ``samplers.methods``."""
+"""One node per search method; each gives a SEARCH. Widgets are the fields of the classes in ``samplers.methods``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def scheme_input(default: str) -> io.Combo.Input:
         "resampling",
         options=list(SCHEMES),
         default=default,
-        tooltip="How survivors are drawn by weight. All are unbiased; systematic and SSP have the least chance in them.",
+        tooltip="How survivors are drawn by weight. All are unbiased; systematic and SSP add the least chance.",
     )
 
 
@@ -260,15 +260,15 @@ class DASNode(_Windowed):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="Strength of the gradient in the moves: 1 as derived, 0 is SMC. The weights correct for any "
-                    "value.",
+                    tooltip="Strength of the gradient in the moves: 1 as derived, 0 is SMC. The weights correct for "
+                    "any value.",
                 ),
                 io.Combo.Input(
                     "gradient_through",
                     options=["denoiser", "decoder"],
                     default="denoiser",
-                    tooltip="denoiser: the exact gradient, about three times the cost and much memory. decoder: through "
-                    "verifier and VAE only, cheap and approximate.",
+                    tooltip="denoiser: the exact gradient, about three times the cost and much memory. decoder: "
+                    "through verifier and VAE only, cheap and approximate.",
                 ),
                 *tempering_inputs(),
                 *window_inputs(0.0, 0.9, 1, "resampling"),

@@ -174,7 +174,7 @@ class DiffusionProcess:
         return self.begin(self.initial_noise(group, slot), group, slot)
 
     def begin(self, noise: Tensor, group: Tensor, slot: Tensor) -> State:
-        """Initial states that grow from ``noise`` ``[n, ...]`` (standard normal), for groups and stream slots ``[n]``."""
+        """Initial states that grow from ``noise`` ``[n, ...]`` (standard normal) for groups and slots ``[n]``."""
         latent = self.start_at.latent
         x = noise_scaling(
             self.interpolant,

@@ -168,7 +168,7 @@ class Search(Protocol):
     name: str
 
     def run(self, run) -> SearchResult:
-        """Search with everything in ``run`` (``samplers.session.Session``: process, verifier, prompts, ledger, trace)."""
+        """Search with everything in ``run`` (a ``Session``: process, verifier, prompts, ledger, trace)."""
         ...
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def scaled_linear_sigmas(entries: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Tensor:
-    """Stable Diffusion's training table ``sigma[t] = sqrt((1 - abar_t) / abar_t)``, ascending, float64 ``[entries]``."""
+    """Stable Diffusion's table ``sigma[t] = sqrt((1 - abar_t) / abar_t)``, ascending, float64 ``[entries]``."""
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, entries, dtype=torch.float64) ** 2
     abar = torch.cumprod(1.0 - betas, 0)
     return ((1.0 - abar) / abar).sqrt()

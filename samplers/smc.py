@@ -226,4 +226,3 @@ class Engine:
 def _column(per_group: Tensor, state: State) -> Tensor:
     """Per-group numbers ``[G]`` as ``[n, 1, ...]`` to multiply states with."""
     return per_group[state.group].view(-1, *[1] * (state.x.dim() - 1))
-

@@ -36,7 +36,8 @@ class Streams:
 
     def normal(self, shape: Sequence[int], *, group: int, slot: int, step: int, purpose: str) -> Tensor:
         """Standard normal float32 tensor of ``shape`` on the CPU."""
-        return torch.randn(tuple(shape), generator=self._seeded(int(group) + self.group_offset, int(slot), int(step), purpose))
+        generator = self._seeded(int(group) + self.group_offset, int(slot), int(step), purpose)
+        return torch.randn(tuple(shape), generator=generator)
 
     def normals(self, shape: Sequence[int], group: Tensor, slot: Tensor, *, step: int, purpose: str) -> Tensor:
         """Standard normals ``[n, *shape]``, row ``k`` from the stream of (``group[k]``, ``slot[k]``)."""
@@ -48,4 +49,5 @@ class Streams:
 
     def uniform(self, n: int, *, group: int, step: int, purpose: str) -> Tensor:
         """``n`` uniforms in [0, 1), float64 on the CPU."""
-        return torch.rand(n, generator=self._seeded(int(group) + self.group_offset, -1, int(step), purpose), dtype=torch.float64)
+        generator = self._seeded(int(group) + self.group_offset, -1, int(step), purpose)
+        return torch.rand(n, generator=generator, dtype=torch.float64)

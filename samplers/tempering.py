@@ -64,7 +64,7 @@ class AlphaScale:
 
 
 def exponential(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
-    """DAS's schedule ``lambda_i = min((1 + gamma)^(i - i0) - 1, 1)``, float64 ``[steps]``, 0 before ``i0 = steps * start``.
+    """DAS: ``lambda_i = min((1 + gamma)^(i - i0) - 1, 1)``, 0 before ``i0 = steps * start``; float64 ``[steps]``.
 
     ``gamma=None`` reaches 1 exactly at the last scored step: ``gamma = 2^(1 / K) - 1`` with ``K = steps - 1 - i0``.
     """
@@ -93,7 +93,7 @@ TEMPERINGS: dict[str, Callable[..., Tensor]] = {"exponential": exponential, "lin
 
 
 def adaptive(log_w: Tensor, reward: Tensor, alpha: Tensor, log_past: Tensor, floor: float, target: float) -> Tensor:
-    """The largest lambda per group that keeps ``ESS >= target * N``, but at least ``floor``: float64 ``[G]`` in [floor, 1].
+    """The largest lambda per group that keeps ``ESS >= target * N``, but at least ``floor``: float64 ``[G]``.
 
     Bisection, 40 halvings. (The published code moves lambda by Adam and can creep only .05 a step.)
 

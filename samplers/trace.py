@@ -193,7 +193,7 @@ class Trace:
         if not isinstance(body, dict) or "records" not in body:
             raise ValueError("not a trace: the JSON has no 'records'")
         if body.get("schema", 0) > SCHEMA_VERSION:
-            raise ValueError(f"trace schema {body['schema']} is newer than this version reads ({SCHEMA_VERSION}): update")
+            raise ValueError(f"trace schema {body['schema']} is newer than what this version reads: update the pack")
         trace = cls(seed=int(body.get("seed", 0)))
         trace.meta = body.get("meta", {})
         trace.records = [StepRecord(**record) for record in body["records"]]

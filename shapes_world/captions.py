@@ -37,8 +37,12 @@ class Prompt:
 
     def to_dict(self) -> dict:
         """JSON-ready form; `from_dict` restores an equal prompt."""
-        return {"text": self.text, "task": self.task, "objects": [vars(o).copy() for o in self.objects],
-                "relation": self.relation}
+        return {
+            "text": self.text,
+            "task": self.task,
+            "objects": [vars(o).copy() for o in self.objects],
+            "relation": self.relation,
+        }
 
     @classmethod
     def from_dict(cls, data: dict) -> Prompt:
@@ -126,7 +130,7 @@ def compatible_prompts(scene: Scene, rng: np.random.Generator) -> list[Prompt]:
 
 
 def _noun(need: Requirement, rng: np.random.Generator) -> str:
-    """"a red star", "three stars"; a missing shape reads "object"."""
+    """ "a red star", "three stars"; a missing shape reads "object"."""
     count = need.count or 1
     words = [need.colour] if need.colour else []
     if count == 1:

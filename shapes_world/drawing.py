@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -33,8 +33,8 @@ def object_mask(item: Object) -> tuple[int, int, np.ndarray]:
     """Antialiased coverage of one object.
 
     Returns:
-        (left, top, alpha): the pixel position of the mask's upper left corner, cut to be non-negative, and the coverage,
-        float32 [h, w] in 0..1. The mask may reach past the right and lower border.
+        (left, top, alpha): the pixel position of the mask's upper left corner, cut to be non-negative, and the
+        coverage, float32 [h, w] in 0..1. The mask may reach past the right and lower border.
     """
     left, top = max(0, math.floor(item.x - item.radius) - 1), max(0, math.floor(item.y - item.radius) - 1)
     size = 2 * math.ceil(item.radius) + 4
@@ -50,7 +50,7 @@ def object_mask(item: Object) -> tuple[int, int, np.ndarray]:
     return left, top, np.asarray(mask, dtype=np.float32) / 255.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def outlines(shape: str) -> tuple[tuple[np.ndarray, int], ...]:
     """Outlines of a shape inside the unit circle, y up, as (points [n, 2], fill 255 or 0), painted in order.
 
@@ -89,7 +89,7 @@ def _arc(start: float, stop: float, radius: float, n: int = 72) -> np.ndarray:
 
 
 def _draw_background(background: Background, seed: int) -> np.ndarray:
-    """float32 [128, 128, 3]: base colour, linear gradient and smooth noise, kept mild so that colours stay decidable."""
+    """float32 [128, 128, 3]: base colour, linear gradient and smooth noise, so mild that colours stay decidable."""
     rng = np.random.default_rng([seed, 0xBAC6])
     axis = np.linspace(-1, 1, IMAGE_SIZE, dtype=np.float32)
     turn = math.radians(background.gradient_angle)

@@ -1,7 +1,7 @@
 """ShapesEval: the exact evaluator of Shapes World.
 
-It reads pictures with image processing only (`segmentation`, `templates`), shares nothing with a learned verifier, and is
-never used to steer a search: it measures what a search has gained. Check it against drawn ground truth with
+It reads pictures with image processing only (`segmentation`, `templates`), shares nothing with a learned verifier, and
+is never used to steer a search: it measures what a search has gained. Check it against drawn ground truth with
 `python -m testtime.shapes_world.evaluator --check 2000`, which writes `metrics.json` beside this file.
 """
 
@@ -64,8 +64,8 @@ def detect(image: np.ndarray) -> list[Detection]:
     """Find the objects of an image.
 
     Args:
-        image: uint8 [H, W, 3], or floating point [H, W, 3] in 0..1 (values beyond are clipped). Other sizes than 128x128
-            are resized first; sides under 32 are refused.
+        image: uint8 [H, W, 3], or floating point [H, W, 3] in 0..1 (values beyond are clipped). Other sizes than
+            128x128 are resized first; sides under 32 are refused.
 
     Returns:
         Detections, the most confident first. Confidence is how well the outline matches its template and how far the
@@ -82,8 +82,14 @@ def detect(image: np.ndarray) -> list[Detection]:
             shape = UNKNOWN
         confidence = float(np.clip((score - 0.5) * 2, 0, 1) * np.clip(0.5 + 5 * (score - runner_up), 0, 1))
         found.append(
-            Detection(shape, piece.colour, float(x + piece.left + 0.5) * scale[0], float(y + piece.top + 0.5) * scale[1],
-                      float(radius) * (scale[0] + scale[1]) / 2, round(confidence, 4))
+            Detection(
+                shape,
+                piece.colour,
+                float(x + piece.left + 0.5) * scale[0],
+                float(y + piece.top + 0.5) * scale[1],
+                float(radius) * (scale[0] + scale[1]) / 2,
+                round(confidence, 4),
+            )
         )
     return sorted(found, key=lambda d: -d.confidence)
 

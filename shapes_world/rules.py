@@ -18,7 +18,7 @@ POSITION_THRESHOLD = 0.1
 """Offsets up to this fraction of the two objects' summed sizes count as no offset."""
 
 DIRECTION_THRESHOLD = 0.5
-"""The part of the offset that must point in a direction: within 60 degrees, so that a diagonal fulfils two relations."""
+"""The part of the offset that must point in a direction: within 60 degrees, so a diagonal fulfils two relations."""
 
 
 class Item(Protocol):

@@ -179,6 +179,9 @@ def _background(rng: np.random.Generator, colours: set[str]) -> Background:
     level = rng.uniform(*_BACKGROUND_LEVELS[kind])
     rgb = tuple(round(float(level + t), 1) for t in rng.uniform(-5.0, 5.0, size=3))  # a hint of tint
     return Background(
-        kind, rgb, round(float(rng.uniform(0, 8)), 2), round(float(rng.uniform(0, 360)), 1),
+        kind,
+        rgb,
+        round(float(rng.uniform(0, 8)), 2),
+        round(float(rng.uniform(0, 360)), 1),
         round(float(rng.uniform(0, 4)), 2),
     )

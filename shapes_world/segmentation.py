@@ -33,8 +33,8 @@ _EIGHT = np.ones((3, 3), dtype=bool)
 class Piece:
     """A connected region of one colour.
 
-    `coverage` is float32 [h, w] in 0..1 for the window whose upper left pixel is (`left`, `top`); `rgb` is the colour of
-    its inside, 0..255; `colour` the nearest name.
+    `coverage` is float32 [h, w] in 0..1 for the window whose upper left pixel is (`left`, `top`); `rgb` is the colour
+    of its inside, 0..255; `colour` the nearest name.
     """
 
     left: int
@@ -64,7 +64,7 @@ def find_pieces(image: np.ndarray) -> list[Piece]:
 
 
 def estimate_background(image: np.ndarray) -> np.ndarray:
-    """Smooth background, float32 [H, W, 3]: a quadratic in x and y, fitted to the border, then to all that is near it."""
+    """Smooth background, float32 [H, W, 3]: a quadratic in x and y, fitted to the border, then to all near it."""
     height, width = image.shape[:2]
     basis, border = _background_basis(height, width)
     pixels = image[::4, ::4].reshape(-1, 3)
@@ -128,7 +128,7 @@ def _split_by_colour(image, ground, distance, inside) -> list[tuple[np.ndarray, 
 
 
 def _is_edge_of(group, other, base) -> bool:
-    """Whether a group of flat pixels is only the blurred rim of another: a mix of its colour and the background, thin."""
+    """Whether a group of flat pixels is only the thin blurred rim of another: its colour mixed with the background."""
     line = other[1] - base
     share = float((group[1] - base) @ line / (line @ line + 1e-6))
     if not 0.1 < share < 0.9 or np.linalg.norm(group[1] - base - share * line) > 40.0:

@@ -1,4 +1,4 @@
-"""Name a shape by its outline: normalised correlation with templates over rotation and blur, scale taken from the area."""
+"""Name a shape by its outline: correlation with templates over rotation and blur, scale taken from the area."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ FRAME = 32
 REACH = 1.3
 """Half the side of the frame, in units of the square root of the area."""
 
-_PERIODS = {"circle": 0, "ring": 0, "square": 90, "cross": 90, "triangle": 120, "star": 72, "heart": 360, "crescent": 360}
+_PERIODS = {
+    "circle": 0,
+    "ring": 0,
+    "square": 90,
+    "cross": 90,
+    "triangle": 120,
+    "star": 72,
+    "heart": 360,
+    "crescent": 360,
+}
 _STEP = 6.0  # degrees between templates
 _RADIUS = 24.0  # pixels at which templates are drawn
 _BLURS = (0.8, 2.2)  # pixels at that radius: a sharp drawing, and a decoded or half-finished picture
@@ -57,7 +66,7 @@ def normalise(coverage: np.ndarray) -> tuple[np.ndarray, tuple[float, float], fl
 
 @lru_cache(maxsize=1)
 def _templates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(float32 [n, FRAME**2] unit rows, index into SHAPES [n], centre and radius relative to centroid and area [n, 3])."""
+    """(float32 [n, FRAME**2] unit rows, index into SHAPES [n], centre and radius against centroid and area [n, 3])."""
     rows, owners, geometry = [], [], []
     for index, shape in enumerate(SHAPES):
         period = _PERIODS[shape]

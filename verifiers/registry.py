@@ -1,7 +1,9 @@
-"""Verifiers by name. Nothing heavy is imported until one is made.
+"""Verifiers by name. Nothing heavy is imported until one is made:
 
     verifier = create("shapes_clip")
     verifier = create("clip_score", folder="models/verifiers/openai--clip-vit-large-patch14")
+
+Options are those of the verifier's class.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
             x: ``[B, 4, h, w]``, h and w even; timesteps: ``[B]``; context: ``[B, L, context]`` text states.
         """
         if x.shape[-1] % 2 or x.shape[-2] % 2:
-            raise ValueError(f"latent size is {tuple(x.shape[-2:])}: height and width must be even (multiples of 16 px)")
+            raise ValueError(f"latent size is {tuple(x.shape[-2:])}: both must be even (16 pixels each)")
         if self.parameterisation == "v":
             return self.velocity(x, timesteps, context)
         if self.parameterisation == "eps":

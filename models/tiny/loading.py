@@ -69,7 +69,7 @@ def load_autoencoder(folder: Path = WEIGHTS) -> tuple[Autoencoder, float]:
     model = Autoencoder()
     metadata = load_into(model, "autoencoder", folder)
     if "latent_scale" not in metadata:
-        raise WeightsError(f"autoencoder.safetensors in {folder} has no latent_scale in its metadata: reinstall the pack")
+        raise WeightsError(f"autoencoder.safetensors in {folder} has no latent_scale in its metadata: reinstall")
     return model.to(memory_format=torch.channels_last), float(metadata["latent_scale"])
 
 
@@ -81,7 +81,7 @@ def load_text_encoder(folder: Path = WEIGHTS) -> TextEncoder:
 
 
 def load_denoiser(name: str, folder: Path = WEIGHTS) -> Denoiser:
-    """"diffusion" (eps-prediction) or "flow" network in float32."""
+    """The "diffusion" (eps-prediction) or "flow" network in float32."""
     model = Denoiser({"diffusion": "eps", "flow": "flow"}[name])
     load_into(model, name, folder)
     return model

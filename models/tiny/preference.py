@@ -18,7 +18,8 @@ class PreferenceModel(nn.Module):
     """Image and caption tokens in one transformer, read out as one number, like ImageReward (Xu et al., 2023).
 
     Trained by regression on graded targets and by ranking on pairs of correct and corrupted drawings
-    (`train/preference.py`). It shares no weight with `ShapesCLIP`, so that one can check a search that follows the other.
+    (`train/preference.py`). It shares no weight with `ShapesCLIP`, so that one can check a search that follows the
+    other.
     """
 
     def __init__(self, width: int = 160, layers: int = 3, text_layers: int = 1):

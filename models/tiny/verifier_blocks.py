@@ -37,7 +37,7 @@ def prepare_images(images: torch.Tensor) -> torch.Tensor:
 def check_tokens(tokens: torch.Tensor) -> torch.Tensor:
     """Raise ValueError unless `tokens` are integers of shape [B, 16] inside the embedding table."""
     if tokens.ndim != 2 or tokens.shape[1] != CONTEXT_LENGTH or tokens.is_floating_point():
-        raise ValueError(f"tokens must be integers of shape [B, {CONTEXT_LENGTH}], got {tokens.dtype} {list(tokens.shape)}")
+        raise ValueError(f"tokens must be integers [B, {CONTEXT_LENGTH}], got {tokens.dtype} {list(tokens.shape)}")
     return tokens
 
 
@@ -140,7 +140,7 @@ class AttentionPool(nn.Module):
 
 
 def padding_mask(tokens: torch.Tensor, before: int = 0) -> torch.Tensor:
-    """bool [B, 1, 1, before + 16]: True for `before` leading tokens, the first word and every word that is no padding."""
+    """bool [B, 1, 1, before + 16]: True for `before` leading tokens, the first word and all that is no padding."""
     keep = tokens != PAD
-    keep = torch.cat([torch.ones_like(keep[:, :1]), keep[:, 1:]], dim=1)  # an empty caption attends to one padding token
+    keep = torch.cat([torch.ones_like(keep[:, :1]), keep[:, 1:]], dim=1)  # an empty caption sees one padding token
     return F.pad(keep, (before, 0), value=True)[:, None, None]

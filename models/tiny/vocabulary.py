@@ -23,8 +23,18 @@ WORDS = (
 )  # fmt: skip
 
 # Other spellings of words the models know.
-_ALIASES = {"1": "one", "2": "two", "3": "three", "4": "four", "photograph": "photo", "beneath": "below",
-            "violet": "purple", "disc": "circle", "disk": "circle", "moon": "crescent"}
+_ALIASES = {
+    "1": "one",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+    "photograph": "photo",
+    "beneath": "below",
+    "violet": "purple",
+    "disc": "circle",
+    "disk": "circle",
+    "moon": "crescent",
+}
 
 _INDEX = {word: index for index, word in enumerate(WORDS)}
 _TOKEN = re.compile(r"[a-z0-9]+")

@@ -1,9 +1,9 @@
 """Conditioning per image under chunking and resampling.
 
-ComfyUI matches a conditioning of batch ``b`` to a latent batch by position: row ``i`` takes entry ``i % b``. In a search
-the rows of a call are particles in any order and number, so position says nothing. Every entry with more than one row
-is therefore gathered by the *group* (the image a particle competes for) before each call; entries with one row serve
-everybody and are left alone.
+ComfyUI matches a conditioning of batch ``b`` to a latent batch by position: row ``i`` takes entry ``i % b``. In a
+search the rows of a call are particles in any order and number, so position says nothing. Every entry with more than
+one row is therefore gathered by the *group* (the image a particle competes for) before each call; entries with one row
+serve everybody and are left alone.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class HostDenoise:
         return executor(x, *args, **kwargs)
 
     def __call__(self, x: Tensor, sigma: float, group: Tensor) -> Tensor:
-        """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; row i has the conditioning of ``group[i]``."""
+        """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; row i is conditioned as ``group[i]``."""
         throw_if_interrupted()
         self.residency.ensure()
         announced = len(group) * self.rows_per_particle

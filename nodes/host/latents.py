@@ -45,8 +45,8 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
     slack = 1.0 / min(height, width) + 1e-6
     if abs((wide / tall) * (height / width) - 1.0) > slack:
         raise SearchError(
-            f"noise_mask is {wide} x {tall} (width x height) and the latent {width} x {height}: the proportions differ, "
-            f"this mask belongs to another image"
+            f"noise_mask is {wide} x {tall} (width x height) and the latent {width} x {height}: the proportions "
+            f"differ, this mask belongs to another image"
         )
 
 

@@ -134,8 +134,8 @@ def check_latent(shape: Sequence[int]) -> None:
     """Raise SearchError for latents that are not images."""
     if len(shape) == 5 and shape[2] > 1:
         raise SearchError(
-            f"latent_image is a video of {shape[2]} frames (shape {list(shape)}): searches work on images, give latents "
-            f"[batch, channels, height, width]"
+            f"latent_image is a video of {shape[2]} frames (shape {list(shape)}): searches work on images, give "
+            f"latents [batch, channels, height, width]"
         )
     if len(shape) not in (4, 5):
         raise SearchError(

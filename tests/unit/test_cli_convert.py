@@ -203,7 +203,7 @@ def test_pack_recorded_in_the_file_is_found():
 
 
 def subgraph(*, promoted_value=None, linked=False, nested=False):
-    """Top: Latent 2 -> instance 7 -> Upscale 8. Inside 7: border -> Sampler 3 (latent, and steps as a widget) -> border."""
+    """Top: Latent 2 -> instance 7 -> Upscale 8. Inside 7: border -> Sampler 3 (latent; steps as a widget) -> border."""
     inner_sampler = node(
         3,
         "Sampler",

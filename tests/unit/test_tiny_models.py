@@ -118,10 +118,10 @@ def test_weights_of_another_architecture_are_named(tmp_path):
 
 
 def test_shipped_autoencoder_reconstructs_fresh_drawings():
+    import numpy as np
+
     from testtime.models.tiny.train.autoencoder import psnr
     from testtime.models.tiny.train.common import as_images, training_drawing
-
-    import numpy as np
 
     model, scale = load_autoencoder()
     images = as_images(np.stack([training_drawing(20_000_000 + k) for k in range(64)]))

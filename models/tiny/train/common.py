@@ -77,7 +77,8 @@ class Loop:
 
     def __init__(self, name: str, modules: nn.Module, steps: int, peak: float, warmup=200, ema=0.9995, seed=0):
         self.path = RUNS / f"{name}.pt"
-        self.modules, self.steps, self.peak, self.warmup, self.decay, self.seed = modules, steps, peak, warmup, ema, seed
+        self.modules, self.steps, self.seed = modules, steps, seed
+        self.peak, self.warmup, self.decay = peak, warmup, ema
         self.optimizer = torch.optim.AdamW(modules.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
         self.average = {key: value.detach().clone() for key, value in modules.state_dict().items()}
         self.step, self.seconds, self.losses = 0, 0.0, []
@@ -108,7 +109,9 @@ class Loop:
         )
         partial.replace(self.path)
 
-    def run(self, loss_of: Callable[[np.random.Generator, torch.Generator], torch.Tensor], every: float = 120.0) -> None:
+    def run(
+        self, loss_of: Callable[[np.random.Generator, torch.Generator], torch.Tensor], every: float = 120.0
+    ) -> None:
         """Train to the last step; ``loss_of(rng, generator)`` draws a batch and returns its loss."""
         started = saved = time.time()
         before = self.seconds

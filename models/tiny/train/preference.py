@@ -15,7 +15,7 @@ _MARGIN = 0.3  # a ranking is taught where grades differ by at least this
 
 
 def loss(model, head, pairs, images, labels, step):
-    """Regression on grades, plus ranking: right above wrong picture for a prompt, right above wrong prompt for a picture.
+    """Regression on grades, plus ranking: the right picture above a wrong one, the right prompt above a wrong one.
 
     Grades are those of the sharp drawing, so a degraded image is taught the mean grade of all it could have been.
     """

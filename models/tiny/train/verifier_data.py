@@ -1,8 +1,8 @@
 """Training data of the two verifiers: pairs of drawings that differ in what a prompt asks for.
 
-A pair is a scene that satisfies a prompt and a corrupted copy of it. Corruptions are those generators make: wrong count,
-colour or shape, swapped colours, wrong relation, missing or superfluous object, and malformed objects (two shapes in one,
-two colours in one), which count in part. Everything follows from a seed.
+A pair is a scene that satisfies a prompt and a corrupted copy of it. Corruptions are those generators make: wrong
+count, colour or shape, swapped colours, wrong relation, missing or superfluous object, and malformed objects (two
+shapes in one, two colours in one), which count in part. Everything follows from a seed.
 """
 
 from __future__ import annotations
@@ -57,14 +57,18 @@ class Pair:
 
     def to_dict(self) -> dict:
         """JSON-ready form."""
-        return {"things": [[asdict(t) for t in side] for side in self.things],
-                "prompts": [p.to_dict() for p in self.prompts]}
+        return {
+            "things": [[asdict(t) for t in side] for side in self.things],
+            "prompts": [p.to_dict() for p in self.prompts],
+        }
 
     @classmethod
     def from_dict(cls, data: dict) -> Pair:
         """Inverse of `to_dict`."""
-        return cls(tuple(tuple(Thing(**t) for t in side) for side in data["things"]),
-                   tuple(Prompt.from_dict(p) for p in data["prompts"]))
+        return cls(
+            tuple(tuple(Thing(**t) for t in side) for side in data["things"]),
+            tuple(Prompt.from_dict(p) for p in data["prompts"]),
+        )
 
 
 def sample_pair(seed: int) -> tuple[Pair, np.ndarray]:
@@ -84,8 +88,14 @@ def sample_pair(seed: int) -> tuple[Pair, np.ndarray]:
             right = _add(right, rng, _random_kind(rng, avoid=right)) or right
         background = scene.background
         if {t.colour for t in wrong} & {"white", "black"} and rng.random() < 0.95:
-            redo = sample_scene(int(rng.integers(2**31)), Prompt("", "two_object", tuple(
-                Requirement("circle", c, 1) for c in sorted({t.colour for t in right + wrong})[:4])))
+            redo = sample_scene(
+                int(rng.integers(2**31)),
+                Prompt(
+                    "",
+                    "two_object",
+                    tuple(Requirement("circle", c, 1) for c in sorted({t.colour for t in right + wrong})[:4]),
+                ),
+            )
             background = redo.background
         other = _second_prompt(prompt, right, wrong, rng)
         if other is None:
@@ -117,7 +127,7 @@ def render(ground: Scene, things: tuple[Thing, ...], rng: np.random.Generator) -
             if shape:
                 left, top, alpha = object_mask(thing.plain(shape))
                 view = image[top : top + alpha.shape[0], left : left + alpha.shape[1]]
-                cover = (alpha * np.pad(part, 64)[top + 64 :, left + 64 :][: alpha.shape[0], : alpha.shape[1]])
+                cover = alpha * np.pad(part, 64)[top + 64 :, left + 64 :][: alpha.shape[0], : alpha.shape[1]]
                 view += cover[: view.shape[0], : view.shape[1], None] * (colour - view)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
@@ -298,5 +308,3 @@ def _add(things, rng, kind) -> tuple[Thing, ...] | None:
 def _random_kind(rng, avoid=()) -> tuple[str, str]:
     shapes = [s for s in SHAPES if s not in {t.shape for t in avoid}]
     return str(rng.choice(shapes)), str(rng.choice([c for c in COLOURS if c not in ("white", "black")]))
-
-

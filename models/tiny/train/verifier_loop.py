@@ -1,4 +1,4 @@
-"""What the trainings of both verifiers share: batches, auxiliary grid labels, schedule, averaging, checkpoints, export."""
+"""What the trainings of both verifiers share: batches, grid labels, schedule, averaging, checkpoints, export."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class GridHead(nn.Module):
 
 
 def grid_labels(things: tuple[Thing, ...]) -> torch.Tensor:
-    """LongTensor [64, 3]: shape, colour and "a centre lies here" of every grid cell; malformed properties are ignored."""
+    """LongTensor [64, 3]: shape, colour and "a centre lies here" of every grid cell; malformed ones are ignored."""
     labels = np.empty((GRID, GRID, 3), np.int64)
     labels[..., 0], labels[..., 1], labels[..., 2] = len(SHAPES), len(COLOURS), 0
     cell = IMAGE_SIZE // GRID
@@ -99,7 +99,7 @@ class Feed:
         return self.decoded is not None
 
     def batch(self, size: int, seed: int, step: int) -> tuple[list[Pair], torch.Tensor, torch.Tensor]:
-        """(pairs, images float [2 * size, 3, 128, 128] in 0..1 and degraded, pair by pair, labels [2 * size, 64, 3])."""
+        """(pairs, images float [2 * size, 3, 128, 128] in 0..1 and degraded, labels [2 * size, 64, 3])."""
         rng = np.random.default_rng([seed, step])
         index = rng.integers(len(self.pairs), size=size)
         drawn = np.stack([self.images[i] for i in index])
@@ -135,7 +135,9 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
     matrices = [p for p in both.parameters() if p.ndim >= 2]
     vectors = [p for p in both.parameters() if p.ndim < 2]
     optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
     )
     step, seconds, checkpoint = 0, 0.0, args.run / "checkpoint.pt"
     if checkpoint.exists():
@@ -170,20 +172,29 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
             log.write(json.dumps(line) + "\n")
             sums = {}
         if step % 250 == 0 or step == args.steps:
-            state = {"both": both.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-                     "step": step, "seconds": seconds + time.perf_counter() - began}
+            state = {
+                "both": both.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+                "seconds": seconds + time.perf_counter() - began,
+            }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
         if step % args.export_every == 0 or step == args.steps:
-            metrics = {"steps": step, "planned_steps": args.steps, "seed": args.seed,
-                       "train_seconds": round(seconds + time.perf_counter() - began)}
+            metrics = {
+                "steps": step,
+                "planned_steps": args.steps,
+                "seed": args.seed,
+                "train_seconds": round(seconds + time.perf_counter() - began),
+            }
             metrics |= evaluate(export(average.module, args.export / f"{args.run.name}.safetensors"))
             (args.export / f"metrics_{args.run.name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
             log.write(json.dumps(metrics) + "\n")
 
 
 def schedule(step: int, steps: int) -> float:
-    """Warm-up, plateau, and a linear decay over the last 30 %, so that `--steps` may be changed while on the plateau."""
+    """Warm-up, plateau, and a linear decay over the last 30 %, so that `--steps` may change while on the plateau."""
     return min(1.0, (step + 1) / 200, max(0.02, (steps - step) / (0.3 * steps)))
 
 

@@ -87,13 +87,13 @@ class ShapesVerifierNode(io.ComfyNode):
             node_id="TestTimeShapesVerifier",
             display_name="Shapes World Verifier",
             category=VERIFIER_CATEGORY,
-            description="The two small judges of Shapes World, which ship with the pack. They know coloured shapes only.",
+            description="The two small judges of Shapes World that ship with the pack. They know coloured shapes only.",
             inputs=[
                 io.Combo.Input(
                     "verifier",
                     options=["shapes_preference", "shapes_clip"],
-                    tooltip="shapes_preference: a learned reward, about -1.25 .. 1.25. shapes_clip: the cosine of image "
-                    "and prompt.",
+                    tooltip="shapes_preference: a learned reward, about -1.25 .. 1.25. shapes_clip: the cosine of "
+                    "image and prompt.",
                 )
             ],
             outputs=[VerifierType.Output(display_name="verifier")],
@@ -112,21 +112,20 @@ class CLIPScoreNode(io.ComfyNode):
             node_id="TestTimeCLIPScore",
             display_name="CLIPScore Verifier",
             category=VERIFIER_CATEGORY,
-            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable, so it works with "
-            "DAS.",
+            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable: works with DAS.",
             inputs=[
                 io.Combo.Input(
                     "clip",
                     options=clip_choices(),
-                    tooltip="A CLIP model: a folder or file in models/verifiers, or an image tower in models/clip_vision.",
+                    tooltip="A CLIP model: a folder or file of models/verifiers, or an image tower (models/clip_vision).",
                 ),
                 io.Combo.Input(
                     "text_tower",
                     options=text_tower_choices(),
                     default=NO_TEXT_TOWER,
                     optional=True,
-                    tooltip="The text tower of the same CLIP, from models/text_encoders, where `clip` is an image tower "
-                    "alone.",
+                    tooltip="The text tower of the same CLIP, from models/text_encoders, where `clip` is an image "
+                    "tower alone.",
                 ),
                 io.Combo.Input(
                     "mode",
@@ -166,8 +165,8 @@ class JPEGNode(io.ComfyNode):
             node_id="TestTimeJPEG",
             display_name="JPEG Verifier",
             category=VERIFIER_CATEGORY,
-            description="Rewards images by their size as a JPEG file (kB). Needs no model: good for seeing what a search "
-            "does. Not differentiable.",
+            description="Rewards images by their size as a JPEG file (kB). Needs no model: good for seeing what a "
+            "search does. Not differentiable.",
             inputs=[
                 io.Combo.Input(
                     "reward",
@@ -197,8 +196,8 @@ class EnsembleNode(io.ComfyNode):
                 "combine",
                 options=list(COMBINATIONS),
                 default="zscore",
-                tooltip="zscore: weighted mean of scores brought to a common scale by fixed constants; the right one for "
-                "SMC, DAS and FK. zscore_set, rank, softmax: relative to the other candidates of the prompt; for "
+                tooltip="zscore: weighted mean of scores brought to a common scale by fixed constants; the right one "
+                "for SMC, DAS and FK. zscore_set, rank, softmax: relative to the other candidates of the prompt; for "
                 "Best-of-N and SVDD. sum: the weighted sum of the scores as they are.",
             )
         ]
@@ -241,10 +240,10 @@ class ScoreImagesNode(io.ComfyNode):
             node_id="TestTimeScoreImages",
             display_name="Score Images",
             category=VERIFIER_CATEGORY,
-            description="Scores a batch of images and sorts it, best first. Works on any images, also without a search.",
+            description="Scores a batch of images and sorts it, best first. Works on any images, no search needed.",
             inputs=[
                 io.Image.Input("images", tooltip="A batch of images."),
-                VerifierType.Input("verifier", tooltip="The judge."),
+                VerifierType.Input("verifier", tooltip="Judges the images; they are sorted by its score."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -292,7 +291,7 @@ def prompts_for(prompt: str, n: int, verifier) -> list[str]:
 
 
 def score_batch(verifier, images: Tensor, prompts: list[str], chunk: int = 8) -> Tensor:
-    """Scores float64 ``[n]``, NaN where there is none; interruptible between chunks, which relative ensembles forbid."""
+    """Scores float64 ``[n]``, NaN where there is none. Interruptible, except for ensembles that need all at once."""
     size = len(images) if getattr(verifier, "relative", False) else chunk
     parts = []
     for start in range(0, len(images), size):

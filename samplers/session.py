@@ -79,6 +79,8 @@ class Session:
             with torch.no_grad(), self.ledger.verify(len(prompts[rows]), held_out):
                 return as_float64_cpu(self._checked(judge, images[rows], prompts[rows]))
 
+        if getattr(judge, "relative", False):  # compares the candidates with each other: must see all of them at once
+            return chunk(slice(0, len(images)))
         return self.process.chunker.cat(chunk, len(images))
 
     def warn(self, message: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..samplers.trace import Trace
 
 CURVE_SIZE = (560, 300)
-TREE_SIZE = (1060, 300)
+TREE_SIZE = (1080, 300)
 THUMB = 44
 
 
@@ -113,7 +113,7 @@ def tree(trace: Trace, winner: int, finalists: Sequence[tuple[int, np.ndarray]],
     finished images that are shown at the right end.
     """
     width, height = TREE_SIZE
-    left, right, top, bottom = 14, THUMB + 26, THUMB / 2 + 6, THUMB / 2 + 22
+    left, right, top, bottom = 14, 2 * THUMB + 32, THUMB / 2 + 6, THUMB / 2 + 22
     steps = len(trace.records)
     chain = winner_lineage(trace, winner)
     places: dict[int, tuple[float, float]] = {}
@@ -150,17 +150,18 @@ def tree(trace: Trace, winner: int, finalists: Sequence[tuple[int, np.ndarray]],
 
 
 def _thumbnails(finalists: Sequence[tuple[int, np.ndarray]], places: dict, chain: set[int], x: float) -> list[str]:
-    """Finished images next to their particles, as many as fit without covering each other, the winner's for sure."""
-    parts, taken = [], []
-    for particle, image in sorted(finalists, key=lambda item: item[0] not in chain):
-        if particle not in places:
-            continue
+    """Finished images beside their particles in two columns, as many as fit without touching, the winner's for sure."""
+    parts, taken = [], ([], [])
+    known = [item for item in finalists if item[0] in places]
+    for particle, image in sorted(known, key=lambda item: (item[0] not in chain, places[item[0]][1])):
         y = places[particle][1]
-        if any(abs(y - other) < THUMB * 0.72 for other in taken):
+        free = (k for k, column in enumerate(taken) if all(abs(y - other) > THUMB for other in column))
+        column = next(free, None)
+        if column is None:
             continue
-        taken.append(y)
+        taken[column].append(y)
         kind = "alive" if particle in chain else "other"
-        size = f'width="{THUMB}" height="{THUMB}"'
-        place = f'x="{x}" y="{y - THUMB / 2:.1f}" {size}'
+        left = x + column * (THUMB + 8)
+        place = f'x="{left}" y="{y - THUMB / 2:.1f}" width="{THUMB}" height="{THUMB}"'
         parts.append(f'<image href="{data_uri(image, 2 * THUMB)}" {place}/><rect class="frame {kind}" {place}/>')
     return parts

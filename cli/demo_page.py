@@ -188,15 +188,18 @@ def _grid(entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Pr
     return (
         "<section><h2>Six prompts, side by side</h2>"
         f"<div class='scroll'><div class='grid' style='--columns:{len(methods)}'>{head}{''.join(rows)}</div></div>"
-        "</section>"
+        "<p class='fine'>Under each image its reward; the frame marks the best of a row: right before wrong, then by "
+        "reward.</p></section>"
     )
 
 
 def _card(entry: Entry, top: bool) -> str:
     verdict = ("good", "&#10003;", "ShapesEval: correct") if entry.correct else ("bad", "&#10007;", "ShapesEval: wrong")
     alt = escape(f"{METHOD_TEXTS[entry.method][0]}: {entry.prompt.text}", quote=True)
+    watcher = "" if entry.held_out is None else f", held-out reward {entry.held_out:.3f}"
+    title = f"reward {entry.score:.3f}{watcher}, {entry.nfe} forward passes"
     return (
-        f"<figure class='card{' top' if top else ''}'><img src='{data_uri(entry.image)}' alt='{alt}'>"
+        f"<figure class='card{' top' if top else ''}' title='{title}'><img src='{data_uri(entry.image)}' alt='{alt}'>"
         f"<span class='verdict {verdict[0]}' title='{verdict[2]}'>{verdict[1]}</span>"
         f"<figcaption>{entry.score:.3f}</figcaption></figure>"
     )

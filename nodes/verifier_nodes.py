@@ -112,12 +112,12 @@ class CLIPScoreNode(io.ComfyNode):
             node_id="TestTimeCLIPScore",
             display_name="CLIPScore Verifier",
             category=VERIFIER_CATEGORY,
-            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable: works with DAS.",
+            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable, so fit for DAS.",
             inputs=[
                 io.Combo.Input(
                     "clip",
                     options=clip_choices(),
-                    tooltip="A CLIP model: a folder or file of models/verifiers, or an image tower (models/clip_vision).",
+                    tooltip="CLIP: a folder or file in models/verifiers, or an image tower (models/clip_vision).",
                 ),
                 io.Combo.Input(
                     "text_tower",

@@ -218,6 +218,7 @@ def run_search(
             raise
     if held_out is not None and result.status != "interrupted":
         result.held_out = _held_out_scores(session, result)
+        trace.add_held_out(result.particles, result.held_out)
     trace.meta.update({"status": result.status, "ledger": ledger.to_dict(), "warnings": session.warnings})
     return result
 

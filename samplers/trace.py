@@ -34,7 +34,8 @@ class StepRecord:
         sigma: noise level of the states that were scored.
         particles: one dict per particle: ``id``, ``parent`` (id or None), ``group``, ``slot`` (stream that made it),
             ``score`` (float or None), ``log_weight`` (float or None), ``selected`` (has children), ``gradient_scale``
-            (multiplier of the reward gradient in the move that made it, 0 without guidance).
+            (multiplier of the reward gradient in the move that made it, 0 without guidance); finalists of a run with a
+            held-out verifier also have ``held_out`` (float or None).
         ess: effective sample size per group; resampled: per group.
         temperature: lambda / alpha in force per group (0 = not scored).
         nfe, seconds: ledger totals after the step.
@@ -142,6 +143,12 @@ class Trace:
         except Exception as error:  # noqa: BLE001 - see the class docstring
             log.warning("the search listener failed and is switched off: %s: %s", type(error).__name__, error)
             self._listener = None
+
+    def add_held_out(self, particles: Sequence[int], scores: Tensor) -> None:
+        """Note the held-out scores ``[n]`` of finalists, as ``held_out`` of their entries."""
+        known = {entry["id"]: entry for record in self.records for entry in record.particles}
+        for particle, score in zip(particles, _finite(scores), strict=True):
+            known[particle]["held_out"] = score
 
     def node(self, particle: int) -> tuple[StepRecord, dict[str, Any]]:
         """Record and entry of a particle id. KeyError if unknown."""

@@ -1,0 +1,157 @@
+"""The demo through ComfyUI: one API workflow per prompt and method, on a running server or on a headless one."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..samplers.trace import Trace
+from ..shapes_world.captions import Prompt
+from .client import ComfyClient, RunResult, file_references
+from .comfyui import HeadlessOptions
+from .demo_backends import Settings
+from .demo_page import Entry
+from .errors import WorkflowFailed
+from .run import last_words, run_on, server_for
+from .workflow import check_known_nodes
+
+# Name of a method -> its node, and what that needs besides defaults for a budget.
+METHOD_NODES: dict[str, tuple[str, Callable[[int], dict]]] = {
+    "plain": ("TestTimeBestOfN", lambda budget: {"particles": 1}),
+    "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
+    "svdd": ("TestTimeSVDD", lambda budget: {"candidates": budget}),
+    "das": ("TestTimeDAS", lambda budget: {"particles": budget, "gradient_through": "decoder"}),
+    "fk": ("TestTimeFKSteering", lambda budget: {"particles": budget}),
+}
+SIZE = 128
+
+
+def default_inputs(info: dict) -> dict:
+    """The default value of every widget of a node, from its definition in ``/object_info``."""
+    values = {}
+    for section in ("required", "optional"):
+        for name, (kind, *rest) in info.get("input", {}).get(section, {}).items():
+            options = rest[0] if rest else {}
+            choices = kind if isinstance(kind, list) else options.get("options")
+            if "default" in options:
+                values[name] = options["default"]
+            elif choices:
+                values[name] = choices[0]
+    return values
+
+
+def build_workflow(method: str, prompt: Prompt, settings: Settings) -> dict:
+    """The API workflow of one method on one prompt, without the inputs that keep their defaults."""
+    kind, changes = METHOD_NODES[method]
+    world = {name: ["world", slot] for slot, name in enumerate(("model", "clip", "vae", "verifier", "held_out"))}
+    parts = {
+        "world": ("TestTimeLoadShapesWorld", {"model": "diffusion"}),
+        "positive": ("CLIPTextEncode", {"text": prompt.text, "clip": world["clip"]}),
+        "negative": ("CLIPTextEncode", {"text": "", "clip": world["clip"]}),
+        "latent": ("EmptyLatentImage", {"width": SIZE, "height": SIZE, "batch_size": 1}),
+        "method": (kind, changes(settings.budget)),
+        "search": (
+            "TestTimeSearchKSampler",
+            {
+                **{name: world[name] for name in ("model", "vae", "verifier", "held_out")},
+                "positive": ["positive", 0],
+                "negative": ["negative", 0],
+                "latent_image": ["latent", 0],
+                "search": ["method", 0],
+                "prompt": prompt.text,
+                "seed": settings.noise_seed(prompt),
+                "steps": settings.steps,
+                "cfg": settings.cfg,
+                "scheduler": "normal",
+                "eta": 1.0,
+            },
+        ),
+        "decode": ("VAEDecode", {"samples": ["search", 1], "vae": world["vae"]}),
+        "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "finalists"}),
+        "report": (
+            "TestTimeSearchReport",
+            {"trace": ["search", 3], "save": "picture and trace", "filename_prefix": "report"},
+        ),
+    }
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in parts.items()}
+
+
+class ComfyBackend:
+    """The embedded diffusion model through ComfyUI's nodes; a context manager.
+
+    Args:
+        settings: what to run.
+        url: a running ComfyUI, or None to start one without a window and stop it at the end.
+
+    Raises:
+        ServerTrouble: no ComfyUI, or one that does not answer (on entering).
+        BadInput: a ComfyUI without this pack.
+    """
+
+    def __init__(self, settings: Settings, url: str | None = None):
+        self.settings, self._url = settings, url
+        self.where = "ComfyUI"
+        self.verifier, self.held_out = settings.verifier, settings.held_out
+
+    def __enter__(self) -> ComfyBackend:
+        with ExitStack() as stack:
+            url, server = stack.enter_context(server_for(self._url, HeadlessOptions(only_this_pack=True)))
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testtime-demo-")))
+            self._loop = asyncio.new_event_loop()
+            stack.callback(self._loop.close)
+            self._client = self._loop.run_until_complete(ComfyClient(url, last_words(server)).__aenter__())
+            stack.callback(lambda: self._loop.run_until_complete(self._client.__aexit__(None, None, None)))
+            self._nodes = self._loop.run_until_complete(self._client.object_info())
+            self.where = (
+                f"ComfyUI {server.installation.version}, headless" if server else f"ComfyUI at {self._client.url}"
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._stack.close()
+
+    def run(self, method: str, prompt: Prompt) -> Entry:
+        """See ``demo_backends.Backend.run``."""
+        workflow = build_workflow(method, prompt, self.settings)
+        check_known_nodes(workflow, self._nodes)
+        for node in workflow.values():
+            node["inputs"] = {**default_inputs(self._nodes[node["class_type"]]), **node["inputs"]}
+        folder = self._folder / f"{method}-{prompt.task}"
+        images, trace = self._loop.run_until_complete(self._outcome(workflow, folder))
+        finalists = trace.finalists()
+        if len(finalists) != len(images):
+            raise WorkflowFailed(f"ComfyUI saved {len(images)} finalists, the trace has {len(finalists)}")
+        ledger = trace.meta["ledger"]
+        return Entry(
+            method=method,
+            prompt=prompt,
+            image=images[0],
+            score=finalists[0]["score"],
+            held_out=finalists[0].get("held_out"),
+            correct=False,
+            trace=trace,
+            winner=finalists[0]["id"],
+            finalists=[(entry["id"], image) for entry, image in zip(finalists, images, strict=True)],
+            nfe=ledger["nfe"],
+            backward=ledger["backward"],
+            seconds=trace.records[-1].seconds,
+        )
+
+    async def _outcome(self, workflow: dict, folder: Path) -> tuple[list[np.ndarray], Trace]:
+        """Run a workflow; the finalists' pictures, best first, and the trace."""
+        result: RunResult = await run_on(self._client, workflow, folder, quiet=True)
+        saved = [path for path in result.files if path.name.startswith("finalists")]
+        (report,) = file_references(result.outputs["report"])
+        # The report's picture is what the node shows; its trace lies beside it under the same name.
+        reference = {**report, "filename": str(Path(report["filename"]).with_suffix(".json"))}
+        trace = await self._client.fetch(reference, folder)
+        return [np.asarray(Image.open(path).convert("RGB")) for path in saved], Trace.from_json(
+            trace.read_text("utf-8")
+        )

@@ -47,6 +47,7 @@ def test_entry_agrees_with_its_trace(backend, method):
     assert entry.trace.records[-1].phase == "final"
     best = entry.trace.finalists()[0]
     assert (best["id"], best["score"]) == (entry.winner, entry.score)
+    assert best["held_out"] == entry.held_out
     assert [key for key, _ in entry.finalists] == [e["id"] for e in entry.trace.finalists()]
     np.testing.assert_array_equal(entry.finalists[0][1], entry.image)
     plain = 2 * STEPS  # guidance: two forward passes per step

@@ -112,7 +112,7 @@ class CLIPScoreNode(io.ComfyNode):
             node_id="TestTimeCLIPScore",
             display_name="CLIPScore Verifier",
             category=VERIFIER_CATEGORY,
-            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable, so fit for DAS.",
+            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable: fit for DAS.",
             inputs=[
                 io.Combo.Input(
                     "clip",

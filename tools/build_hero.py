@@ -1,4 +1,4 @@
-"""Make ``docs/images/hero.png`` from the results of a real demo run: the same prompts, without and with a search.
+"""Make ``docs/images/hero.png`` from a real demo run and put it into README.md.
 
     testtime demo                                   # writes out/demo
     .venv/bin/python tools/build_hero.py [out/demo] # needs Chromium
@@ -17,7 +17,9 @@ import tempfile
 from html import escape
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from build_docs import README, ROOT, fill  # beside this file
+
+HERO = ROOT / "docs" / "images" / "hero.png"
 METHODS = ("plain", "best_of_n", "svdd", "das")
 WIDTH = 1280
 STYLE = """
@@ -69,6 +71,20 @@ def html(folder: Path) -> str:
     return f"<!doctype html><meta charset=utf-8><style>{STYLE}</style><main>{grid}</main>"
 
 
+def caption(folder: Path) -> str:
+    """The README's lines for the picture, every number from the results."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    about, rows = results["about"], results["entries"]
+    tasks = len({row["prompt"]["task"] for row in rows})
+    alt = "The same prompts drawn by plain sampling and by three searches, each marked right or wrong"
+    return (
+        f"![{alt}](docs/images/hero.png)\n\n"
+        f"*The embedded diffusion model on one prompt from each of {tasks} tasks, {about['steps']} steps, seed "
+        f"{about['seed']}. The mark is the verdict of an exact evaluator that no search gets to see. Made by "
+        f"`testtime demo` and `tools/build_hero.py`; nothing is picked by hand.*"
+    )
+
+
 async def shoot(page: Path, target: Path) -> None:
     """Photograph the page's content at twice its size."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -88,12 +104,15 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "out" / "demo")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "hero.png")
+    parser.add_argument("--out", type=Path, default=HERO)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "hero.html"
         page.write_text(html(options.folder), encoding="utf-8")
         asyncio.run(shoot(page, options.out))
+    if options.out == HERO:
+        text = README.read_text(encoding="utf-8")
+        README.write_text(fill(text, "hero", caption(options.folder)), encoding="utf-8")
     sys.stdout.write(f"{options.out}\n")
 
 

@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.protocols import Search, SearchError, SearchResult
+from ..samplers.replay import Replay
 from ..samplers.session import run_search
 from ..samplers.trace import Listener
 from .compat import InterruptProcessing
@@ -49,6 +50,7 @@ class SearchOptions:
         stream_ids: see ``HostSettings.stream_ids``.
         on_result: called with the ``HostResult`` of every run, whole or cut short.
         listener: called after every step besides the progress report.
+        before_run: called with the process before the search begins, to refuse it (SearchError).
     """
 
     search: Search
@@ -63,6 +65,7 @@ class SearchOptions:
     stream_ids: Sequence[int] | None = None
     on_result: Callable[[HostResult], None] | None = None
     listener: Listener | None = None
+    before_run: Callable[[HostProcess], None] | None = None
 
     def check(self) -> None:
         """Raise SearchError for options that are wrong whatever the model is."""
@@ -74,8 +77,13 @@ class SearchOptions:
             raise SearchError("prompt is empty: write what the image should show, the verifier judges against it")
         if self.on_cancel not in (STOP, FINISH):
             raise SearchError(f"on_cancel is {self.on_cancel!r}: choose {STOP!r} or {FINISH!r}")
-        # The method's own rules see nothing of the process but this.
-        self.search.check(_Eta(self.eta), self.verifier)
+        if self.vae is None and (self.verifier is not None or not isinstance(self.search, Replay)):
+            raise SearchError("vae is missing: connect one, a verifier judges decoded images")
+        if getattr(self.search, "needs_schedule", False):
+            self.search.check_settings()  # the rest is checked when model and sigmas are known
+        else:
+            # The method's own rules see nothing of the process but this.
+            self.search.check(_Eta(self.eta), self.verifier)
 
 
 @dataclass(frozen=True)
@@ -152,10 +160,12 @@ class SearchSampler(comfy.samplers.Sampler):
                 eta=options.eta,
                 population=call.groups * population(search),
                 gradient=getattr(search, "guidance", 0.0) > 0,
-                judges=[options.verifier],
+                judges=[] if options.verifier is None else [options.verifier],
                 stream_ids=options.stream_ids,
             ),
         )
+        if options.before_run is not None:
+            options.before_run(process)
         process.denoise.on_extra_rows = lambda rows: _add_nfe(process, rows)
         try:
             result = run_search(

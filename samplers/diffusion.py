@@ -279,7 +279,8 @@ class DiffusionProcess:
             if through_denoiser:
                 leaf = state.x[rows].detach().clone().requires_grad_()
                 with self.ledger.model(n * self.denoise.rows_per_particle, backward=True):
-                    x0 = checkpoint(self._denoise, leaf, sigma, group, slot, use_reentrant=False)
+                    # In a closure: hosts make group and slot in inference mode, and checkpoint saves its arguments.
+                    x0 = checkpoint(lambda x: self._denoise(x, sigma, group, slot), leaf, use_reentrant=False)
                 scale = 1.0
             else:
                 leaf = x0 = x0.detach().clone().requires_grad_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -30,6 +31,7 @@ class Replay:
     lineage: Lineage
     name: str = "replay"
     particles: int = 1
+    needs_schedule: ClassVar[bool] = True
 
     @property
     def guidance(self) -> float:
@@ -147,8 +149,8 @@ def check_same_run(trace: Trace, *, seed: int, sigmas: list[float], eta: float) 
         )
         if not close:
             raise SearchError(
-                f"the schedule has {len(sigmas) - 1} steps from sigma {sigmas[0]:.4g}, the search had {len(wanted) - 1} "
-                f"from {wanted[0]:.4g} (or others in between): use its steps, scheduler and denoise"
+                f"the schedule has {len(sigmas) - 1} steps from sigma {sigmas[0]:.4g}, the search had "
+                f"{len(wanted) - 1} from {wanted[0]:.4g} (or others in between): use its steps, scheduler and denoise"
             )
     known = trace.meta.get("eta")
     if known is not None and known != (eta if isinstance(eta, int | float) else repr(eta)):

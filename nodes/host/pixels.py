@@ -26,8 +26,6 @@ class HostDecode:
     """
 
     def __init__(self, vae: Any, model: Any, residency: Residency):
-        if vae is None:
-            raise SearchError("vae is missing: connect one, a verifier judges decoded images")
         self.vae = vae
         self.model = model
         self.residency = residency
@@ -35,6 +33,8 @@ class HostDecode:
     def __call__(self, x0: Tensor) -> Tensor:
         """Images ``[n, H, W, 3]`` of latents ``[n, C, h, w]`` (or ``[n, C, 1, h, w]``)."""
         throw_if_interrupted()
+        if self.vae is None:
+            raise SearchError("vae is missing: connect one, a verifier judges decoded images")
         if torch.is_grad_enabled() and x0.requires_grad:
             return self._differentiable(x0)
         latents = self.model.process_latent_out(x0.float())

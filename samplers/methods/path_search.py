@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -38,6 +39,7 @@ class PathSearch:
     backward: float = 0.81
     steps: int = 4
     name: str = "path_search"
+    needs_schedule: ClassVar[bool] = True
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -93,6 +94,7 @@ class RBF:
     full_steps: bool = False
     choice: str = "last_step"
     name: str = "rbf"
+    needs_schedule: ClassVar[bool] = True
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process``."""

@@ -1,0 +1,82 @@
+"""``Replay Particle``: run one particle of an earlier search again, alone."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..samplers.replay import WINNER, check_same_run, replay_of
+from .host.latents import check_latent_input, with_samples
+from .host.results import HostResult
+from .search_ksampler import guided_sample, sampling_inputs, schedule
+from .search_sampler import SearchOptions, SearchSampler
+from .types import CATEGORY, TraceType, VerifierType
+
+
+class ReplayParticleNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeReplayParticle",
+            display_name="Replay Particle",
+            category=CATEGORY,
+            description="Makes one particle of a search again from the seed and its lineage, without its competitors: "
+            "the cost of a single image. Model, seed, schedule and conditioning must be those of the search.",
+            inputs=[
+                TraceType.Input("trace", tooltip="The record of the search, from Search KSampler."),
+                io.Int.Input(
+                    "particle",
+                    default=WINNER,
+                    min=WINNER,
+                    max=10_000_000,
+                    tooltip="Number of the particle in the trace; -1 is the winner.",
+                ),
+                io.Int.Input(
+                    "image",
+                    default=0,
+                    min=0,
+                    max=4095,
+                    tooltip="For the winner: of which image of the batch, counted from 0.",
+                ),
+                *sampling_inputs(),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Randomness of each step, as in the search.",
+                ),
+                VerifierType.Input(
+                    "verifier", optional=True, tooltip="Only needed for a particle that followed a gradient (DAS)."
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Needed together with the verifier."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The particle's finished latent.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, trace, particle, image, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, eta,
+        verifier=None, vae=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        check_latent_input(latent_image)
+        results: list[HostResult] = []
+        guided = replay_of(trace, particle, image).guidance > 0
+        options = SearchOptions(
+            replay_of(trace, particle, image),
+            verifier if guided else None,
+            vae if guided else None,
+            prompt=(trace.meta.get("prompts") or ["replay"])[0],
+            eta=eta,
+            stream_ids=latent_image.get("batch_index"),
+            on_result=results.append,
+            before_run=lambda process: check_same_run(trace, seed=seed, sigmas=process.sigmas, eta=eta),
+        )
+        sampler = SearchSampler(options)
+        sigmas = schedule(model, scheduler, steps, denoise)
+        guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles=1)
+        group = [sampler.options.search.lineage.group]
+        return io.NodeOutput(with_samples(latent_image, results[-1].finalists, group))
+
+
+NODES = [ReplayParticleNode]

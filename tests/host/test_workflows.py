@@ -1,0 +1,98 @@
+"""Every workflow in a real ComfyUI: known nodes, equal twins, runs through `testtime run`, opens in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from testtime.cli.convert import to_api
+from testtime.cli.main import main
+
+from ..browser import Browser, find_chromium
+
+pytestmark = pytest.mark.host
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+EMBEDDED = [name for name in NAMES if not name.startswith("sd")]
+
+
+@pytest.fixture(scope="module")
+def object_info(comfy_server):
+    with urllib.request.urlopen(comfy_server.url + "/object_info", timeout=60) as response:
+        return json.load(response)
+
+
+def load(name: str, api: bool = False) -> dict:
+    return json.loads((FOLDER / ("api" if api else "") / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_nodes_and_inputs_are_known(name, object_info):
+    for node in load(name, api=True).values():
+        known = object_info[node["class_type"]]["input"]
+        names = {*known.get("required", {}), *known.get("optional", {})}
+        assert set(node["inputs"]) <= names
+        assert set(known.get("required", {})) <= set(node["inputs"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_formats_mean_the_same(name, object_info):
+    converted = to_api(load(name), object_info)
+    twin = load(name, api=True)
+    assert converted.keys() == twin.keys()
+    for number, node in twin.items():
+        assert converted[number]["class_type"] == node["class_type"]
+        assert converted[number]["inputs"] == node["inputs"], number
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_it_runs(name, comfy_server, tmp_path):
+    """Queued headless with fewer steps; saves pictures that are not blank, and a report where there is one."""
+    workflow = load(name, api=True)
+    changes = []
+    for number, node in workflow.items():
+        if "steps" in node["inputs"]:
+            changes += ["--set", f"{number}.steps=4"]
+    path = str(FOLDER / "api" / f"{name}.json")
+    assert main(["run", path, "--server", comfy_server.url, "--out", str(tmp_path), *changes]) == 0
+    pictures = list(tmp_path.rglob("*.png"))
+    kinds = [node["class_type"] for node in workflow.values()]
+    assert len(pictures) >= kinds.count("SaveImage") + kinds.count("TestTimeSearchReport")
+    for picture in pictures:
+        assert np.asarray(Image.open(picture).convert("RGB")).std() > 0.5
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium on the path")
+def test_they_open_in_the_front_end(comfy_server, tmp_path):
+    """ComfyUI's own front end loads every workflow without a missing node, and converts it as we do."""
+
+    async def look():
+        async with Browser(1800, 1000) as browser:
+            await browser.open(comfy_server.url)
+            await browser.wait_for("window.app && window.app.graph && window.app.extensionManager", 120)
+            await browser.wait_for("window.LiteGraph.registered_node_types['TestTimeSearchKSampler']", 60)
+            found = {}
+            browser.console.clear()  # what the front end complains about while it starts is its own
+            for name in NAMES:
+                await browser.run(f"window.app.loadGraphData({json.dumps(load(name))}).then(() => true)")
+                found[name] = await browser.run(
+                    "window.app.graphToPrompt().then(p => ({nodes: window.app.graph.nodes.map(n => [n.type, "
+                    "!!n.has_errors, !window.LiteGraph.registered_node_types[n.type]]), output: p.output}))"
+                )
+            return found, browser.console
+
+    found, console = asyncio.run(look())
+    assert not console
+    for name, state in found.items():
+        assert not [kind for kind, errors, missing in state["nodes"] if errors or missing], name
+        for number, node in load(name, api=True).items():
+            assert state["output"][number]["class_type"] == node["class_type"]
+            for key, value in node["inputs"].items():
+                assert state["output"][number]["inputs"][key] == value, (name, number, key)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..reports.names import task_name
 from ..samplers.trace import Trace
 from ..shapes_world.captions import Prompt
 from .demo_charts import best_so_far, curves, data_uri, step_scores, tree
@@ -41,14 +42,6 @@ METHOD_TEXTS = {
         "var(--fk)",
         "Runs N particles side by side and now and then replaces weak ones with copies of strong ones.",
     ),
-}
-TASK_NAMES = {
-    "single_object": "One object",
-    "two_object": "Two objects",
-    "counting": "Counting",
-    "colors": "Colour",
-    "position": "Position",
-    "color_attr": "Two colours",
 }
 
 
@@ -183,7 +176,7 @@ def _grid(entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Pr
         mine = [entry for entry in (_find(entries, key, prompt) for key in methods) if entry]
         top = max(mine, key=lambda entry: (entry.correct, entry.score))
         cards = "".join(_card(entry, entry is top) for entry in mine)
-        task = TASK_NAMES.get(prompt.task, prompt.task)
+        task = task_name(prompt.task)
         rows.append(f"<div class='prompt'><span class='task'>{task}</span>{escape(prompt.text)}</div>{cards}")
     return (
         "<section><h2>Six prompts, side by side</h2>"

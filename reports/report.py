@@ -11,21 +11,11 @@ import numpy as np
 from ..samplers.trace import Trace
 from .canvas import DARK, THEMES, Canvas, Theme, shortened
 from .curves import draw_curves
+from .names import method_name
 from .tree import draw_tree
 
 WIDTH, MARGIN, GAP = 1180, 24, 16
 CHART, TILE, CAPTION = 300, 148, 40
-METHOD_NAMES = {
-    "best_of_n": "Best-of-N",
-    "importance_sampling": "Importance Sampling",
-    "svdd": "SVDD",
-    "smc": "SMC",
-    "das": "DAS",
-    "fk": "FK Steering",
-    "fk_steering": "FK Steering",
-    "rbf": "Rollover Budget Forcing",
-    "beam_search": "Beam Search",
-}
 
 
 @dataclass(frozen=True)
@@ -118,7 +108,7 @@ def report(trace: Trace, finalists: Finalists, theme: str | Theme = DARK, limit:
 def _heading(canvas: Canvas, trace: Trace, finalists: Finalists) -> None:
     name = str(trace.meta.get("method", "search"))
     prompts = list(dict.fromkeys(trace.meta.get("prompts") or []))
-    canvas.text((MARGIN, 40), METHOD_NAMES.get(name, name.replace("_", " ")), 24)
+    canvas.text((MARGIN, 40), method_name(name), 24)
     prompt = ",  ".join(f"\u201c{p}\u201d" for p in prompts)
     canvas.text((MARGIN, 66), shortened(prompt, 15, WIDTH - 2 * MARGIN), 15, canvas.theme.muted)
     canvas.text((WIDTH - MARGIN, 40), cost_line(trace), 13, canvas.theme.muted, "rs")

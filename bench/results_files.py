@@ -1,0 +1,115 @@
+"""Result files of the benchmarks: reading, order of the methods, paired comparison of two rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..reports.names import METHOD_NAMES
+
+PLAIN, REFERENCE = "plain", "best_of_n"
+NEEDED = ("method", "budget", "nfe_per_image", "overall", "overall_ci")
+
+
+@dataclass(frozen=True)
+class Results:
+    """One results file.
+
+    Attributes:
+        name: of the file, without its ending; pages and pictures are addressed by it.
+        settings, machine, commit: what was measured, where, with which code.
+        rows: one dict per method and budget, sorted: methods as in ``METHOD_NAMES``, then by budget.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    machine: str
+    commit: str
+    rows: list[dict[str, Any]]
+
+    @property
+    def budgets(self) -> list[int]:
+        """Budgets that were measured, ascending."""
+        return sorted({row["budget"] for row in self.rows})
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods that were measured, in order."""
+        return list(dict.fromkeys(row["method"] for row in self.rows))
+
+    def row(self, method: str, budget: int) -> dict[str, Any] | None:
+        """The row of a method at a budget, or None."""
+        return next((r for r in self.rows if (r["method"], r["budget"]) == (method, budget)), None)
+
+    def of(self, method: str) -> list[dict[str, Any]]:
+        """Rows of a method, by budget."""
+        return [row for row in self.rows if row["method"] == method]
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with anything measured; pictures carry it."""
+        text = json.dumps([self.settings, self.rows], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_results(path: Path) -> Results:
+    """Read a results file. ValueError names the file and what is wrong with it."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}") from error
+    if not isinstance(body, dict) or not isinstance(body.get("rows"), list):
+        raise ValueError(f"{path.name} has no list 'rows': it was not written by a benchmark")
+    for number, row in enumerate(body["rows"]):
+        missing = [key for key in NEEDED if key not in row]
+        if missing:
+            raise ValueError(f"{path.name}, row {number} lacks {', '.join(missing)}")
+    order = {method: place for place, method in enumerate(METHOD_NAMES)}
+    rows = sorted(body["rows"], key=lambda r: (order.get(r["method"], len(order)), r["method"], r["budget"]))
+    about = [str(body.get(key, "unknown")) for key in ("machine", "commit")]
+    return Results(path.stem, body.get("settings", {}), *about, rows)
+
+
+def load_folder(folder: Path) -> dict[str, Results]:
+    """All results files of a folder with at least one row, by name; empty where there is no such folder."""
+    found = [load_results(path) for path in sorted(folder.glob("*.json"))]
+    return {results.name: results for results in found if results.rows}
+
+
+def paired_gain(
+    row: dict[str, Any], reference: dict[str, Any] | None, level: float = 0.95, resamples: int = 4000
+) -> tuple[float, float, float] | None:
+    """Difference of two rows' ``overall`` on the same prompts, with its bootstrap interval.
+
+    Prompts are drawn again within their task, the same ones for both rows: the difference is known better than the
+    two intervals suggest, because easy prompts are easy for both.
+
+    Returns:
+        (difference, low, high), or None where the verdicts of both rows are not there.
+    """
+    if reference is None or reference is row:
+        return None
+    tasks = len(row.get("tasks", ()))
+    mine, theirs = _by_task(row.get("verdicts", ""), tasks), _by_task(reference.get("verdicts", ""), tasks)
+    if mine is None or theirs is None or mine.shape != theirs.shape:
+        return None
+    difference = mine - theirs  # [tasks, prompts] in -1, 0, 1
+    rng = np.random.default_rng(0)
+    # Drawing n differences with replacement is drawing the counts of -1, 0 and 1.
+    shares = np.stack([(difference == value).mean(1) for value in (-1, 0, 1)], 1)
+    counts = np.stack([rng.multinomial(difference.shape[1], share, size=resamples) for share in shares])
+    means = (counts[..., 2] - counts[..., 0]).mean(0) / difference.shape[1]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _by_task(verdicts: Sequence[str], tasks: int) -> np.ndarray | None:
+    """``[tasks, prompts]`` of 0 and 1; None where the tasks do not have equally many."""
+    if not verdicts or not tasks or len(verdicts) % tasks:
+        return None
+    return np.array([float(verdict) for verdict in verdicts]).reshape(tasks, -1)

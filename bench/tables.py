@@ -1,0 +1,241 @@
+"""Tables and pictures of the benchmark results, kept up to date in README.md and docs/.
+
+    python -m testtime.bench.tables [--check]
+
+Every ``bench/results/NAME.json`` fills the blocks ``<!-- bench:NAME -->`` ... ``<!-- /bench -->`` of the pages, and
+``docs/images/NAME.svg`` with its dark twin. ``<!-- bench:NAME full -->`` lists every row instead of the overview.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from ..reports.names import method_name, task_name
+from .results_files import PLAIN, REFERENCE, Results, load_folder, paired_gain
+
+log = logging.getLogger("testtime")
+ROOT = Path(__file__).resolve().parent.parent
+OPEN = "<!-- bench:"
+BLOCK = re.compile(r"<!-- bench:(?P<name>[\w.-]+)(?P<full> full)? -->\n(?P<body>.*?)<!-- /bench -->", re.DOTALL)
+NOTHING = "-"
+
+Row = dict[str, Any]
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with one digit."""
+    return f"{100 * value:.1f}"
+
+
+def with_interval(row: Row) -> str:
+    """``overall`` of a row with its interval, in percent."""
+    low, high = row["overall_ci"]
+    return f"{percent(row['overall'])} ({percent(low)} to {percent(high)})"
+
+
+def gain(row: Row, reference: Row | None) -> str:
+    """Paired difference to ``reference`` with its interval, in percentage points."""
+    found = paired_gain(row, reference)
+    return NOTHING if found is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in found))
+
+
+def number(row: Row, key: str, digits: int = 3) -> str:
+    """A figure of a row, or a dash."""
+    value = row.get(key)
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def emphasised(texts: Sequence[str], values: Sequence[float | None]) -> list[str]:
+    """``texts``, those of the highest value in bold (all of them where several are equal)."""
+    known = [value for value in values if value is not None]
+    best = max(known, default=None)
+    return [f"**{t}**" if len(known) > 1 and v == best else t for t, v in zip(texts, values, strict=True)]
+
+
+def overview(results: Results) -> str:
+    """Methods down, budgets across: overall score with its interval, the best of every budget in bold."""
+    columns = []
+    for budget in results.budgets:
+        rows = [results.row(method, budget) for method in results.methods]
+        texts = ["" if row is None else with_interval(row) for row in rows]
+        columns.append(emphasised(texts, [None if row is None else row["overall"] for row in rows]))
+    cells = zip(*columns, strict=True)
+    head = ["correct images in %", *[f"{budget}x" for budget in results.budgets]]
+    return markdown(head, [[method_name(m), *row] for m, row in zip(results.methods, cells, strict=True)])
+
+
+def by_task(results: Results, budget: int) -> str:
+    """Tasks, rewards and time of every method at ``budget``, with plain sampling for comparison."""
+    rows = [row for row in results.rows if row["budget"] == budget or row["method"] == PLAIN]
+    tasks = list(dict.fromkeys(task for row in rows for task in row.get("tasks", {})))
+    reference = results.row(REFERENCE, budget)
+    fields: list[tuple[str, Callable[[Row], str], Callable[[Row], float | None] | None]] = []
+    for task in tasks:
+        share = lambda row, task=task: row.get("tasks", {}).get(task)  # noqa: E731 - one accessor per column
+        text = lambda row, share=share: NOTHING if share(row) is None else percent(share(row))  # noqa: E731
+        fields.append((task_name(task), text, share))
+    if any(paired_gain(row, reference) for row in rows):
+        fields.append((f"overall, against {method_name(REFERENCE)}", lambda row: gain(row, reference), None))
+    fields.append(("reward", lambda row: number(row, "reward"), lambda row: row.get("reward")))
+    fields.append(("held-out reward", lambda row: number(row, "held_out"), lambda row: row.get("held_out")))
+    fields.append(("seconds", lambda row: number(row, "seconds_per_image", 2), None))
+    columns = []
+    for _, text, value in fields:
+        texts = [text(row) for row in rows]
+        columns.append(texts if value is None else emphasised(texts, [value(row) for row in rows]))
+    cells = zip(*columns, strict=True)
+    return markdown(
+        [f"at {budget}x", *[name for name, _, _ in fields]],
+        [[method_name(row["method"]), *line] for row, line in zip(rows, cells, strict=True)],
+    )
+
+
+def every_row(results: Results) -> str:
+    """All that was measured, one line per method and budget."""
+    tasks = list(dict.fromkeys(task for row in results.rows for task in row.get("tasks", {})))
+    head = ["method", "budget", "NFE", "of these with gradient", "overall in %", f"against {method_name(REFERENCE)}"]
+    head += [*[task_name(task) for task in tasks], "reward", "held-out", "optimism", "seconds", "overhead"]
+    lines = []
+    for row in results.rows:
+        shares = [row.get("tasks", {}).get(task) for task in tasks]
+        lines.append(
+            [method_name(row["method"]), f"{row['budget']}x", number(row, "nfe_per_image", 0)]
+            + [number(row, "backward_nfe_per_image", 0), with_interval(row)]
+            + [gain(row, results.row(REFERENCE, row["budget"]))]
+            + [NOTHING if share is None else percent(share) for share in shares]
+            + [number(row, "reward"), number(row, "held_out"), number(row, "optimism")]
+            + [number(row, "seconds_per_image", 2), number(row, "overhead", 2)]
+        )
+    return markdown(head, lines)
+
+
+def provenance(results: Results) -> str:
+    """One sentence: how, where and with which code."""
+    settings = results.settings
+    parts = [
+        f"{settings[key]} {word}"
+        for key, word in (("prompts_per_task", "prompts per task"), ("steps", "steps"))
+        if key in settings
+    ]
+    parts += [f"{key} {settings[key]:g}" for key in ("cfg", "eta", "seed") if key in settings]
+    judges = [
+        f"{word} `{settings[key]}`"
+        for key, word in (("verifier", "reward"), ("held_out", "held out"))
+        if settings.get(key)
+    ]
+    return f"{', '.join(parts + judges)}. Measured on {results.machine}, commit `{results.commit}`."
+
+
+def explanation(results: Results) -> str:
+    """How to read the tables."""
+    several = len([m for m in results.methods if m != PLAIN]) > 1
+    paired = any(paired_gain(row, results.row(REFERENCE, row["budget"])) for row in results.rows)
+    text = "In brackets: 95 % bootstrap intervals over the prompts."
+    if paired:
+        text += (
+            f" Differences to {method_name(REFERENCE)} are taken on the same prompts; an interval without 0 is a "
+            f"difference that other prompts would show, too."
+        )
+    return text + (" Bold: the highest of a column, whether or not the gap means anything." if several else "")
+
+
+def picture(results: Results, folder: str) -> str:
+    """HTML that shows the plot in the reader's light or dark theme; ``folder`` is relative to the page."""
+    alt = f"Correct images against forward passes, and reward against held-out reward, for {results.name}"
+    return (
+        f'<picture>\n<source media="(prefers-color-scheme: dark)" srcset="{folder}/{results.name}-dark.svg">\n'
+        f'<img alt="{alt}" src="{folder}/{results.name}.svg">\n</picture>'
+    )
+
+
+def block(results: Results, full: bool, images: str) -> str:
+    """Text between the markers."""
+    if full:
+        parts = [every_row(results), provenance(results)]
+    else:
+        parts = [picture(results, images), overview(results), by_task(results, results.budgets[-1])]
+        parts += [f"{explanation(results)} {provenance(results)}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def filled(text: str, found: dict[str, Results], images: str) -> str:
+    """A page with its blocks written anew; blocks of benchmarks without results stay as they are.
+
+    Raises:
+        ValueError: an opening marker without a closing one before the next block.
+    """
+
+    def replacement(match: re.Match) -> str:
+        if OPEN in match["body"]:
+            raise ValueError(f"the block bench:{match['name']} is not closed: <!-- /bench --> is missing")
+        if match["name"] not in found:
+            return match[0]
+        body = block(found[match["name"]], bool(match["full"]), images)
+        return f"<!-- bench:{match['name']}{match['full'] or ''} -->\n{body}<!-- /bench -->"
+
+    written = BLOCK.sub(replacement, text)
+    if text.count(OPEN) != len(BLOCK.findall(text)):
+        raise ValueError("a block <!-- bench:NAME --> is not closed: <!-- /bench --> is missing")
+    return written
+
+
+def update(root: Path, check: bool) -> list[str]:
+    """Bring pages and pictures of a checkout up to date; returns what was (or, with ``check``, would be) changed."""
+    found = load_folder(root / "bench" / "results")
+    images = root / "docs" / "images"
+    changed = []
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        if not page.exists():
+            continue
+        before = page.read_text(encoding="utf-8")
+        try:
+            after = filled(before, found, Path(relpath(images, page.parent)).as_posix())
+        except ValueError as error:
+            raise ValueError(f"{page.name}: {error}") from error
+        if after != before:
+            changed.append(page.relative_to(root).as_posix())
+            if not check:
+                page.write_text(after, encoding="utf-8")
+    for results in found.values():
+        files = [images / f"{results.name}{ending}.svg" for ending in ("", "-dark")]
+        stale = [f for f in files if not f.exists() or results.digest() not in f.read_text(encoding="utf-8")]
+        changed += [file.relative_to(root).as_posix() for file in stale]
+        if stale and not check:
+            from .plots import save_plots  # matplotlib is an optional dependency
+
+            save_plots(results, images)
+    return changed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line entry; exit code 1: something is out of date (with --check) or cannot be read."""
+    parser = argparse.ArgumentParser(prog="testtime bench tables", description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if something is out of date")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder with README.md, docs/ and bench/results/")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        changed = update(options.root, options.check)
+    except (ValueError, ImportError) as error:
+        log.error("%s", error)
+        return 1
+    for name in changed:
+        log.info("%s %s", name, "is out of date: run python -m testtime.bench.tables" if options.check else "written")
+    return 1 if options.check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What methods and tasks are called in pictures and tables, in the order in which they are listed."""
+
+from __future__ import annotations
+
+METHOD_NAMES = {
+    "plain": "Plain sampling",
+    "best_of_n": "Best-of-N",
+    "random_search": "Random Search",
+    "zero_order_search": "Zero-Order Search",
+    "path_search": "Path Search",
+    "importance_sampling": "Importance Sampling",
+    "svdd": "SVDD",
+    "smc": "SMC",
+    "das": "DAS",
+    "fk": "FK Steering",
+    "rbf": "Rollover Budget Forcing",
+    "beam_search": "Beam Search",
+}
+TASK_NAMES = {
+    "single_object": "One object",
+    "two_object": "Two objects",
+    "counting": "Counting",
+    "colors": "Colour",
+    "position": "Position",
+    "color_attr": "Two colours",
+}
+
+
+def method_name(key: str) -> str:
+    """The name of a method; the key itself, without underscores, where it has none."""
+    return METHOD_NAMES.get(key, key.replace("_", " "))
+
+
+def task_name(key: str) -> str:
+    """The name of a benchmark task, as ``method_name``."""
+    return TASK_NAMES.get(key, key.replace("_", " "))

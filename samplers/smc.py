@@ -38,7 +38,6 @@ class Engine:
     """Settings of the SMC engine.
 
     Attributes:
-        name: for the trace.
         particles: N per group, >= 1.
         alpha: temperature of the target.
         tempering: "exponential", "linear", "none" or "adaptive"; ``gamma`` as in ``tempering.exponential``.
@@ -49,9 +48,9 @@ class Engine:
         scheme: resampling scheme.
         output: rule for the winner: "argmax_reward", "argmax_weight", or "sample" in proportion to the weights.
         adaptive_target: ESS fraction of adaptive tempering.
+        name: for the trace.
     """
 
-    name: str
     particles: int = 4
     alpha: Alpha = Alpha()
     tempering: str = "exponential"
@@ -65,6 +64,7 @@ class Engine:
     scheme: str = "systematic"
     output: str = "argmax_reward"
     adaptive_target: float = 0.9
+    name: str = "engine"
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process`` with ``verifier``."""

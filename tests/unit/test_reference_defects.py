@@ -1,0 +1,321 @@
+"""One test for each known defect of the published implementations: what they get wrong must stay right here."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from testtime.samplers.kernel import VE
+from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
+from testtime.samplers.population import Population
+from testtime.samplers.potentials import Potential
+from testtime.samplers.protocols import SearchError
+from testtime.samplers.resampling import resample
+from testtime.samplers.schedules import karras
+from testtime.samplers.session import run_search
+from testtime.samplers.streams import Streams
+from testtime.samplers.tempering import Alpha
+from testtime.samplers.weights import best_index, clean_rewards, ess_threshold, normalise
+
+from . import oracles
+
+MIX = oracles.MixtureDenoiser(torch.tensor([[-1.5, 0.0], [1.0, 0.5]]), torch.tensor([0.3, 0.7]), 0.16, VE())
+GAUSS = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, VE())
+LINEAR = oracles.FunctionVerifier(lambda x: x[:, 0], "x")
+SHARP = Alpha(0.05, "absolute")
+
+
+def mixture(groups=1, seed=0, steps=12, eta=1.0, denoiser=MIX, dim=2):
+    return oracles.process(denoiser, steps, groups, seed, eta=eta, dim=dim)
+
+
+def test_01_gradients_and_past_potentials_follow_their_ancestors(monkeypatch):
+    """DAS permutes states but neither gradients nor twists: Z comes out wrong by orders of magnitude.
+
+    The defect is put in here to see that this test would notice it.
+    """
+    runs, steps = 1500, 20
+    m, v = oracles.linear_gaussian(steps)
+    log_z = m / 0.5 + v / (2 * 0.25)
+    search = DAS(16, alpha=Alpha(0.5, "absolute"), end=1.0)
+
+    def ratio():
+        process = oracles.process(GAUSS, steps, runs, 11)
+        return float(torch.exp(run_search(search, process, LINEAR, ["p"] * runs).log_z - log_z).mean())
+
+    assert ratio() == pytest.approx(1.0, abs=0.04)
+    monkeypatch.setattr(Potential, "reindex", lambda self, ancestors: None)
+    assert not ratio() == pytest.approx(1.0, abs=0.2)
+
+
+def test_02_clean_estimates_belong_to_their_states():
+    """After resampling D(x) must be the stored x0, or the next mean mixes two parents."""
+    process = mixture(groups=3, seed=4)
+    state = process.predict(process.start(5))
+    picked = state.select(torch.randint(0, 15, (15,), generator=torch.Generator().manual_seed(0)))
+    again = process.denoise(picked.x, process.sigmas[0], picked.group)
+    assert torch.allclose(again, picked.x0, atol=1e-12)
+
+
+def test_03_the_noise_free_last_step_weighs_nothing():
+    """Variance 0 in the last step: log-ratio 0, no 0/0, and the terminal weights stay finite."""
+    result = run_search(DAS(8, alpha=SHARP), mixture(), LINEAR, ["p"])
+    weights = [entry["log_weight"] for entry in result.trace.records[-1].particles]
+    assert all(weight is not None and math.isfinite(weight) for weight in weights)
+
+
+def test_04_weights_are_right_for_any_eta():
+    """Noise and log-ratio come from one object, so Z is unbiased for eta below 1 too (not so in DAS's LCM code).
+
+    For eta != 1 the chain's own law is linear Gaussian as well; its exact mean and variance come from many chains.
+    """
+    n, runs = 20_000, 2000
+    plain = run_search(BestOfN(1), mixture(n, 1, 10, 0.5, GAUSS, 1), None, ["p"] * n).latents[:, 0]
+    m, v = float(plain.mean()), float(plain.var())
+    result = run_search(
+        DAS(16, alpha=Alpha(0.5, "absolute")), mixture(runs, 2, 10, 0.5, GAUSS, 1), LINEAR, ["p"] * runs
+    )
+    ratio = torch.exp(result.log_z - (m / 0.5 + v / (2 * 0.25)))
+    assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(runs) + 0.04
+
+
+def test_05_every_prompt_of_a_batch_gets_its_own_winner():
+    """DAS scores the first prompt only and takes one global argmax."""
+    result = run_search(SMC(4, alpha=SHARP), mixture(groups=3), LINEAR, ["a", "b", "c"])
+    assert len(result.latents) == 3
+    for g in range(3):
+        mine = result.scores[result.group == g]
+        assert float(mine.max()) == pytest.approx(float(result.latents[g, 0]))
+
+
+def test_06_the_best_is_the_best_by_reward():
+    """Right after a resampling weights carry only the last increments: argmax of weight is not the best image."""
+    result = run_search(SMC(16, alpha=SHARP), mixture(groups=20), LINEAR, ["p"] * 20)
+    for g in range(20):
+        assert float(result.scores[result.group == g][0]) == float(result.scores[result.group == g].max())
+
+
+@pytest.mark.parametrize("search", [BestOfN(6), SMC(6, alpha=SHARP), FKSteering(6, alpha=SHARP), SVDD(6)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_07_a_broken_score_never_wins(search, bad):
+    """DAS turns NaN into 0, the best score there is where rewards are negative; SVDD's argmax picks the NaN itself."""
+    verifier = oracles.FunctionVerifier(lambda x: torch.where(x[:, 0] > 0.5, bad, -(x[:, 0] - 3).square()))
+    result = run_search(search, mixture(groups=8, seed=3), verifier, ["p"] * 8)
+    assert result.ledger.rejected_rewards > 0
+    for g in range(8):
+        mine = result.scores[result.group == g]
+        if torch.isfinite(mine).any():
+            assert float(result.latents[g, 0]) <= 0.5
+    assert clean_rewards(torch.tensor([-5.0, math.nan]))[0].argmax() == 0
+
+
+def test_07b_if_all_scores_are_broken_the_run_goes_on_and_says_so():
+    verifier = oracles.FunctionVerifier(lambda x: torch.full((len(x),), math.nan))
+    result = run_search(SMC(4, alpha=SHARP), mixture(), verifier, ["p"])
+    assert torch.isfinite(result.latents).all() and torch.isnan(result.scores).all()
+    assert any("no particle has a finite score" in text for text in result.warnings)
+
+
+def test_08_large_rewards_neither_tie_nor_overflow():
+    """exp(lambda r) clamped at 1e10 makes every r above 2.3 tie for lambda = 10."""
+    log_w = 10.0 * torch.tensor([[2.4, 2.5, 300.0, 301.0]], dtype=torch.float64)
+    weights = normalise(log_w)[0]
+    assert weights[3] > 0.9999 and torch.isfinite(weights).all()
+    far = oracles.FunctionVerifier(lambda x: 1e6 * x[:, 0])
+    result = run_search(FKSteering(8, alpha=Alpha(0.1, "absolute")), mixture(), far, ["p"])
+    assert torch.isfinite(result.latents).all() and torch.isfinite(result.scores).all()
+
+
+def test_09_rewards_between_resamplings_are_not_forgotten():
+    """Adaptive FK drops the weights when it does not resample; then Z is biased and the mean falls short."""
+    runs = 300
+    search = FKSteering(64, alpha=Alpha(0.5, "absolute"), tau=0.5)
+    result = run_search(search, mixture(runs, 5, 20, 1.0, GAUSS, 1), LINEAR, ["p"] * runs)
+    m, v = oracles.linear_gaussian(20)
+    assert float(oracles.weighted_mean(result, runs).mean()) == pytest.approx(m + v / 0.5, abs=0.06)
+
+
+def test_10_running_maximum_starts_below_every_reward():
+    """A floor of 0 is silent while rewards are negative; and the end counts r(x0), not the running maximum."""
+    potential = Potential("max", 1, 2)
+    one = torch.ones(1, dtype=torch.float64)
+    first = potential.weigh(torch.tensor([[-2.0, -1.0]], dtype=torch.float64), one)
+    last = potential.weigh(torch.tensor([[-3.0, -0.5]], dtype=torch.float64), one, final=True)
+    assert (first + last).tolist() == [[-3.0, -0.5]]
+
+
+def test_11_two_particles_can_resample():
+    """ESS is at least 1 and the test is strict: tau = .5 with N = 2 would never resample."""
+    assert ess_threshold(2, 0.5) * 2 > 1
+    result = run_search(FKSteering(2, alpha=SHARP, tau=0.5), mixture(groups=10), LINEAR, ["p"] * 10)
+    assert any(any(record.resampled) for record in result.trace.records)
+
+
+def test_12_explicit_settings_are_honoured():
+    result = run_search(FKSteering(particles=3), mixture(), LINEAR, ["p"])
+    assert len(result.scores) == 3
+
+
+def test_13_the_report_says_whether_anything_was_resampled():
+    """A silent no-op must be visible: resamplings and ESS are in the trace."""
+    constant = oracles.FunctionVerifier(lambda x: torch.zeros(len(x)))
+    result = run_search(SMC(4, alpha=SHARP), mixture(), constant, ["p"])
+    assert not any(any(record.resampled) for record in result.trace.records)
+    assert all(ess == pytest.approx(4.0) for record in result.trace.records for ess in record.ess)
+
+
+def test_14_conditioning_belongs_to_the_group():
+    """Particles of a group share its prompt, in whatever order rows are."""
+    seen = []
+
+    class Spy(oracles.MixtureDenoiser):
+        def __call__(self, x, sigma, group=None):
+            seen.append(group.clone())
+            return super().__call__(x, sigma)
+
+    denoiser = Spy(MIX.means, MIX.weights, 0.16, VE())
+    run_search(SMC(3, alpha=SHARP), mixture(groups=2, denoiser=denoiser), LINEAR, ["a", "b"])
+    assert all(group.tolist() == [0, 0, 0, 1, 1, 1] for group in seen)
+
+
+def test_15_estimates_use_the_time_of_their_states():
+    sigmas = []
+
+    class Spy(oracles.MixtureDenoiser):
+        def __call__(self, x, sigma, group=None):
+            sigmas.append(sigma)
+            return super().__call__(x, sigma)
+
+    denoiser = Spy(MIX.means, MIX.weights, 0.16, VE())
+    run_search(SVDD(4), mixture(denoiser=denoiser), LINEAR, ["p"])
+    assert sigmas == pytest.approx(karras(12).double().tolist()[:-1])
+
+
+def test_16_no_noise_is_left_unscored_at_the_end():
+    """Schedules end at 0: the last candidates are finished images and the chosen one is the result."""
+    result = run_search(SVDD(6), mixture(groups=5), LINEAR, ["p"] * 5)
+    for g in range(5):
+        assert float(result.scores[result.group == g][0]) == float(result.latents[g, 0])
+    assert abs(result.optimism) < 1e-9
+
+
+@pytest.mark.parametrize("search", [SMC(4), FKSteering(4), SVDD(4), DAS(4)])
+def test_17_clones_that_cannot_separate_are_refused(search):
+    with pytest.raises(SearchError, match="eta is 0.0"):
+        run_search(search, mixture(eta=0.0), LINEAR, ["p"])
+
+
+def test_18_resampling_stops_before_clones_cannot_diverge():
+    """No resampling in the last tenth, and never into the noise-free move."""
+    result = run_search(SMC(8, alpha=SHARP, tau=1.5), mixture(steps=30), LINEAR, ["p"])
+    steps = [record.step for record in result.trace.records if any(record.resampled)]
+    assert steps and max(steps) <= 27
+    ends = run_search(SMC(8, alpha=SHARP, tau=1.5, end=1.0), mixture(steps=30), LINEAR, ["p"])
+    assert max(r.step for r in ends.trace.records if any(r.resampled)) == 28
+
+
+def test_19_a_particle_does_not_depend_on_its_neighbours():
+    """One global generator makes every particle depend on all others; here noise is a function of its place."""
+    few, many = mixture(), mixture()
+    few.streams = many.streams = Streams(9)
+    for process in (few, many):
+        process.__class__ = oracles.DiffusionProcess
+        process.to_pixels = lambda images: images
+    a = run_search(BestOfN(2), few, LINEAR, ["p"])
+    b = run_search(BestOfN(7), many, LINEAR, ["p"])
+    kept = {round(float(x), 6) for x in a.finalists[:, 0]}
+    assert kept <= {round(float(x), 6) for x in b.finalists[:, 0]}
+
+
+def test_19b_clones_get_different_noise():
+    process = mixture()
+    process.streams = Streams(1)
+    state = process.predict(process.start(2)).select(torch.tensor([0, 0]), slot=torch.tensor([0, 1]))
+    moved, _ = process.advance(state)
+    assert not torch.allclose(moved.x[0], moved.x[1])
+
+
+@pytest.mark.parametrize("search", [SMC(6, alpha=SHARP), DAS(6, alpha=SHARP), SVDD(6), FKSteering(6, alpha=SHARP)])
+def test_20_chunks_change_nothing(search):
+    from testtime.samplers.chunking import Chunker
+
+    results = []
+    for size in (1, 3, None):
+        process = mixture(groups=2)
+        process.streams, process.chunker = Streams(2), Chunker(size)
+        results.append(run_search(search, process, LINEAR, ["p", "q"]))
+    for other in results[:2]:
+        assert torch.equal(other.latents, results[2].latents)
+        assert other.particles == results[2].particles
+
+
+def test_21_weights_are_float64_and_the_last_one_catches_all():
+    weights = torch.tensor([0.3, 0.7 - 1e-12, 1e-12], dtype=torch.float64)
+    found = resample("systematic", weights / weights.sum(), torch.full((3,), 1 - 1e-16, dtype=torch.float64))
+    assert int(found.max()) <= 2
+    with pytest.raises(ValueError, match="float64"):
+        resample("systematic", weights.float(), torch.rand(3, dtype=torch.float64))
+
+
+def test_22_verifiers_read_the_prompt_of_their_group():
+    class Reader:
+        name, differentiable = "reader", False
+
+        def score(self, images, prompts):
+            return torch.tensor([1.0 if prompt == "b" else 0.0 for prompt in prompts])
+
+    result = run_search(BestOfN(3), mixture(groups=3), Reader(), ["a", "b", "c"])
+    assert [float(result.scores[result.group == g].max()) for g in range(3)] == [0.0, 1.0, 0.0]
+
+
+def test_23_masks_are_applied_after_selection():
+    """The known area of an inpainting is exact in every finalist, however often particles were swapped."""
+    from testtime.samplers.diffusion import Inpainting
+
+    process = mixture(groups=2, seed=6)
+    known = torch.tensor([[0.25, -0.75], [0.5, 0.125]], dtype=torch.float64)
+    process.inpainting = Inpainting(known, torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64))
+    result = run_search(SMC(6, alpha=SHARP, tau=1.5), process, LINEAR, ["p", "q"])
+    assert torch.allclose(result.finalists[:, 1], known[result.group, 1], atol=1e-12)
+    assert result.finalists[:, 0].std() > 0.01
+
+
+def test_24_early_guesses_count_little():
+    """Tempering is on by default: the first weights are far from deciding."""
+    result = run_search(SMC(8, alpha=Alpha(0.25, "absolute")), mixture(steps=20), LINEAR, ["p"])
+    first = next(r for r in result.trace.records if r.temperature and 0 < r.temperature[0])
+    last = result.trace.records[-2]
+    assert first.temperature[0] < 0.2 * last.temperature[0]
+
+
+def test_25_ess_is_one_over_the_sum_of_squares():
+    from testtime.samplers.weights import effective_sample_size
+
+    log_w = torch.log(torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64))
+    assert float(effective_sample_size(log_w)) == pytest.approx(1 / (0.25 + 0.0625 + 0.0625))
+    population = Population(1, 3, "diff", [0, 1, 2])
+    population.add(log_w)
+    assert float(population.ess()) == pytest.approx(2.6667, abs=1e-4)
+
+
+def test_26_memory_errors_halve_the_chunk_and_keep_the_noise():
+    from testtime.samplers.chunking import Chunker
+
+    class Tight(oracles.MixtureDenoiser):
+        def __call__(self, x, sigma, group=None):
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("too many")
+            return super().__call__(x, sigma)
+
+    plain, tight = mixture(), mixture(denoiser=Tight(MIX.means, MIX.weights, 0.16, VE()))
+    plain.streams = tight.streams = Streams(3)
+    tight.chunker = Chunker()
+    a = run_search(SMC(8, alpha=SHARP), plain, LINEAR, ["p"])
+    b = run_search(SMC(8, alpha=SHARP), tight, LINEAR, ["p"])
+    assert torch.equal(a.latents, b.latents) and tight.chunker.size <= 3
+
+
+def test_27_ties_are_broken_by_place_not_by_chance():
+    assert best_index(torch.tensor([[2.0, 2.0, 1.0]])).tolist() == [0]

@@ -147,7 +147,9 @@ class ZeroOrderSearch:
         every = torch.arange(groups)
         noise = process.initial_noise(every, torch.zeros(groups, dtype=torch.int64))
         reward, ids = self._sample(session, noise, every, [None] * groups, 0, archive)
-        pivots = _Pivots(noise, reward, ids, torch.full((groups,), self.cosine), torch.zeros(groups, dtype=torch.bool))
+        # Copies: pivots are written to, and the archive keeps the first sample as it was.
+        still = torch.zeros(groups, dtype=torch.bool)
+        pivots = _Pivots(noise.clone(), reward.clone(), list(ids), torch.full((groups,), self.cosine), still)
         for r in range(1, self.rounds + 1):
             self._round(session, r, pivots, archive)
         state, reward = _joined(archive.states), torch.cat(archive.rewards)

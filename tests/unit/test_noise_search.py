@@ -77,6 +77,15 @@ def test_zero_order_climbs(stuck):
     assert float(winners.mean()) > float(torch.stack([fewer.scores[fewer.group == g][0] for g in range(groups)]).mean())
 
 
+@pytest.mark.parametrize("stuck", ["restart", "retry", "shrink"])
+def test_every_finalist_comes_back_with_its_own_score(stuck):
+    groups = 2
+    result = run_search(ZeroOrderSearch(3, 4, stuck=stuck), mixture(groups=groups), TARGET, ["p"] * groups)
+    assert torch.allclose(TARGET.score(result.finalists, None), result.scores)
+    assert torch.allclose(TARGET.score(result.latents, None), torch.stack([result.scores[result.group == g].max()
+                                                                           for g in range(groups)]))  # fmt: skip
+
+
 def test_near_neighbours_give_similar_images():
     """The reason to search locally: images of close noises are closer than those of unrelated ones."""
     process = mixture(groups=400, eta=0.0)

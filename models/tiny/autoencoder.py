@@ -14,12 +14,12 @@ DOWNSCALE = 8
 
 
 class _ResBlock(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, operations):
         super().__init__()
-        self.norm_in = nn.GroupNorm(8, channels)
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = nn.GroupNorm(8, channels)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_in = operations.GroupNorm(8, channels)
+        self.conv_in = operations.Conv2d(channels, channels, 3, padding=1)
+        self.norm_out = operations.GroupNorm(8, channels)
+        self.conv_out = operations.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm_out(self.conv_in(F.silu(self.norm_in(x))))
@@ -27,28 +27,33 @@ class _ResBlock(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Deterministic autoencoder whose decoder was trained on noised latents, so that it forgives small errors."""
+    """Deterministic autoencoder whose decoder was trained on noised latents, so that it forgives small errors.
 
-    def __init__(self, fine: int = 64, coarse: int = 128, decoder: int = 96):
+    Args:
+        fine, coarse, decoder: channels at 32x32 and 16x16 of the encoder, and at 32x32 of the decoder.
+        operations: namespace with ``Conv2d`` and ``GroupNorm`` (hosts pass their own).
+    """
+
+    def __init__(self, fine: int = 64, coarse: int = 128, decoder: int = 96, operations=nn):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
-            nn.Conv2d(48, fine, 3, padding=1),
-            _ResBlock(fine),
-            nn.Conv2d(fine, coarse, 2, stride=2),
-            _ResBlock(coarse),
-            _ResBlock(coarse),
-            nn.Conv2d(coarse, LATENT_CHANNELS, 1),
+            operations.Conv2d(48, fine, 3, padding=1),
+            _ResBlock(fine, operations),
+            operations.Conv2d(fine, coarse, 2, stride=2),
+            _ResBlock(coarse, operations),
+            _ResBlock(coarse, operations),
+            operations.Conv2d(coarse, LATENT_CHANNELS, 1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, coarse, 3, padding=1),
-            _ResBlock(coarse),
-            _ResBlock(coarse),
-            nn.Conv2d(coarse, 4 * decoder, 1),
+            operations.Conv2d(LATENT_CHANNELS, coarse, 3, padding=1),
+            _ResBlock(coarse, operations),
+            _ResBlock(coarse, operations),
+            operations.Conv2d(coarse, 4 * decoder, 1),
             nn.PixelShuffle(2),
-            _ResBlock(decoder),
-            _ResBlock(decoder),
-            nn.Conv2d(decoder, 48, 3, padding=1),
+            _ResBlock(decoder, operations),
+            _ResBlock(decoder, operations),
+            operations.Conv2d(decoder, 48, 3, padding=1),
             nn.PixelShuffle(4),
         )
 

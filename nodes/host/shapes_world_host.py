@@ -12,6 +12,7 @@ import comfy.ldm.models.autoencoder
 import comfy.model_base
 import comfy.model_management as management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -20,7 +21,7 @@ from comfy import latent_formats
 from torch import Tensor, nn
 
 from ...models.tiny import vocabulary
-from ...models.tiny.autoencoder import DOWNSCALE, LATENT_CHANNELS
+from ...models.tiny.autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
 from ...models.tiny.denoiser import Denoiser
 from ...models.tiny.loading import load_autoencoder, load_into, load_text_encoder
 from ...shapes_world.captions import sample_prompt
@@ -87,7 +88,9 @@ def preview_factors(autoencoder: nn.Module, scale: float, count: int = 12) -> Te
 
 def load_vae() -> comfy.sd.VAE:
     """VAE of the family. Raises WeightsError."""
-    autoencoder, _ = load_autoencoder()
+    # The host's layers can run while their weights stay in main memory, as --novram asks for.
+    autoencoder = Autoencoder(operations=comfy.ops.disable_weight_init)
+    load_into(autoencoder, "autoencoder")
     # A stock constructor sets some two dozen attributes that differ between versions of ComfyUI; a small stock network
     # serves to run it, and is then exchanged for ours.
     stock = {"double_z": True, "z_channels": 4, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32}
@@ -95,7 +98,8 @@ def load_vae() -> comfy.sd.VAE:
     parameters = {"ddconfig": stock, "embed_dim": LATENT_CHANNELS}
     weights = comfy.ldm.models.autoencoder.AutoencoderKL(**parameters).state_dict()
     vae = comfy.sd.VAE(sd=weights, config={"params": parameters}, dtype=torch.float32)
-    vae.first_stage_model = autoencoder.to(dtype=vae.vae_dtype)
+    vae.first_stage_model = autoencoder.to(dtype=vae.vae_dtype, memory_format=torch.channels_last)
+    vae.size = None  # newer hosts keep the size of the network that they made
     vae.patcher = comfy.model_patcher.ModelPatcher(
         vae.first_stage_model, load_device=vae.device, offload_device=management.vae_offload_device()
     )

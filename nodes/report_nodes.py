@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from ..reports.canvas import THEMES
 from ..reports.report import Finalists, report
@@ -22,6 +19,8 @@ NO_FILE, PICTURE, PICTURE_AND_TRACE = "nothing", "picture", "picture and trace"
 
 
 class SearchReportNode(io.ComfyNode):
+    """The report as an IMAGE, shown on the node and saved as the user wishes."""
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -68,8 +67,13 @@ class SearchReportNode(io.ComfyNode):
         image = torch.from_numpy(drawn.astype(np.float32) / 255.0)[None]
         if save == NO_FILE:
             return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
-        entry = save_report(drawn, trace, filename_prefix, save == PICTURE_AND_TRACE, cls.hidden)
-        return io.NodeOutput(image, ui={"images": [entry]})
+        # The host's own helper: numbering, sub-folders, and the workflow in the file unless the user switched that off.
+        saved = ui.ImageSaveHelper.get_save_images_ui(image, filename_prefix, cls=cls).as_dict()
+        if save == PICTURE_AND_TRACE:
+            entry = saved["images"][0]
+            file = Path(folder_paths.get_output_directory(), entry["subfolder"], entry["filename"])
+            file.with_suffix(".json").write_text(trace.to_json(), encoding="utf-8")
+        return io.NodeOutput(image, ui=saved)
 
 
 def finalists_of(images, scores) -> Finalists:
@@ -85,25 +89,15 @@ def finalists_of(images, scores) -> Finalists:
             f"finalists has {len(pixels)} images and scores {len(scores.values)} entries: decode the `finalists` "
             f"output of the node that gave the scores"
         )
-    return Finalists(pixels, scores.values, scores.held_out, scores.group, scores.verifier, scores.held_out_verifier)
-
-
-def save_report(drawn: np.ndarray, trace, prefix: str, with_trace: bool, hidden) -> dict[str, str]:
-    """Write the PNG (with the workflow in it, as Save Image does) and the trace; returns the front end's entry."""
-    height, width = drawn.shape[:2]
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
+    return Finalists(
+        images=pixels,
+        scores=scores.values,
+        held_out=scores.held_out,
+        group=scores.group,
+        verifier=scores.verifier,
+        held_out_verifier=scores.held_out_verifier,
+        particles=scores.particles,
     )
-    info = PngInfo()
-    if getattr(hidden, "prompt", None) is not None:
-        info.add_text("prompt", json.dumps(hidden.prompt))
-    for key, value in (getattr(hidden, "extra_pnginfo", None) or {}).items():
-        info.add_text(key, json.dumps(value))
-    file = f"{name}_{counter:05}_.png"
-    Image.fromarray(drawn).save(Path(folder) / file, pnginfo=info, compress_level=4)
-    if with_trace:
-        Path(folder, f"{name}_{counter:05}_.json").write_text(trace.to_json(), encoding="utf-8")
-    return {"filename": file, "subfolder": subfolder, "type": "output"}
 
 
 NODES = [SearchReportNode]

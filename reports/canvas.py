@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SCALE = 2  # everything is drawn this much larger and reduced once
+SCALE = 3  # everything is drawn this much larger and reduced once
+# Fonts for what Pillow's own has no glyphs for (prompts in Chinese, Cyrillic, ...), by names that Windows, macOS and
+# Linux know. Where none is installed such letters are drawn as boxes.
+OTHER_FONTS = (
+    "msyh.ttc", "PingFang.ttc", "Hiragino Sans GB.ttc", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf",
+    "NotoSans-Regular.ttf", "DejaVuSans.ttf",
+)  # fmt: skip
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 Colour = tuple[int, int, int]
 
 
@@ -67,7 +76,7 @@ class Canvas:
         self._image = Image.new("RGB", (width * SCALE, height * SCALE), theme.background)
         self._draw = ImageDraw.Draw(self._image)
 
-    def panel(self, box: tuple[float, float, float, float], radius: float = 8) -> None:
+    def panel(self, box: Box, radius: float = 8) -> None:
         """A rounded area for a chart."""
         self._draw.rounded_rectangle([v * SCALE for v in box], radius * SCALE, fill=self.theme.panel)
 
@@ -89,22 +98,56 @@ class Canvas:
         r = radius * SCALE
         self._draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
 
-    def frame(self, box: tuple[float, float, float, float], colour: Colour, width: float = 2.0) -> None:
+    def frame(self, box: Box, colour: Colour, width: float = 2.0) -> None:
         """A rectangle's outline."""
         self._draw.rectangle([v * SCALE for v in box], outline=colour, width=round(width * SCALE))
 
     def text(self, at: Point, text: str, size: float = 13, colour: Colour | None = None, anchor: str = "ls") -> None:
-        """Text; ``anchor`` as in Pillow (default: left end of the base line)."""
-        font = ImageFont.load_default(size * SCALE)
+        """One line of text; ``anchor`` as in Pillow (default: left end of the base line)."""
         place = (at[0] * SCALE, at[1] * SCALE)
-        self._draw.text(place, text, fill=colour or self.theme.text, font=font, anchor=anchor)
+        self._draw.text(place, text, fill=colour or self.theme.text, font=font_for(text, size), anchor=anchor)
+
+    def triangle(self, tip: Point, size: float, colour: Colour) -> None:
+        """A small triangle that points down to ``tip``."""
+        (x, y), half = tip, size * 0.6
+        corners = [(x, y), (x - half, y - size), (x + half, y - size)]
+        self._draw.polygon([(px * SCALE, py * SCALE) for px, py in corners], fill=colour)
+
+    def score_bar(self, box: Box) -> None:
+        """The colours of the scores from worst (left) to best."""
+        left, top, right, bottom = (round(v * SCALE) for v in box)
+        for x in range(left, right):
+            colour = score_colour(self.theme, (x - left) / max(right - left - 1, 1))
+            self._draw.line([(x, top), (x, bottom)], fill=colour)
+
+    def legend(self, right: float, y: float, items: Sequence[tuple[str, Colour, str]]) -> float:
+        """A row of explanations that ends at ``right``, texts on base line ``y``; returns its left end.
+
+        Items are (sign, colour, text) with "line", "dot", "event" (line and triangle) or "" (text alone) as the sign.
+        """
+        for sign, colour, text in reversed(items):
+            self.text((right, y), text, 11, self.theme.muted, "rs")
+            right -= text_width(text, 11) + 6
+            middle = y - 4
+            if sign == "line":
+                self.line([(right - 18, middle), (right, middle)], colour, 2)
+                right -= 18
+            elif sign == "dot":
+                self.dot((right - 4, middle), 3.4, colour)
+                right -= 8
+            elif sign == "event":
+                self.line([(right - 4, middle - 7), (right - 4, middle + 7)], colour, 1)
+                self.triangle((right - 4, middle - 2), 5.5, colour)
+                right -= 8
+            right -= 16
+        return right
 
     def picture(self, at: Point, image: np.ndarray, size: tuple[int, int]) -> None:
         """uint8 ``[H, W, 3]``, fitted into ``size`` (width, height) and centred in it."""
         source = Image.fromarray(image)
         ratio = min(size[0] * SCALE / source.width, size[1] * SCALE / source.height)
         wanted = (max(1, round(source.width * ratio)), max(1, round(source.height * ratio)))
-        source = source.resize(wanted, Image.Resampling.LANCZOS)
+        source = source.resize(wanted, Image.Resampling.BICUBIC)
         x = round(at[0] * SCALE + (size[0] * SCALE - wanted[0]) / 2)
         y = round(at[1] * SCALE + (size[1] * SCALE - wanted[1]) / 2)
         self._image.paste(source, (x, y))
@@ -114,18 +157,53 @@ class Canvas:
         return np.asarray(self._image.resize((self.width, self.height), Image.Resampling.LANCZOS))
 
 
+@lru_cache(maxsize=256)
+def _font(size: float, name: str | None = None) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, or an installed one by name; OSError where that is not installed."""
+    return ImageFont.load_default(size * SCALE) if name is None else ImageFont.truetype(name, size * SCALE)
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(name: str | None, letter: str) -> bool:
+    """Whether a font has a picture for ``letter``, rather than the one for unknown letters."""
+    font = _font(16, name)
+    return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
+
+
+@lru_cache(maxsize=64)
+def _font_name(letters: str) -> str | None:
+    """The first font with all ``letters``; Pillow's own (None) where no installed one has them."""
+    for name in (None, *OTHER_FONTS):
+        try:
+            if all(_has_glyph(name, letter) for letter in letters):
+                return name
+        except OSError:
+            continue
+    return None
+
+
+def font_for(text: str, size: float) -> ImageFont.FreeTypeFont:
+    """A font that has the letters of ``text``: Pillow's own wherever possible."""
+    return _font(size, _font_name("".join(sorted(set(text) - {" "}))))
+
+
 def text_width(text: str, size: float) -> float:
-    """Width in pixels of ``text`` at ``size``."""
-    return ImageFont.load_default(size * SCALE).getlength(text) / SCALE
+    """Width in pixels of one line of ``text`` at ``size``."""
+    return font_for(text, size).getlength(text) / SCALE
+
+
+def one_line(text: str) -> str:
+    """``text`` with all line breaks and runs of spaces as single spaces."""
+    return " ".join(text.split())
 
 
 def shortened(text: str, size: float, room: float) -> str:
-    """``text``, cut with an ellipsis where it is wider than ``room`` pixels."""
+    """``text`` on one line, cut with an ellipsis where it is wider than ``room`` pixels."""
+    text = one_line(text)[:2000]  # far more than fits any width
     if text_width(text, size) <= room:
         return text
-    while text and text_width(text + "...", size) > room:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fitting = bisect_right(range(len(text)), room, key=lambda count: text_width(text[:count] + "...", size))
+    return text[: max(fitting - 1, 0)].rstrip() + "..."
 
 
 def s_curve(start: Point, end: Point, pieces: int = 14) -> list[Point]:

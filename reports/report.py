@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..samplers.trace import Trace
-from .canvas import DARK, THEMES, Canvas, Theme, shortened
+from .canvas import DARK, THEMES, Box, Canvas, Theme, one_line, shortened, text_width
 from .curves import draw_curves
 from .names import method_name
-from .tree import draw_tree
+from .tree import columns_of, draw_tree, score_range
 
 WIDTH, MARGIN, GAP = 1180, 24, 16
-CHART, TILE, CAPTION = 300, 148, 40
+TOP, CHART, CAPTION, HEADING = 92, 300, 32, 34
+COLUMNS = (4, 8)  # tiles side by side: at least (so that few are not huge), at most
+ROUNDS = ("zero_order_search", "path_search")  # methods whose trace counts rounds, not steps
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Finalists:
         scores, held_out: one per image, None where there is none; ``held_out`` may be empty.
         group: which image of the batch each competed for; empty: one group.
         verifier, held_out_verifier: names.
+        particles: ids of the images in the trace; empty: unknown.
     """
 
     images: np.ndarray
@@ -35,18 +38,74 @@ class Finalists:
     group: Sequence[int] = ()
     verifier: str = ""
     held_out_verifier: str = ""
+    particles: Sequence[int] = ()
     groups: list[int] = field(init=False)
 
     def __post_init__(self):
-        for name in ("scores", "held_out", "group"):
+        for name in ("scores", "held_out", "group", "particles"):
             if len(getattr(self, name)) not in (0, len(self.images)):
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.images)} images")
         object.__setattr__(self, "groups", list(self.group) or [0] * len(self.images))
 
+    @property
+    def winners(self) -> list[int] | None:
+        """Particle ids of the first image of every group; None where ids are not known."""
+        if not len(self.particles):
+            return None
+        return [self.particles[self.groups.index(group)] for group in dict.fromkeys(self.groups)]
 
-def grid_places(count: int, columns: int) -> list[tuple[int, int]]:
-    """(row, column) of each tile, filled line by line."""
-    return [divmod(index, columns) for index in range(count)]
+
+@dataclass(frozen=True)
+class GridLayout:
+    """Where the finalists go.
+
+    Attributes:
+        rows: which finalists are shown.
+        boxes: frame of each of them.
+        headings: (group, y of the base line) of the lines above each group; empty where there is one group.
+        bottom: end of the grid.
+    """
+
+    rows: list[int]
+    boxes: list[Box]
+    headings: list[tuple[int, float]]
+    bottom: float
+
+
+def grid_layout(groups: Sequence[int], aspect: float, top: float, limit: int = 24) -> GridLayout:
+    """Tiles line by line, best first; every group begins a line of its own unless it has one image only.
+
+    Args:
+        groups: group of every finalist, sorted.
+        aspect: height over width of the images; tiles are at most 1.6 times as high as wide, and at least half.
+        top: y of the first line.
+        limit: images shown; with several groups about as many of each, never fewer than its winner.
+    """
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    share = max(1, limit // max(len(members), 1))
+    lines = {group: rows[:share] for group, rows in members.items()}
+    headed = len(members) > 1 and any(len(rows) > 1 for rows in lines.values())
+    widest = max((len(rows) for rows in lines.values()), default=0) if headed else sum(map(len, lines.values()))
+    columns = max(math.ceil(widest / math.ceil(max(widest, 1) / COLUMNS[1])), COLUMNS[0])  # lines about equally full
+    width = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) / columns
+    height = width * min(max(aspect, 0.5), 1.6)
+    plan, y, column = GridLayout([], [], [], top), top, 0
+    for group, rows in lines.items():
+        if headed:
+            if column:
+                y, column = y + height + CAPTION, 0
+            plan.headings.append((group, y + 12))
+            y += 24
+        for row in rows:
+            if column == columns:
+                y, column = y + height + CAPTION, 0
+            x = MARGIN + column * (width + GAP)
+            plan.rows.append(row)
+            plan.boxes.append((x, y, x + width, y + height))
+            column += 1
+    return GridLayout(plan.rows, plan.boxes, plan.headings, y + height + CAPTION if plan.rows else top)
 
 
 def cost_line(trace: Trace) -> str:
@@ -61,12 +120,19 @@ def cost_line(trace: Trace) -> str:
     return "   ".join(parts) + ("" if status == "complete" else f"   (ended early: {status})")
 
 
-def report(trace: Trace, finalists: Finalists, theme: str | Theme = DARK, limit: int = 21) -> np.ndarray:
+def settings_line(trace: Trace) -> str:
+    """Particles, steps and seed."""
+    first = trace.records[0] if trace.records else None
+    parts = [] if first is None or trace.meta.get("method") in ROUNDS else [f"{first.steps} steps"]
+    return "   ".join([*parts, f"seed {trace.seed}"])
+
+
+def report(trace: Trace, finalists: Finalists, theme: str | Theme = DARK, limit: int = 24) -> np.ndarray:
     """Compose the report.
 
     Args:
         trace: of a run.
-        finalists: finished images; the first ``limit`` are shown.
+        finalists: finished images; the best ``limit`` are shown.
         theme: "dark", "light" or a ``Theme``.
 
     Returns:
@@ -76,69 +142,84 @@ def report(trace: Trace, finalists: Finalists, theme: str | Theme = DARK, limit:
         if theme not in THEMES:
             raise ValueError(f"theme is {theme!r}: choose one of {', '.join(THEMES)}")
         theme = THEMES[theme]
-    shown = min(len(finalists.images), limit)
-    columns = (WIDTH - 2 * MARGIN + GAP) // (TILE + GAP)
-    rows = math.ceil(shown / columns)
-    tile_height = TILE + CAPTION
-    tree_height = CHART + (80 if max((len(r.particles) for r in trace.records), default=0) > 24 else 0)
-    top = 92
-    tree_top = top + CHART + GAP
-    grid_top = tree_top + tree_height + GAP
-    height = grid_top + (30 + rows * (tile_height + 6) if rows else 0) + MARGIN - 6
+    crowd = max((len(found) for _, found in columns_of(trace)), default=0)
+    tree_top = TOP + CHART + GAP
+    tree_bottom = tree_top + CHART + min(max(crowd - 24, 0) * 7, 280)
+    aspect = finalists.images.shape[1] / finalists.images.shape[2]
+    grid = grid_layout(finalists.groups, aspect, tree_bottom + GAP + HEADING, limit)
+    height = math.ceil(grid.bottom + MARGIN / 2) if grid.rows else tree_bottom + MARGIN
     canvas = Canvas(WIDTH, height, theme)
-
-    _heading(canvas, trace, finalists)
-    half = (MARGIN, top, WIDTH - MARGIN, top + CHART)
-    canvas.panel(half)
-    canvas.text((half[0] + 16, half[1] + 26), "Scores over compute", 14)
-    _legend(canvas, half[2] - 16, half[1] + 26)
-    draw_curves(canvas, trace, (half[0] + 16, half[1] + 44, half[2] - 20, half[3] - 14))
-
-    box = (MARGIN, tree_top, WIDTH - MARGIN, tree_top + tree_height)
-    canvas.panel(box)
-    canvas.text((box[0] + 16, box[1] + 26), "Family tree", 14)
-    canvas.text((box[2] - 16, box[1] + 26), "noise to image, left to right; colour: score; blue line: resampling", 11,
-                theme.muted, "rs")  # fmt: skip
-    draw_tree(canvas, trace, (box[0] + 26, box[1] + 52, box[2] - 26, box[3] - 26))
-    if rows:
-        _finalists(canvas, finalists, shown, columns, grid_top)
+    _heading(canvas, trace)
+    _curves_panel(canvas, trace, finalists, (MARGIN, TOP, WIDTH - MARGIN, TOP + CHART))
+    _tree_panel(canvas, trace, finalists, (MARGIN, tree_top, WIDTH - MARGIN, tree_bottom))
+    if grid.rows:
+        _finalists(canvas, trace, finalists, grid, tree_bottom + GAP + 18)
     return canvas.finish()
 
 
-def _heading(canvas: Canvas, trace: Trace, finalists: Finalists) -> None:
-    name = str(trace.meta.get("method", "search"))
-    prompts = list(dict.fromkeys(trace.meta.get("prompts") or []))
-    canvas.text((MARGIN, 40), method_name(name), 24)
-    prompt = ",  ".join(f"\u201c{p}\u201d" for p in prompts)
-    canvas.text((MARGIN, 66), shortened(prompt, 15, WIDTH - 2 * MARGIN), 15, canvas.theme.muted)
-    canvas.text((WIDTH - MARGIN, 40), cost_line(trace), 13, canvas.theme.muted, "rs")
+def _heading(canvas: Canvas, trace: Trace) -> None:
+    muted, right = canvas.theme.muted, WIDTH - MARGIN
+    canvas.text((MARGIN, 40), method_name(str(trace.meta.get("method", "search"))), 24)
+    canvas.text((right, 40), cost_line(trace), 13, muted, "rs")
+    settings = settings_line(trace)
+    canvas.text((right, 66), settings, 13, muted, "rs")
+    prompts = dict.fromkeys(one_line(prompt) for prompt in trace.meta.get("prompts") or [])
+    prompt = ",  ".join(f"\u201c{text}\u201d" for text in prompts if text)
+    canvas.text((MARGIN, 66), shortened(prompt, 15, right - MARGIN - text_width(settings, 13) - 24), 15, muted)
 
 
-def _legend(canvas: Canvas, right: float, y: float) -> None:
+def _curves_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) -> None:
     theme = canvas.theme
-    for text, colour, width in (("winner's way", theme.accent, 92), ("best so far", theme.text, 84)):
-        canvas.text((right, y), text, 11, theme.muted, "rs")
-        canvas.line([(right - width, y - 4), (right - width + 18, y - 4)], colour, 2)
-        right -= width + 16
+    canvas.panel(box)
+    judge = finalists.verifier or trace.meta.get("verifier")
+    canvas.text((box[0] + 16, box[1] + 26), "Scores over compute", 14)
+    if judge:
+        canvas.text((box[0] + 26 + text_width("Scores over compute", 14), box[1] + 26), str(judge), 11, theme.muted)
+    items = [("line", theme.text, "best so far"), ("line", theme.accent, "way of the winner")]
+    if any(any(record.resampled) for record in trace.records):
+        items.append(("event", theme.event, "resampling"))
+    canvas.legend(box[2] - 16, box[1] + 26, items)
+    draw_curves(canvas, trace, (box[0] + 16, box[1] + 48, box[2] - 24, box[3] - 14), finalists.winners)
 
 
-def _finalists(canvas: Canvas, finalists: Finalists, shown: int, columns: int, top: float) -> None:
+def _tree_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) -> None:
+    theme, y = canvas.theme, box[1] + 26
+    canvas.panel(box)
+    rounds = trace.meta.get("method") in ROUNDS
+    canvas.text((box[0] + 16, y), "Family tree", 14)
+    text = "from round to round" if rounds else "step by step, from noise to image"
+    canvas.text((box[0] + 26 + text_width("Family tree", 14), y), text, 11, theme.muted)
+    low, high = score_range(trace)
+    canvas.text((box[2] - 16, y), f"{high:.2f}", 11, theme.muted, "rs")
+    right = box[2] - 24 - text_width(f"{high:.2f}", 11)
+    canvas.score_bar((right - 90, y - 8, right, y))
+    left = canvas.legend(right - 98, y, [("", theme.muted, f"score  {low:.2f}")])
+    canvas.legend(left, y, [("dot", theme.muted, "not scored")])
+    draw_tree(canvas, trace, (box[0] + 30, box[1] + 58, box[2] - 30, box[3] - 14), finalists.winners)
+
+
+def _finalists(canvas: Canvas, trace: Trace, finalists: Finalists, grid: GridLayout, y: float) -> None:
     theme = canvas.theme
-    canvas.text((MARGIN, top + 16), "Finished images, best first", 14)
-    names = finalists.verifier + (f"  |  held out: {finalists.held_out_verifier}" if len(finalists.held_out) else "")
-    canvas.text((WIDTH - MARGIN, top + 16), names, 11, theme.muted, "rs")
+    left_out = len(finalists.images) - len(grid.rows)
+    title = "Finished images, best first" + (f" ({left_out} more are not shown)" if left_out else "")
+    canvas.text((MARGIN, y), title, 14)
+    names = [f"left: {finalists.verifier}"] if finalists.verifier and len(finalists.scores) else []
+    names += [f"right: {finalists.held_out_verifier or 'held out'} (held out)"] if len(finalists.held_out) else []
+    canvas.text((WIDTH - MARGIN, y), "   ".join(names), 11, theme.muted, "rs")
+    prompts = trace.meta.get("prompts") or []
+    for group, base in grid.headings:
+        name = f"Image {group + 1}" + (f": {one_line(prompts[group])}" if group < len(prompts) else "")
+        canvas.text((MARGIN, base), shortened(name, 12, WIDTH - 2 * MARGIN), 12, theme.muted)
     seen: set[int] = set()
-    for index, (row, column) in enumerate(grid_places(shown, columns)):
-        x = MARGIN + column * (TILE + GAP)
-        y = top + 30 + row * (TILE + CAPTION + 6)
-        canvas.picture((x, y), finalists.images[index], (TILE, TILE))
-        first = finalists.groups[index] not in seen
-        seen.add(finalists.groups[index])
+    for row, (left, top, right, bottom) in zip(grid.rows, grid.boxes, strict=True):
+        canvas.picture((left, top), finalists.images[row], (right - left, bottom - top))
+        first = finalists.groups[row] not in seen
+        seen.add(finalists.groups[row])
         if first:
-            canvas.frame((x - 2, y - 2, x + TILE + 2, y + TILE + 2), theme.accent, 2.5)
-        canvas.text((x, y + TILE + 18), _number(finalists.scores, index), 13, theme.accent if first else theme.text)
+            canvas.frame((left - 2.5, top - 2.5, right + 2.5, bottom + 2.5), theme.accent, 2.5)
+        canvas.text((left, bottom + 18), _number(finalists.scores, row), 13, theme.accent if first else theme.text)
         if len(finalists.held_out):
-            canvas.text((x + TILE, y + TILE + 18), _number(finalists.held_out, index), 12, theme.muted, "rs")
+            canvas.text((right, bottom + 18), _number(finalists.held_out, row), 12, theme.muted, "rs")
 
 
 def _number(values: Sequence[float | None], index: int) -> str:

@@ -59,6 +59,19 @@ def test_a_search_becomes_a_saved_picture(searched, output):
     assert json.loads(saved.with_suffix(".json").read_text())["meta"]["method"] == "fk"
 
 
+def test_numbers_go_on_and_a_preview_leaves_the_output_folder_alone(searched, output, tmp_path_factory, monkeypatch):
+    import folder_paths
+
+    from testtime.nodes.report_nodes import NO_FILE, SearchReportNode
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path_factory.mktemp("temp")))
+    names = [SearchReportNode.execute(searched[2]).ui["images"][0]["filename"] for _ in range(2)]
+    assert names == ["search_report_00001_.png", "search_report_00002_.png"]
+    SearchReportNode.execute(searched[2], save=NO_FILE)
+    assert sorted(path.name for path in output.iterdir()) == names
+    assert len(list(Path(folder_paths.temp_directory).iterdir())) == 1
+
+
 def test_it_needs_no_images(searched, output):
     from testtime.nodes.report_nodes import SearchReportNode
 

@@ -113,15 +113,19 @@ def cost_line(trace: Trace) -> str:
     ledger = trace.meta.get("ledger", {})
     seconds = ledger.get("total_seconds", trace.records[-1].seconds if trace.records else 0.0)
     nfe = ledger.get("nfe", trace.records[-1].nfe if trace.records else 0)
-    parts = [f"{nfe:,} forward passes", f"{ledger.get('decodes', 0):,} decodes"]
-    parts.append(f"{ledger.get('verifier_images', 0):,} images judged")
+    parts = [_counted(nfe, "forward pass", "es"), _counted(ledger.get("decodes", 0), "decode", "s")]
+    parts.append(_counted(ledger.get("verifier_images", 0), "image", "s") + " judged")
     parts.append(f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min")
     status = trace.meta.get("status", "complete")
     return "   ".join(parts) + ("" if status == "complete" else f"   (ended early: {status})")
 
 
+def _counted(count: int, noun: str, ending: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else ending}"
+
+
 def settings_line(trace: Trace) -> str:
-    """Particles, steps and seed."""
+    """Steps, where they are steps, and the seed."""
     first = trace.records[0] if trace.records else None
     parts = [] if first is None or trace.meta.get("method") in ROUNDS else [f"{first.steps} steps"]
     return "   ".join([*parts, f"seed {trace.seed}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..models.tiny.loading import missing_weights
 from ..verifiers.registry import create
 from .host.managed_verifier import managed
 from .host.shapes_world_host import MODEL_TYPES, load_clip, load_model, load_vae
@@ -46,6 +47,14 @@ class LoadShapesWorldNode(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, model=None):
+        # Naming an input here switches the host's own check of it off.
+        if model is not None and model not in MODEL_TYPES:
+            return f"model is {model!r}: choose one of {', '.join(MODEL_TYPES)}"
+        generators = MODEL_TYPES if model is None else (model,)
+        return missing_weights(["autoencoder", "text_encoder", *generators, "preference", "clip"]) or True
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:

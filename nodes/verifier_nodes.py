@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import comfy.model_management as management
 import folder_paths
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..models.tiny.loading import missing_weights
+from ..samplers.chunking import Chunker
 from ..samplers.protocols import SearchError
 from ..verifiers.base import VerifierError, check_images, check_prompts
 from ..verifiers.clip_score import MODES, load_clip_score_files, load_clip_score_folder
 from ..verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice
 from ..verifiers.registry import create
-from .compat import throw_if_interrupted
+from .compat import is_oom, throw_if_interrupted
 from .host.managed_verifier import managed
 from .types import CATEGORY, Scores, ScoresType, VerifierType
 
@@ -24,6 +27,10 @@ FOLDER = "verifiers"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 NO_MODEL = "none found"
 NO_TEXT_TOWER = "in the same file"
+SHAPES_VERIFIERS = {"shapes_preference": "preference", "shapes_clip": "clip"}
+"""Name of an embedded verifier -> its weights."""
+MEMBERS = 4
+IMAGES_PER_CALL = 8
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
 
@@ -42,7 +49,7 @@ def clip_choices() -> list[str]:
     found = []
     for root in folder_paths.get_folder_paths(FOLDER):
         found += sorted(f"{FOLDER}/{path.parent.name}" for path in Path(root).glob("*/config.json"))
-    found += [f"{FOLDER}/{name}" for name in folder_paths.get_filename_list(FOLDER) if "/" not in name]
+    found += [f"{FOLDER}/{name}" for name in folder_paths.get_filename_list(FOLDER) if Path(name).parent == Path()]
     found += [f"clip_vision/{name}" for name in folder_paths.get_filename_list("clip_vision")]
     return found or [NO_MODEL]
 
@@ -54,11 +61,13 @@ def text_tower_choices() -> list[str]:
 
 def how_to_get_clip() -> str:
     """What to download for CLIPScore, and where to put it."""
-    folder = Path(folder_paths.get_folder_paths(FOLDER)[0]) / CLIP_REPOSITORY.replace("/", "--")
+    searched = folder_paths.get_folder_paths(FOLDER) + folder_paths.get_folder_paths("clip_vision")
+    folder = Path(searched[0]) / CLIP_REPOSITORY.replace("/", "--")
     return (
         f"CLIPScore needs a CLIP model with both towers, e.g. {CLIP_REPOSITORY} (1.7 GB, MIT licence). Put its files "
         f"(config.json, model.safetensors, vocab.json, merges.txt) into {folder}, for example with:  "
         f'hf download {CLIP_REPOSITORY} --local-dir "{folder}"'
+        f"\nLooked in: {', '.join(searched)}"
     )
 
 
@@ -91,13 +100,20 @@ class ShapesVerifierNode(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "verifier",
-                    options=["shapes_preference", "shapes_clip"],
+                    options=list(SHAPES_VERIFIERS),
                     tooltip="shapes_preference: a learned reward, about -1.25 .. 1.25. shapes_clip: the cosine of "
                     "image and prompt.",
                 )
             ],
             outputs=[VerifierType.Output(display_name="verifier")],
         )
+
+    @classmethod
+    def validate_inputs(cls, verifier=None):
+        # Naming an input here switches the host's own check of it off.
+        if verifier is not None and verifier not in SHAPES_VERIFIERS:
+            return f"verifier is {verifier!r}: choose one of {', '.join(SHAPES_VERIFIERS)}"
+        return missing_weights(SHAPES_VERIFIERS.values() if verifier is None else [SHAPES_VERIFIERS[verifier]]) or True
 
     @classmethod
     def execute(cls, verifier) -> io.NodeOutput:
@@ -141,7 +157,12 @@ class CLIPScoreNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, clip=None):
-        return f"clip: {how_to_get_clip()}" if clip == NO_MODEL else True
+        try:
+            if clip is not None:
+                resolve(clip)
+        except VerifierError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, clip, text_tower=NO_TEXT_TOWER, mode="cos") -> io.NodeOutput:
@@ -201,7 +222,7 @@ class EnsembleNode(io.ComfyNode):
                 "Best-of-N and SVDD. sum: the weighted sum of the scores as they are.",
             )
         ]
-        for number in range(1, 5):
+        for number in range(1, MEMBERS + 1):
             inputs += [
                 VerifierType.Input(f"verifier_{number}", optional=number > 1, tooltip="A verifier of the ensemble."),
                 io.Float.Input(
@@ -226,11 +247,11 @@ class EnsembleNode(io.ComfyNode):
     @classmethod
     def execute(cls, combine, verifier_1, weight_1, **others) -> io.NodeOutput:
         voices = [Voice(verifier_1, weight_1)]
-        for number in range(2, 5):
+        for number in range(2, MEMBERS + 1):
             verifier = others.get(f"verifier_{number}")
             if verifier is not None:
                 voices.append(Voice(verifier, others.get(f"weight_{number}", 1.0)))
-        return io.NodeOutput(EnsembleVerifier(voices, combine))
+        return io.NodeOutput(EnsembleVerifier(voices, combine, max_batch=IMAGES_PER_CALL))
 
 
 class ScoreImagesNode(io.ComfyNode):
@@ -290,20 +311,20 @@ def prompts_for(prompt: str, n: int, verifier) -> list[str]:
     return check_prompts(listed, n, verifier.name, getattr(verifier, "needs_prompt", True))
 
 
-def score_batch(verifier, images: Tensor, prompts: list[str], chunk: int = 8) -> Tensor:
+def score_batch(verifier, images: Tensor, prompts: list[str]) -> Tensor:
     """Scores float64 ``[n]``, NaN where there is none. Interruptible, except for ensembles that need all at once."""
-    size = len(images) if getattr(verifier, "relative", False) else chunk
-    parts = []
-    for start in range(0, len(images), size):
+
+    def score(rows: slice) -> Tensor:
         throw_if_interrupted()
-        rows = slice(start, start + size)
         scores = verifier.score(images[rows], prompts[rows])
         if tuple(scores.shape) != (len(prompts[rows]),):
             raise SearchError(
                 f"verifier {verifier.name!r} returned {tuple(scores.shape)} for {len(prompts[rows])} images"
             )
-        parts.append(scores.detach().to("cpu", torch.float64))
-    return torch.cat(parts)
+        return scores.detach().to("cpu", torch.float64)
+
+    size = len(images) if getattr(verifier, "relative", False) else IMAGES_PER_CALL
+    return Chunker(size, is_oom=is_oom, after_oom=management.soft_empty_cache).cat(score, len(images))
 
 
 def _listed(values: Tensor) -> list[float | None]:

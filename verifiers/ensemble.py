@@ -51,10 +51,13 @@ class EnsembleVerifier:
 
     - "zscore": ``sum w_k (s_k - mean_k) / std_k / W`` with fixed constants; comparable between steps.
     - "zscore_set": the same with mean and spread of the candidates of each prompt.
-    - "rank": weighted mean of ``(N - rank) / (N - 1)``, ties averaged, 1 = best; not differentiable.
+    - "rank": weighted mean of ``(N - rank) / (N - 1)``, ties averaged, 1 = best.
     - "softmax": weighted mean of the softmax over the candidates, each member's scores divided by their spread (at
       temperature 1 a member with a narrow range would have no say).
     - "sum": ``sum w_k s_k`` as they are.
+
+    "zscore_set", "rank" and "softmax" are not ``differentiable`` for a search, whatever their members are: candidates
+    compete for a constant total, so the gradient of its sum, which guides a search, is zero.
 
     Args:
         voices: at least one; their verifiers are the attribute ``members``.
@@ -83,7 +86,7 @@ class EnsembleVerifier:
         self.keys = _unique([verifier.name for verifier in self.members])
         self.name = f"{combine}({', '.join(self.keys)})"
         self.relative = combine in ("zscore_set", "rank", "softmax")
-        self.differentiable = combine != "rank" and all(verifier.differentiable for verifier in self.members)
+        self.differentiable = not self.relative and all(verifier.differentiable for verifier in self.members)
         self.needs_prompt = any(getattr(verifier, "needs_prompt", True) for verifier in self.members)
         self.last_scores: dict[str, Tensor] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .denoiser import Denoiser
 from .text_encoder import TextEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
+_REMEDY = "the weights ship with the pack: reinstall it, or train them (models/tiny/train/README.md)"
 
 
 class WeightsError(RuntimeError):
@@ -40,17 +42,24 @@ class Family:
     latent_scale: float
 
 
+def missing_weights(names: Iterable[str], folder: Path = WEIGHTS) -> str:
+    """Which of the weights ``names`` are not in ``folder`` and what to do about it; "" if all are there."""
+    files = [f"{name}.safetensors" for name in names if not (folder / f"{name}.safetensors").is_file()]
+    if not files:
+        return ""
+    return f"{', '.join(files)} {'is' if len(files) == 1 else 'are'} missing in {folder}: {_REMEDY}"
+
+
 def load_state(name: str, folder: Path = WEIGHTS) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of ``<folder>/<name>.safetensors``. WeightsError if that cannot be read."""
     path = folder / f"{name}.safetensors"
-    remedy = "it ships with the pack: reinstall it, or train it (models/tiny/train/README.md)"
     if not path.exists():
-        raise WeightsError(f"{path.name} is missing in {path.parent}: {remedy}")
+        raise WeightsError(missing_weights([name], folder))
     try:
         with safe_open(str(path), framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path.name} in {path.parent} is damaged ({error}): {remedy}") from error
+        raise WeightsError(f"{path.name} in {path.parent} is damaged ({error}): {_REMEDY}") from error
 
 
 def load_into(module: nn.Module, name: str, folder: Path = WEIGHTS) -> dict[str, str]:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from ...samplers.protocols import Verifier
 
-BYTES_PER_PIXEL = 400  # working memory of a small verifier, generous
+# Working memory of a score, generous. Resizing holds a few float32 copies of an image; the tower behind it sees a small
+# square whatever the image's size is, and a ViT-H at batch 1 needs some 50 MB for it.
+IMAGE_COPIES = 6
+TOWER_BYTES = 64 * 2**20
 
 
 class _Wrapper(nn.Module):
@@ -29,7 +32,8 @@ class ManagedVerifier:
 
     Args:
         verifier: keeps its network in ``module``; other attributes are read through.
-        bytes_per_image: working memory to ask for per image, None to estimate it from the image size.
+        bytes_per_image: working memory to ask for per image, None to estimate it. Asking for too much would push the
+            denoiser off the device at every verification.
     """
 
     def __init__(self, verifier: Verifier, bytes_per_image: float | None = None):
@@ -50,10 +54,9 @@ class ManagedVerifier:
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
         """Scores ``[n]``, see ``samplers.protocols.Verifier``. With a graph, the caller has loaded the network."""
         if not (torch.is_grad_enabled() and images.requires_grad):
-            pixels = images[0].numel() if len(images) else 0
-            needed = len(images) * (self._bytes or BYTES_PER_PIXEL * pixels)
+            needed = self._bytes or TOWER_BYTES + IMAGE_COPIES * 4 * images[:1].numel()
             # Plain layers cannot run half on the device: all or nothing.
-            management.load_models_gpu([self.patcher], memory_required=needed, force_full_load=True)
+            management.load_models_gpu([self.patcher], memory_required=len(images) * needed, force_full_load=True)
         return self.verifier.score(images, prompts)
 
 

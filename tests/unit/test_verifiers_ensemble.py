@@ -109,12 +109,20 @@ def test_members_own_scores_stay_readable():
     assert torch.equal(judge.last_scores["x#2"], x[:, 0, 0, 1].detach()) and not judge.last_scores["x"].requires_grad
 
 
-@pytest.mark.parametrize("combine", [name for name in COMBINATIONS if name != "rank"])
+@pytest.mark.parametrize("combine", ["zscore", "sum"])
 def test_gradient_flows(combine):
     x = images().double().requires_grad_()
     judge = ensemble(combine)
     assert judge.differentiable
     assert torch.autograd.gradcheck(lambda t: judge.score(t, ["a", "b"] * 3), (x,))
+
+
+@pytest.mark.parametrize("combine", ["zscore_set", "softmax"])
+def test_candidates_that_share_a_constant_total_give_no_guidance(combine):
+    x = images().double().requires_grad_()
+    (gradient,) = torch.autograd.grad(ensemble(combine).score(x, "p").sum(), x)
+    assert float(gradient.abs().max()) < 1e-12
+    assert not ensemble(combine).differentiable
 
 
 def test_rank_and_undifferentiable_members_say_so():

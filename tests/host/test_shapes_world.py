@@ -29,34 +29,96 @@ def encode(clip, text):
     return stock("CLIPTextEncode").encode(clip, text)[0]
 
 
-def test_stock_ksampler_gives_the_library_images(family):
-    """Same noise, same prompt: ComfyUI's own sampler and our library end at the same latent."""
-    from testtime.models.tiny.loading import load_family
+def both_prompts(clip):
+    """CONDITIONING with one row per prompt, as a batch of prompts is written in ComfyUI."""
+    entries = [encode(clip, text)[0] for text in PROMPTS]
+    pooled = torch.cat([extra["pooled_output"] for _, extra in entries])
+    return [[torch.cat([tokens for tokens, _ in entries]), {"pooled_output": pooled}]]
+
+
+SCHEDULER = {"diffusion": "normal", "flow": "simple"}  # evenly spaced times, as in the library
+
+
+def library_process(kind, noise, steps=8, **settings):
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
     from testtime.samplers.diffusion import Start
 
-    kind, model, clip, vae, *_ = family
-    scheduler = {"diffusion": "normal", "flow": "simple"}[kind]  # evenly spaced times, as in the library
-    with torch.inference_mode():
-        latent = stock("EmptyLatentImage").generate(128, 128, 1)[0]
-        positive, negative = encode(clip, PROMPTS[0]), encode(clip, "")
-        out = stock("KSampler").sample(model, 7, 8, 4.0, "euler", scheduler, positive, negative, latent)[0]
-        image = stock("VAEDecode").decode(vae, out)[0]
+    process = shapes_process(PROMPTS, SamplingSettings(model=kind, steps=steps, cfg=4.0, eta=0.0, **settings))
+    process.start_at = Start(noise=noise)
+    return process
+
+
+@pytest.mark.parametrize("steps", [1, 8, 20])
+def test_sigmas_are_the_librarys(family, steps):
+    import comfy.samplers
+
+    from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
+
+    kind, model = family[:2]
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), SCHEDULER[kind], steps)
+    ours = shapes_process(PROMPTS, SamplingSettings(model=kind, steps=steps)).sigmas
+    assert sigmas.tolist() == pytest.approx(list(ours), abs=1e-5)
+
+
+def test_stock_ksampler_gives_the_library_images(family):
+    """Same noise, a prompt for each image: ComfyUI's own sampler and the library's ODE end at the same latents."""
     import comfy.sample
 
-    noise = comfy.sample.prepare_noise(latent["samples"], 7)
-    settings = SamplingSettings(model=kind, steps=8, cfg=4.0, eta=0.0)
-    process = shapes_process(PROMPTS[:1], settings, load_family())
-    process.start_at = Start(noise=noise)
+    from testtime.models.tiny.loading import load_family
+
+    kind, model, clip, vae, *_ = family
+    with torch.inference_mode():
+        latent = stock("EmptyLatentImage").generate(128, 128, 2)[0]
+        assert latent["samples"].shape == (2, 4, 16, 16)
+        positive, negative = both_prompts(clip), encode(clip, "")
+        out = stock("KSampler").sample(model, 7, 8, 4.0, "euler", SCHEDULER[kind], positive, negative, latent)[0]
+        images = stock("VAEDecode").decode(vae, out)[0]
+    process = library_process(kind, comfy.sample.prepare_noise(latent["samples"], 7))
     state = process.start(1)
     with torch.no_grad():
         while state.step < process.steps:
             state, _ = process.advance(process.predict(state))
         ours = process.to_pixels(process.decode(state.x))
-    scale = load_family().latent_scale
-    out = out["samples"]
-    assert float((out * scale - state.x).abs().max()) < 1e-3 * float(state.x.abs().max())
-    assert float((image - ours).abs().max()) < 2e-3
+    assert float((out["samples"] * load_family().latent_scale - state.x).abs().max()) < 1e-4
+    assert images.shape == (2, 128, 128, 3) and float((images - ours).abs().max()) < 1e-4
+
+
+def test_gradient_through_host_equals_the_librarys(family):
+    """DAS inside ComfyUI: gradient of a managed verifier through its VAE and model, all loaded in inference mode."""
+    import comfy.sample
+    from testtime.nodes.search_sampler import SearchOptions, SearchSampler
+    from testtime.samplers.methods import DAS
+    from testtime.verifiers.registry import create
+
+    kind, model, clip, vae, verifier, _ = family
+    found = {}
+
+    def before_run(process):
+        state = process.start(1)
+        _, found["values"] = process.value_gradient(state, lambda images, group: verifier.score(images, texts(group)))
+
+    def texts(group):
+        return [PROMPTS[g] for g in group.tolist()]
+
+    latent, noise = torch.zeros(2, 4, 16, 16), comfy.sample.prepare_noise(torch.zeros(2, 4, 16, 16), 7)
+    found_result = []
+    options = SearchOptions(
+        DAS(particles=2), verifier, vae, PROMPTS[0], before_run=before_run, on_result=found_result.append
+    )
+    process = library_process(kind, noise, steps=3)
+    with torch.inference_mode():
+        positive, negative = both_prompts(clip), encode(clip, "")
+        sampler, sigmas = SearchSampler(options), torch.tensor(process.sigmas)
+        comfy.sample.sample_custom(model, noise, 4.0, sampler, sigmas, positive, negative, latent, seed=7)
+    judge = create("shapes_preference")
+    _, ours = process.value_gradient(process.start(1), lambda images, group: judge.score(images, texts(group)))
+    largest = float(ours.grad.abs().max())
+    assert largest > 0
+    assert found["values"].reward.tolist() == pytest.approx(ours.reward.tolist(), abs=1e-4)
+    assert float((found["values"].grad - ours.grad).abs().max()) < 1e-3 * largest
+    (result,) = found_result
+    assert result.status == "complete" and not result.warnings
+    assert None not in result.scores.values
 
 
 def test_vae_round_trip(family):

@@ -86,6 +86,7 @@ def test_stock_ksampler_gives_the_library_images(family):
 def test_gradient_through_host_equals_the_librarys(family):
     """DAS inside ComfyUI: gradient of a managed verifier through its VAE and model, all loaded in inference mode."""
     import comfy.sample
+
     from testtime.nodes.search_sampler import SearchOptions, SearchSampler
     from testtime.samplers.methods import DAS
     from testtime.verifiers.registry import create
@@ -200,3 +201,101 @@ def test_preview_factors_show_the_colours():
     wanted = torch.nn.functional.avg_pool2d(images, 8).movedim(1, -1)
     explained = 1 - float((shown - wanted).square().mean() / wanted.flatten(0, 2).var(0).mean())
     assert explained > 0.5
+
+
+def test_img2img_inpainting_and_other_sizes_through_stock_nodes(family):
+    """The known half of an inpainting stays; 160x96 is no problem; tiled decoding gives nearly the same image."""
+    kind, model, clip, vae, *_ = family
+    picture = torch.rand(1, 96, 160, 3, generator=torch.Generator().manual_seed(1)).round()
+    mask = torch.zeros(1, 96, 160)
+    mask[..., 80:] = 1.0
+    with torch.inference_mode():
+        positive, negative = encode(clip, PROMPTS[0]), encode(clip, "")
+        latent = stock("VAEEncode").encode(vae, picture)[0]
+        masked = stock("SetLatentNoiseMask").set_mask(latent, mask)[0]
+        sampler = stock("KSampler")
+        out = sampler.sample(model, 3, 4, 4.0, "euler", SCHEDULER[kind], positive, negative, masked, denoise=0.6)[0]
+        whole = stock("VAEDecode").decode(vae, out)[0]
+        tiled = stock("VAEDecodeTiled").decode(vae, out, 64, 32)[0]
+    known, drawn = (out["samples"] - latent["samples"]).abs().split(10, -1)
+    assert float(known.max()) < 1e-4 < 0.05 < float(drawn.mean())
+    assert whole.shape == tiled.shape == (1, 96, 160, 3)
+    assert float((whole - tiled).abs().mean()) < 0.1
+
+
+def test_size_that_the_model_cannot_draw_is_named(family):
+    _, model, clip, *_ = family
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"latent size is \(17, 16\).*even"):
+        text = encode(clip, PROMPTS[0])
+        latent = {"samples": torch.zeros(1, 4, 17, 16)}
+        stock("KSampler").sample(model, 3, 2, 4.0, "euler", "normal", text, text, latent)
+
+
+def test_live_preview_comes_from_the_latent_format(family):
+    import latent_preview
+
+    latent_format = family[1].model.latent_format
+    factors = latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+    _, image, _ = latent_preview.Latent2RGBPreviewer(*factors).decode_latent_to_preview_image(
+        "JPEG", torch.zeros(1, 4, 16, 16)
+    )
+    assert image.size == (16, 16)
+
+
+def test_networks_that_must_follow_the_host_are_made_of_its_layers(family):
+    """With --novram the host leaves weights in main memory: denoiser and VAE run there only on layers that cast."""
+    _, model, _, vae, *_ = family
+    for network in (model.model.diffusion_model, vae.first_stage_model):
+        for name, part in network.named_modules():
+            if any(True for _ in part.parameters(recurse=False)):
+                assert hasattr(part, "comfy_cast_weights"), name
+
+
+def test_a_search_never_picks_an_image_without_a_score(family, search_ksampler):
+    from types import SimpleNamespace
+
+    from testtime.samplers.methods import BestOfN
+
+    class Picky:
+        """Scores only the second candidate of a call."""
+
+        name, differentiable = "picky", False
+
+        def score(self, images, prompts):
+            return torch.where(torch.arange(len(images)) == 1, 1.0, float("nan"))
+
+    _, model, clip, vae, *_ = family
+    with torch.inference_mode():
+        given = SimpleNamespace(
+            model=model,
+            vae=vae,
+            positive=encode(clip, PROMPTS[0]),
+            negative=encode(clip, ""),
+            latent={"samples": torch.zeros(1, 4, 16, 16)},
+            verifier=Picky(),
+        )
+    found = search_ksampler(given, BestOfN(particles=3), steps=2)
+    assert found.scores.values == [1.0, None, None]
+    assert torch.equal(found.best["samples"], found.finalists["samples"][:1])
+
+
+def test_missing_weights_are_reported_when_queued(tmp_path, monkeypatch):
+    """Before anything runs: which file, in which folder, and what to do; a wrong choice is still refused."""
+    from testtime.models.tiny.loading import WEIGHTS, missing_weights
+    from testtime.nodes import family_nodes, verifier_nodes
+
+    load, verifier = family_nodes.LoadShapesWorldNode, verifier_nodes.ShapesVerifierNode
+    assert load.validate_inputs(model="flow") is True and verifier.validate_inputs(verifier="shapes_clip") is True
+    assert "'sd3'" in load.validate_inputs(model="sd3") and "'hps'" in verifier.validate_inputs(verifier="hps")
+    for path in WEIGHTS.glob("*.safetensors"):
+        if path.stem not in ("flow", "clip"):
+            (tmp_path / path.name).symlink_to(path)
+    for module in (family_nodes, verifier_nodes):
+        monkeypatch.setattr(module, "missing_weights", lambda names: missing_weights(names, tmp_path))
+    problem = load.validate_inputs(model="flow")
+    assert (
+        problem.startswith(f"flow.safetensors, clip.safetensors are missing in {tmp_path}") and "reinstall" in problem
+    )
+    assert "clip.safetensors is missing" in load.validate_inputs(model="diffusion")
+    assert "clip.safetensors is missing" in verifier.validate_inputs(verifier="shapes_clip")
+    assert verifier.validate_inputs(verifier="shapes_preference") is True

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...samplers.protocols import Verifier
 
 # Working memory of a score, generous. Resizing holds a few float32 copies of an image; the tower behind it sees a small
-# square whatever the image's size is, and a ViT-H at batch 1 needs some 50 MB for it.
+# square whatever the image's size is: one layer of a ViT-H holds about 30 MB per image in float32.
 IMAGE_COPIES = 6
 TOWER_BYTES = 64 * 2**20
 

@@ -120,6 +120,30 @@ def test_clip_is_found_in_the_model_folder_and_scores(model_folders):
     assert all(-1.0 <= value <= 1.0 for value in scores.values)
 
 
+def test_towers_from_comfyuis_own_folders_score_like_the_whole_model(model_folders):
+    """An image tower of models/clip_vision with a text tower of models/text_encoders, and one file with both."""
+    from safetensors.torch import load_file, save_file
+
+    from testtime.nodes.verifier_nodes import CLIPScoreNode, clip_choices, text_tower_choices
+
+    tiny_clip(model_folders / "whole")
+    state = load_file(model_folders / "whole" / "model.safetensors")
+    image = {key: value for key, value in state.items() if key.startswith("vis")}
+    text = {key: value for key, value in state.items() if key.startswith("text")}
+    save_file(image, model_folders / "clip_vision" / "tower.safetensors")
+    save_file(text, model_folders / "text_encoders" / "clip_x.safetensors")
+    save_file(state, model_folders / "verifiers" / "both.safetensors")
+    assert clip_choices() == ["verifiers/both.safetensors", "clip_vision/tower.safetensors"]
+    assert text_tower_choices()[1:] == ["clip_x.safetensors"]
+    pictures = torch.rand(2, 30, 50, 3)
+    with torch.inference_mode():
+        towers = CLIPScoreNode.execute("clip_vision/tower.safetensors", "clip_x.safetensors").args[0]
+        both = CLIPScoreNode.execute("verifiers/both.safetensors").args[0]
+        assert torch.allclose(towers.score(pictures, "a cat"), both.score(pictures, "a cat"), atol=1e-6)
+        with pytest.raises(ValueError, match="text tower"):
+            CLIPScoreNode.execute("clip_vision/tower.safetensors")
+
+
 def test_missing_clip_says_which_file_where_and_from_where(model_folders):
     from testtime.nodes.verifier_nodes import NO_MODEL, CLIPScoreNode, clip_choices
     from testtime.verifiers.base import VerifierError
@@ -128,8 +152,10 @@ def test_missing_clip_says_which_file_where_and_from_where(model_folders):
     message = CLIPScoreNode.validate_inputs(clip=NO_MODEL)
     for part in ("model.safetensors", str(model_folders / "verifiers"), "openai/clip-vit-large-patch14", "MIT"):
         assert part in message
-    with pytest.raises(VerifierError, match="hf download"):
-        CLIPScoreNode.execute("verifiers/gone--model")
+    for gone in ("verifiers/gone--model", "clip_vision/gone.safetensors"):
+        assert repr(gone) in CLIPScoreNode.validate_inputs(clip=gone)
+        with pytest.raises(VerifierError, match="hf download"):
+            CLIPScoreNode.execute(gone)
 
 
 def test_ensemble_and_jpeg_nodes():
@@ -152,3 +178,58 @@ def test_every_input_has_a_tooltip():
     for node in verifier_nodes.NODES:
         for item in node.define_schema().inputs:
             assert item.tooltip and len(item.tooltip) > 10, (node, item.id)
+
+
+def test_scoring_goes_on_in_smaller_pieces_when_memory_runs_out():
+    from testtime.nodes.verifier_nodes import score_batch
+
+    class Hungry(Brightness):
+        def score(self, images, prompts):
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return super().score(images, prompts)
+
+    shades = torch.rand(11).tolist()
+    assert score_batch(Hungry(), grey(*shades), [""] * 11).tolist() == pytest.approx(shades)
+
+
+def test_relative_ensemble_of_managed_verifiers_compares_all_images_at_once():
+    """More images than one call takes: ranks must still be those of the whole batch."""
+    from testtime.nodes.verifier_nodes import IMAGES_PER_CALL, EnsembleNode, ScoreImagesNode, ShapesVerifierNode
+
+    count = IMAGES_PER_CALL + 3
+    pictures = torch.rand(count, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    pictures[4] = math.nan
+    with torch.inference_mode():
+        judges = [ShapesVerifierNode.execute(name).args[0] for name in ("shapes_preference", "shapes_clip")]
+        ensemble = EnsembleNode.execute("rank", judges[0], 1.0, verifier_2=judges[1], weight_2=0.0).args[0]
+        scores = ScoreImagesNode.execute(pictures, ensemble, "a red star").args[1].values
+        own = judges[0].score(pictures, "a red star")
+    assert scores[-1] is None
+    # the spoilt image ranks last in every member and gets no score itself
+    assert scores[:-1] == pytest.approx([place / (count - 1) for place in range(count - 1, 0, -1)])
+    assert int(own.nan_to_num(-math.inf).argmax()) != 4
+
+
+def test_a_score_does_not_ask_for_memory_that_would_drive_the_denoiser_out(monkeypatch):
+    """Eight images of 1024x1024 need little: a tower sees 224 pixels a side."""
+    import comfy.model_management as management
+
+    from testtime.nodes.host.managed_verifier import ManagedVerifier
+    from testtime.verifiers.registry import create
+
+    asked = []
+    load = management.load_models_gpu
+
+    def spy(models, memory_required=0, **options):
+        asked.append(memory_required)
+        load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(management, "load_models_gpu", spy)
+    judge = ManagedVerifier(create("shapes_preference"))
+    with torch.inference_mode():
+        judge.score(torch.zeros(1, 1, 1, 3).expand(8, 1024, 1024, 3), "a red star")
+        judge.score(torch.zeros(1, 128, 128, 3), "a red star")
+    images = 8 * 1024 * 1024 * 3 * 4
+    assert images < asked[0] < 2 * 2**30
+    assert asked[1] < 100 * 2**20

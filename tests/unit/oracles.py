@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from testtime.samplers.diffusion import DiffusionProcess, Start
-from testtime.samplers.kernel import VE, Flow, Interpolant
+from testtime.samplers.kernel import VE, VP, Flow, Interpolant
 from testtime.samplers.schedules import karras
 from testtime.samplers.streams import Streams
 
@@ -66,6 +66,13 @@ class OracleProcess(DiffusionProcess):
         return self.streams.normals(self.shape, group, slot, step=-1, purpose="initial")
 
 
+class KeyedProcess(OracleProcess):
+    """Noise as in a real run: every number a function of (seed, group, slot, step), so single particles compare."""
+
+    def initial_noise(self, group, slot):
+        return DiffusionProcess.initial_noise(self, group, slot).double()
+
+
 class FunctionVerifier:
     """A verifier from a function of x0 ``[n, d]``."""
 
@@ -78,12 +85,15 @@ class FunctionVerifier:
         return self.function(images)
 
 
+INTERPOLANTS = {"ve": VE(), "vp": VP(), "flow": Flow()}
+
+
 def process(denoiser, steps, groups, seed, *, eta=1.0, dim=1, flow=False, **options) -> OracleProcess:
-    """Karras schedule of the specification for VE, its image under s = sigma / (1 + sigma) for a flow."""
+    """A Karras schedule for VE and VP, its image under s = sigma / (1 + sigma) for a flow."""
     sigmas = karras(steps).double()
-    interpolant: Interpolant = VE()
-    if flow:
-        interpolant, sigmas = Flow(), sigmas / (1 + sigmas)
+    interpolant: Interpolant = Flow() if flow else denoiser.interpolant
+    if interpolant.name == "flow":
+        sigmas = sigmas / (1 + sigmas)
     return OracleProcess(
         denoiser,
         interpolant,
@@ -93,18 +103,32 @@ def process(denoiser, steps, groups, seed, *, eta=1.0, dim=1, flow=False, **opti
         groups,
         FastStreams(seed),
         eta=eta,
-        start=Start(),
-        **options,
+        **{"start": Start(), **options},
     )
 
 
-def linear_gaussian(steps: int, m0=0.7, v0=0.5) -> tuple[float, float]:
-    """Mean and variance that the eta = 1 chain of a N(m0, v0) prior ends with at finite T (its exact law)."""
+def keyed(steps=9, groups=2, seed=3, *, group_offset=0, flow=False, eta=1.0, dim=3, **options) -> KeyedProcess:
+    """Two modes in ``dim`` dimensions, at -1.5 (weight .3) and 1 (.7), standard deviation .4; keyed noise."""
+    denoiser = MixtureDenoiser(
+        torch.tensor([[-1.5] * dim, [1.0] * dim]), torch.tensor([0.3, 0.7]), 0.16, Flow() if flow else VE()
+    )
+    made = process(denoiser, steps, groups, seed, eta=eta, dim=dim, flow=flow, **options)
+    made.__class__ = KeyedProcess
+    made.streams = Streams(seed, group_offset)
+    return made
+
+
+def linear_gaussian(steps: int, m0=0.7, v0=0.5, *, eta=1.0, widened=True) -> tuple[float, float]:
+    """Mean and variance that the chain of a N(m0, v0) prior ends with at finite T (its exact law).
+
+    In variance-exploding coordinates, to which VP and flow are equivalent; only VE starts from the widened
+    N(0, sigma^2 + 1).
+    """
     sigmas = karras(steps).double().tolist()
-    m, v = 0.0, sigmas[0] ** 2 + 1
+    m, v = 0.0, sigmas[0] ** 2 + (1 if widened else 0)
     for s, s_next in zip(sigmas, sigmas[1:], strict=False):
         k = v0 / (v0 + s * s)
-        up2 = s_next**2 * (s * s - s_next**2) / s**2
+        up2 = eta**2 * s_next**2 * (s * s - s_next**2) / s**2
         down = math.sqrt(s_next**2 - up2)
         gain = k + down / s * (1 - k)
         m, v = gain * m + (1 - k) * m0 * (1 - down / s), gain**2 * v + up2

@@ -115,6 +115,11 @@ class Engine:
         allowed = set(self.resampling_steps(steps)) if n > 1 else set()
         tau = ess_threshold(n, self.tau)
         scale = AlphaScale(self.alpha, groups)
+        if allowed and getattr(session.verifier, "relative", False):
+            session.warn(
+                f"verifier {session.verifier.name!r} compares the candidates of a step with each other, but {self.name} "
+                f"compares scores of different steps: combine by zscore or sum"
+            )
 
         state = process.start(n)
         pop = Population(groups, n, self.potential, session.trace.new_ids(groups * n))

@@ -7,9 +7,13 @@ import math
 import pytest
 import torch
 
+from testtime.samplers.methods import SMC, BestOfN
+from testtime.samplers.session import run_search
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice, ranks, shares, standardise
 from testtime.verifiers.jpeg import JPEGVerifier
+
+from . import oracles
 
 
 class Brightness:
@@ -123,6 +127,16 @@ def test_candidates_that_share_a_constant_total_give_no_guidance(combine):
     (gradient,) = torch.autograd.grad(ensemble(combine).score(x, "p").sum(), x)
     assert float(gradient.abs().max()) < 1e-12
     assert not ensemble(combine).differentiable
+
+
+@pytest.mark.parametrize(
+    ("search", "warned"), [(SMC(3), True), (SMC(3, start=1.0, end=1.0), False), (BestOfN(3), False)]
+)
+def test_a_search_whose_weights_compare_steps_warns_of_relative_scores(search, warned):
+    judge = oracles.FunctionVerifier(lambda x0: ranks(x0[:, 0]))
+    judge.relative = ensemble("rank").relative
+    result = run_search(search, oracles.keyed(steps=5, groups=1), judge, ["p"])
+    assert any("compares the candidates" in text for text in result.warnings) == warned
 
 
 def test_rank_and_undifferentiable_members_say_so():

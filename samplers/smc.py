@@ -117,8 +117,8 @@ class Engine:
         scale = AlphaScale(self.alpha, groups)
         if allowed and getattr(session.verifier, "relative", False):
             session.warn(
-                f"verifier {session.verifier.name!r} compares the candidates of a step with each other, but {self.name} "
-                f"compares scores of different steps: combine by zscore or sum"
+                f"verifier {session.verifier.name!r} compares the candidates of a step with each other, "
+                f"but {self.name} compares scores of different steps: combine by zscore or sum"
             )
 
         state = process.start(n)

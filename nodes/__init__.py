@@ -10,6 +10,7 @@ log = logging.getLogger("testtime")
 # Modules that each hold a list ``NODES``; one that cannot be imported takes only its own nodes out of the menu.
 MODULES = (
     "method_nodes",
+    "flow_method_nodes",
     "search_ksampler",
     "search_sampler",
     "replay_node",

@@ -13,12 +13,15 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..samplers.kernel import is_stochastic
 from ..samplers.protocols import Search, SearchError, SearchResult
 from ..samplers.replay import Replay
+from ..samplers.sde import SDE, OnPath
 from ..samplers.session import run_search
 from ..samplers.trace import Listener
 from .compat import InterruptProcessing
 from .host.denoiser import ignore_extra_rows
+from .host.interpolants import interpolant_for
 from .host.pixels import HostVerifier
 from .host.process import GradientUnavailable, HostProcess, HostSettings, SamplingCall, check_latent, host_process
 from .host.progress import both, report_to
@@ -73,28 +76,39 @@ class SearchOptions:
             raise SearchError("search is missing: connect a method node, e.g. Best-of-N")
         if not 0.0 <= self.eta <= 1.0:
             raise SearchError(f"eta is {self.eta}: it must lie in 0 (ODE) .. 1 (ancestral)")
+        search, noise = method_of(self.search), noise_of(self.search, self.eta)
         if not self.prompt.strip():
             raise SearchError("prompt is empty: write what the image should show, the verifier judges against it")
         if self.on_cancel not in (STOP, FINISH):
             raise SearchError(f"on_cancel is {self.on_cancel!r}: choose {STOP!r} or {FINISH!r}")
-        if self.vae is None and (self.verifier is not None or not isinstance(self.search, Replay)):
+        if self.vae is None and (self.verifier is not None or not isinstance(search, Replay)):
             raise SearchError("vae is missing: connect one, a verifier judges decoded images")
-        if getattr(self.search, "needs_schedule", False):
-            self.search.check_settings()  # the rest is checked when model and sigmas are known
+        if getattr(search, "needs_schedule", False):
+            search.check_settings()  # the rest is checked when model and sigmas are known
         else:
             # The method's own rules see nothing of the process but this.
-            self.search.check(_Eta(self.eta), self.verifier)
+            search.check(_Noise(noise), self.verifier)
 
 
 @dataclass(frozen=True)
-class _Eta:
+class _Noise:
     """As much of a Process as ``Search.check`` looks at."""
 
-    eta: float
+    eta: float | SDE
 
     @property
     def stochastic(self) -> bool:
-        return self.eta > 0
+        return is_stochastic(self.eta)
+
+
+def method_of(search: Search | OnPath) -> Search:
+    """The method itself, without the path it is to run on."""
+    return search.search if isinstance(search, OnPath) else search
+
+
+def noise_of(search: Search | OnPath, eta: float) -> float | SDE:
+    """The noise of the moves: the path's where the search has one, else ``eta``."""
+    return search.sde if isinstance(search, OnPath) else eta
 
 
 class SearchSampler(comfy.samplers.Sampler):
@@ -141,23 +155,30 @@ class SearchSampler(comfy.samplers.Sampler):
         return _finish(call, result.status)(result.latents)
 
     def _run(self, call: SamplingCall, listener: Listener | None) -> SearchResult:
-        search = self.options.search
+        search, noise = method_of(self.options.search), self.options.eta
+        if isinstance(self.options.search, OnPath):
+            sampling = call.model.model_sampling
+            interpolant, largest = interpolant_for(sampling), float(sampling.sigma_max)
+            sigmas, noise = self.options.search.schedule(interpolant, call.sigmas, largest)
+            call = replace(call, sigmas=sigmas.to(call.sigmas.device))
         try:
-            return self._search(search, call, listener)
+            return self._search(search, call, listener, noise)
         except GradientUnavailable as reason:
             message = f"no gradient through this model, VAE or verifier ({reason}): searching without guidance"
         log.warning(message)
-        result = self._search(replace(search, guidance=0.0), call, listener)
+        result = self._search(replace(search, guidance=0.0), call, listener, noise)
         result.warnings.append(message)
         return result
 
-    def _search(self, search: Search, call: SamplingCall, listener: Listener | None) -> SearchResult:
+    def _search(
+        self, search: Search, call: SamplingCall, listener: Listener | None, noise: float | SDE
+    ) -> SearchResult:
         options = self.options
         process = host_process(
             call,
             HostSettings(
                 vae=options.vae,
-                eta=options.eta,
+                eta=noise,
                 population=call.groups * population(search),
                 gradient=getattr(search, "guidance", 0.0) > 0,
                 judges=[] if options.verifier is None else [options.verifier],
@@ -208,7 +229,9 @@ class SearchSampler(comfy.samplers.Sampler):
 
 def population(search: Search) -> int:
     """Particles per image that a method runs at once."""
-    return getattr(search, "particles", None) or getattr(search, "candidates", None) or 1
+    search = method_of(search)
+    names = ("population", "particles", "candidates")
+    return next((count for name in names if (count := getattr(search, name, None))), 1)
 
 
 def warnings_for(call: SamplingCall) -> list[str]:

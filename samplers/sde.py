@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -155,7 +155,9 @@ def sigma_of(interpolant: Interpolant, ratio: float) -> float:
     raise ValueError(f"interpolant is {interpolant!r}: only VE, VP and Flow can be inverted")
 
 
-def clock_grid(interpolant: Interpolant, steps: int, path: str = "vp", spacing: str = "exp", tail: int = 0) -> Tensor:
+def clock_grid(
+    interpolant: Interpolant, steps: int, path: str = "vp", spacing: str = "exp", tail: int = 0, top: float = math.inf
+) -> Tensor:
     """Sigmas of a schedule that is regular on another path's clock.
 
     Args:
@@ -165,6 +167,7 @@ def clock_grid(interpolant: Interpolant, steps: int, path: str = "vp", spacing: 
         spacing: "uniform" ``s_i = 1 - i / N``, or "exp" ``s_i = sqrt(1 - (i / N)^2)``, the published adaptive grid:
             small steps at high noise, a long last one.
         tail: the last move is divided into this many, evenly spaced in linear time (0 or 1: it is not).
+        top: largest sigma of the model; the grid begins there if the path's own beginning is noisier.
 
     Returns:
         float64 ``[steps + max(tail, 1)]``, decreasing, ending with 0.
@@ -175,12 +178,50 @@ def clock_grid(interpolant: Interpolant, steps: int, path: str = "vp", spacing: 
         raise ValueError(f"path is {path!r}: choose one of {', '.join(CLOCKS)}")
     if spacing not in ("uniform", "exp"):
         raise ValueError(f"spacing is {spacing!r}: choose 'uniform' or 'exp'")
-    if path == "linear" and isinstance(interpolant, VE | VP):
-        raise ValueError("the linear clock starts at pure noise, which a VE or VP schedule cannot: choose path 'vp'")
+    if path == "linear" and isinstance(interpolant, VE | VP) and math.isinf(top):
+        raise ValueError("the linear clock starts at pure noise, which a VE or VP schedule cannot: give `top`")
     share = torch.arange(steps, dtype=torch.float64) / steps
     times = 1.0 - share if spacing == "uniform" else (1.0 - share * share).sqrt()
+    if math.isfinite(top):
+        times = times * min(CLOCKS[path].at(ratio_of(interpolant, top)), 1.0)
     ratios = [CLOCKS[path].ratio(float(s)) for s in times]
     last = LinearClock().at(ratios[-1])
     linear = LinearClock()
     ratios += [linear.ratio(last * (1.0 - i / max(tail, 1))) for i in range(1, max(tail, 1))] + [0.0]
     return torch.tensor([sigma_of(interpolant, ratio) for ratio in ratios], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class OnPath:
+    """A search together with the SDE and the grid that it runs on; any method runs on any path.
+
+    Attributes:
+        search: the method.
+        sde: its noise. An ODE tail is added to it where the grid has one.
+        spacing: "sampler" (the schedule that the sampler is given), or a spacing of ``clock_grid``.
+        levels: noise levels of the grid, >= 2. tail: ODE moves from the last of them to data, >= 1.
+    """
+
+    search: object
+    sde: SDE
+    spacing: str = "sampler"
+    levels: int = 10
+    tail: int = 10
+
+    def __post_init__(self):
+        if self.spacing not in ("sampler", "uniform", "exp"):
+            raise ValueError(f"spacing is {self.spacing!r}: choose 'sampler', 'uniform' or 'exp'")
+        if self.levels < 2 or self.tail < 1:
+            raise ValueError(f"levels is {self.levels} and tail is {self.tail}: at least 2 and 1")
+
+    def schedule(self, interpolant: Interpolant, sigmas: Tensor, top: float = math.inf) -> tuple[Tensor, SDE]:
+        """(sigmas, noise) for a model whose sampler was given ``sigmas``; ``top`` is the model's largest sigma.
+
+        Only a schedule that starts at the model's full noise can be replaced; a part of one is kept as it is.
+        """
+        if self.spacing == "sampler":
+            return sigmas, self.sde
+        top = top if isinstance(interpolant, VE | VP) else math.inf
+        grid = clock_grid(interpolant, self.levels, self.sde.path, self.spacing, self.tail, top)
+        last = ratio_of(interpolant, float(grid[self.levels - 1]))
+        return grid.to(sigmas.dtype), replace(self.sde, until=last * (1 - 1e-9))

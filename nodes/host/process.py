@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...samplers.chunking import Chunker
 from ...samplers.diffusion import DiffusionProcess, Inpainting, Start
+from ...samplers.kernel import Noise
 from ...samplers.protocols import SearchError, State, Values
 from ...samplers.streams import Streams
 from .. import compat
@@ -74,7 +75,7 @@ class HostSettings:
 
     Attributes:
         vae: a ComfyUI VAE.
-        eta: 0 (ODE) .. 1 (ancestral).
+        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.sde``.
         population: particles of all images together, to size chunks and reserve memory.
         gradient: whether gradients of the score will be asked for.
         judges: verifiers that a gradient passes through.
@@ -83,7 +84,7 @@ class HostSettings:
     """
 
     vae: Any
-    eta: float
+    eta: float | Noise
     population: int
     gradient: bool = False
     judges: Sequence[Any] = ()

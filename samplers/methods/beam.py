@@ -38,6 +38,11 @@ class BeamSearch:
     end: float = 1.0
     name: str = "beam_search"
 
+    @property
+    def population(self) -> int:
+        """Particles per image that run at once."""
+        return self.beams * self.children
+
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process``."""
         self.check_settings()

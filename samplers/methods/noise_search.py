@@ -124,6 +124,11 @@ class ZeroOrderSearch:
     stuck: str = "restart"
     name: str = "zero_order_search"
 
+    @property
+    def population(self) -> int:
+        """Particles per image that run at once."""
+        return self.neighbours
+
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work."""
         self.check_settings()

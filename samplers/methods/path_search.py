@@ -41,6 +41,11 @@ class PathSearch:
     name: str = "path_search"
     needs_schedule: ClassVar[bool] = True
 
+    @property
+    def population(self) -> int:
+        """Particles per image that run at once."""
+        return self.paths * self.branches
+
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process``."""
         self.check_settings()

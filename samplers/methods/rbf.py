@@ -96,6 +96,11 @@ class RBF:
     name: str = "rbf"
     needs_schedule: ClassVar[bool] = True
 
+    @property
+    def population(self) -> int:
+        """Particles per image that run at once, at most."""
+        return self.chains * max(self.initial, LAST_ROUNDS)
+
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process``."""
         self.check_settings()

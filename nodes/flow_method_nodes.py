@@ -1,0 +1,281 @@
+"""Searches that came with flow models: rollover budget forcing, beams, noise and paths; and the SDE they run on."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
+from ..samplers.methods.noise_search import STUCK
+from ..samplers.methods.rbf import CHOICES, THRESHOLDS
+from ..samplers.protocols import SearchError
+from ..samplers.sde import CLOCKS, COEFFICIENTS, SDE, OnPath
+from .method_nodes import METHOD_CATEGORY, method_schema, particles_input, search_output, window_inputs, window_problem
+from .types import SearchType
+
+SPACINGS = ("sampler", "uniform", "exp")
+
+
+class RBFNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeRBF",
+            "Rollover Budget Forcing",
+            "Goes on as soon as a candidate is better than everything before, and gives the budget it saved to the "
+            "later "
+            "steps (Kim et al. 2025). Made for flow models on a stochastic path.",
+            [
+                io.Int.Input(
+                    "budget",
+                    default=500,
+                    min=2,
+                    max=10_000_000,
+                    tooltip="Denoiser calls per image, all chains together, the ODE tail included. Never exceeded.",
+                ),
+                io.Int.Input(
+                    "chains",
+                    default=2,
+                    min=1,
+                    max=256,
+                    tooltip="Chains per image that share the budget and run side by side.",
+                ),
+                io.Int.Input(
+                    "initial",
+                    default=25,
+                    min=1,
+                    max=4096,
+                    tooltip="Fresh noises per chain; the best of them starts it.",
+                ),
+                io.Combo.Input(
+                    "threshold",
+                    options=list(THRESHOLDS),
+                    default="global",
+                    tooltip="What a candidate must beat: global = the best score the chain ever had (as published); "
+                    "current = the score of the particle it comes from.",
+                ),
+                io.Combo.Input(
+                    "choice",
+                    options=list(CHOICES),
+                    default="last_step",
+                    tooltip="What is finished: the best of the last searched step (as published) or the best ever seen.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, budget, chains, initial, threshold, choice) -> io.NodeOutput:
+        return search_output(RBF(budget, chains, initial, threshold=threshold, choice=choice))
+
+
+class BeamSearchNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeBeamSearch",
+            "Beam Search",
+            "Keeps the best few of all continuations, judged by where a short look ahead leads (Oshima et al. 2025).",
+            [
+                io.Int.Input("beams", default=4, min=1, max=1024, tooltip="B: images that are carried along."),
+                io.Int.Input("children", default=2, min=1, max=1024, tooltip="K: continuations of each per step."),
+                io.Int.Input(
+                    "lookahead",
+                    default=1,
+                    min=1,
+                    max=100,
+                    tooltip="Deterministic jumps from a continuation to its end before it is judged; 1 judges the "
+                    "plain estimate. Cost grows in proportion.",
+                ),
+                *window_inputs(0.0, 1.0, 1, "choice")[:2],
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start=None, end=None):
+        return window_problem(start, end)
+
+    @classmethod
+    def execute(cls, beams, children, lookahead, start, end) -> io.NodeOutput:
+        return search_output(BeamSearch(beams, children, lookahead, start, end))
+
+
+class RandomSearchNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeRandomSearch",
+            "Random Search",
+            "Best-of-N that gives up on the worse half on the way, so the same compute tries more noises.",
+            [
+                particles_input(),
+                io.String.Input(
+                    "halvings",
+                    default="0.5",
+                    tooltip="Fractions of the steps after which the worse half is dropped, separated by commas, e.g. "
+                    "0.4, 0.7. Empty: Best-of-N.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, halvings=None):
+        try:
+            fractions_of(halvings or "")
+        except SearchError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, particles, halvings) -> io.NodeOutput:
+        return search_output(RandomSearch(particles, fractions_of(halvings)))
+
+
+class ZeroOrderSearchNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeZeroOrderSearch",
+            "Zero-Order Search",
+            "Hill climbing over the initial noise: samples around the best noise so far, round by round (Ma et al. "
+            "2025).",
+            [
+                io.Int.Input(
+                    "neighbours", default=4, min=1, max=1024, tooltip="Noises tried around the best, per round."
+                ),
+                io.Int.Input(
+                    "rounds", default=4, min=1, max=10_000, tooltip="Rounds. Cost: 1 + rounds * neighbours images."
+                ),
+                io.Float.Input(
+                    "cosine",
+                    default=0.95,
+                    min=-0.99,
+                    max=0.9999,
+                    step=0.01,
+                    tooltip="How near neighbours are: 0.95 = 18 degrees, similar images; 0 = unrelated noise.",
+                ),
+                io.Combo.Input(
+                    "stuck",
+                    options=list(STUCK),
+                    default="restart",
+                    tooltip="When no neighbour is better: restart from fresh noises, retry, or shrink the distance.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, neighbours, rounds, cosine, stuck) -> io.NodeOutput:
+        return search_output(ZeroOrderSearch(neighbours, rounds, cosine, stuck))
+
+
+class PathSearchNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimePathSearch",
+            "Path Search",
+            "Goes back up in noise and comes down again several ways, and keeps the paths that lead somewhere good "
+            "(Ma et "
+            "al. 2025). Works on ODE samplers too.",
+            [
+                io.Int.Input("paths", default=2, min=1, max=1024, tooltip="N: paths that are carried along."),
+                io.Int.Input("branches", default=2, min=1, max=1024, tooltip="M: ways tried from each, per round."),
+                io.Float.Input(
+                    "start", default=0.11, min=0.01, max=0.95, step=0.01, tooltip="Noise level of the first stop, 0..1."
+                ),
+                io.Float.Input("forward", default=0.78, min=0.01, max=0.98, step=0.01, tooltip="How far up in noise."),
+                io.Float.Input(
+                    "backward",
+                    default=0.81,
+                    min=0.02,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="How far down again; more than forward.",
+                ),
+                io.Int.Input("steps", default=4, min=1, max=1000, tooltip="Denoiser calls on each way down."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, forward=None, backward=None):
+        if forward is not None and backward is not None and forward >= backward:
+            return (
+                f"forward {forward} must be less than backward {backward}: each round has to come closer to the image"
+            )
+        return True
+
+    @classmethod
+    def execute(cls, paths, branches, start, forward, backward, steps) -> io.NodeOutput:
+        return search_output(PathSearch(paths, branches, start, forward, backward, steps))
+
+
+class StochasticPathNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeStochasticPath",
+            display_name="Stochastic Path",
+            category=METHOD_CATEGORY,
+            description="Lets a search run on another stochastic path of the same model: the linear SDE of a flow, or "
+            "its variance-preserving SDE (Kim et al. 2025). Replaces eta, and the sampler's schedule where asked.",
+            inputs=[
+                SearchType.Input("search", tooltip="Any search method."),
+                io.Combo.Input(
+                    "path",
+                    options=list(CLOCKS),
+                    default="linear",
+                    tooltip="linear: the flow's own path, for models that need many steps. vp: the variance-preserving "
+                    "path, for step-distilled models.",
+                ),
+                io.Combo.Input(
+                    "coefficient",
+                    options=list(COEFFICIENTS),
+                    default="square",
+                    tooltip="Shape of the noise over time, g(t); square (t squared) as published.",
+                ),
+                io.Float.Input(
+                    "norm",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Strength of the noise; 3 as published. 0 is the ODE.",
+                ),
+                io.Combo.Input(
+                    "spacing",
+                    options=list(SPACINGS),
+                    default="sampler",
+                    tooltip="sampler: the steps of the scheduler. exp: the published grid, small steps at high noise. "
+                    "uniform: even steps of the path's time.",
+                ),
+                io.Int.Input(
+                    "levels", default=10, min=2, max=10_000, tooltip="Noise levels of a grid that is not the sampler's."
+                ),
+                io.Int.Input(
+                    "tail",
+                    default=10,
+                    min=1,
+                    max=10_000,
+                    tooltip="Steps without noise from the grid's last level to the image. 1 is enough for distilled "
+                    "models only.",
+                ),
+            ],
+            outputs=[SearchType.Output(display_name="search")],
+        )
+
+    @classmethod
+    def execute(cls, search, path, coefficient, norm, spacing, levels, tail) -> io.NodeOutput:
+        if isinstance(search, OnPath):
+            raise SearchError("search is on a stochastic path already: connect the method node itself")
+        return io.NodeOutput(OnPath(search, SDE(path, coefficient, norm), spacing, levels, tail))
+
+
+def fractions_of(text: str) -> tuple[float, ...]:
+    """Numbers of a comma-separated list; SearchError names what is no fraction."""
+    try:
+        values = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise SearchError(f"halvings is {text!r}: fractions separated by commas, e.g. 0.4, 0.7") from error
+    RandomSearch(2, values).check_settings()
+    return values
+
+
+NODES = [RBFNode, BeamSearchNode, RandomSearchNode, ZeroOrderSearchNode, PathSearchNode, StochasticPathNode]

@@ -1,0 +1,408 @@
+"""What every method promises on any process: exactness, independence of images and chunks, masks, costs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from testtime.samplers.chunking import Chunker
+from testtime.samplers.diffusion import Inpainting, Start
+from testtime.samplers.methods import (
+    DAS,
+    METHODS,
+    RBF,
+    SMC,
+    SVDD,
+    BeamSearch,
+    BestOfN,
+    FKSteering,
+    ImportanceSampling,
+    PathSearch,
+    RandomSearch,
+    ZeroOrderSearch,
+)
+from testtime.samplers.session import run_search
+from testtime.samplers.tempering import Alpha
+
+from . import oracles
+
+TARGET = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1), "target")
+LINEAR = oracles.FunctionVerifier(lambda x: x[:, 0], "x")
+SHARP = Alpha(0.3, "absolute")
+RELATIVE = Alpha(0.5, "relative")
+
+
+def searches(alpha):
+    """One setting of every method that there is."""
+    return {
+        "best_of_n": BestOfN(4),
+        "importance_sampling": ImportanceSampling(4, alpha=alpha),
+        "svdd": SVDD(4, alpha=alpha),
+        "svdd_greedy": SVDD(4),
+        "smc": SMC(4, alpha=alpha),
+        "smc_adaptive": SMC(4, alpha=alpha, tempering="adaptive"),
+        "das": DAS(4, alpha=alpha),
+        "fk": FKSteering(4, alpha=alpha, every=2),
+        "fk_max": FKSteering(4, alpha=alpha, every=2, potential="max"),
+        "rbf": RBF(budget=40, chains=2, initial=3),
+        "beam_search": BeamSearch(2, 3, 2),
+        "random_search": RandomSearch(4),
+        "zero_order_search": ZeroOrderSearch(2, 2),
+        "path_search": PathSearch(2, 2),
+    }
+
+
+ABSOLUTE = searches(SHARP)
+every_method = pytest.mark.parametrize("name", list(ABSOLUTE))
+
+
+def run(search, verifier=TARGET, **settings):
+    process = oracles.keyed(**settings)
+    return run_search(search, process, verifier, ["p"] * process.groups)
+
+
+def table(trace):
+    """{particle id: (record, entry)} of a trace."""
+    return {entry["id"]: (record, entry) for record in trace.records for entry in record.particles}
+
+
+def test_every_method_is_in_these_tests():
+    assert {type(search) for search in ABSOLUTE.values()} == set(METHODS.values())
+
+
+# --- Best-of-N -------------------------------------------------------------------------------------------------------
+
+
+def samples(result):
+    """{(group, slot): final latents} of a Best-of-N run."""
+    known = table(result.trace)
+    places = [(known[p][1]["group"], known[p][1]["slot"]) for p in result.particles]
+    return dict(zip(places, result.finalists, strict=True))
+
+
+def test_more_samples_leave_the_first_ones_as_they_are():
+    few, many = samples(run(BestOfN(4))), samples(run(BestOfN(8)))
+    assert len(few) == 8 and all(torch.allclose(few[place], many[place], atol=1e-12) for place in few)
+
+
+def test_best_of_n_is_the_best_by_final_score():
+    result = run(BestOfN(8), groups=5)
+    for g in range(5):
+        scores = TARGET.score(result.finalists[result.group == g], [])
+        assert torch.equal(result.latents[g], result.finalists[result.group == g][int(scores.argmax())])
+        assert torch.allclose(result.scores[result.group == g], scores.sort(descending=True).values)
+
+
+# --- one image among others ------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_images_of_a_batch_are_the_images_of_single_runs(name):
+    """B images with N particles are B runs of one image: no image ever competes with another."""
+    batch = run(ABSOLUTE[name], groups=3)
+    for g in range(3):
+        alone = run(ABSOLUTE[name], groups=1, group_offset=g)
+        assert torch.allclose(batch.latents[g], alone.latents[0], atol=1e-9)
+        assert torch.allclose(batch.finalists[batch.group == g], alone.finalists, atol=1e-9)
+
+
+@every_method
+def test_relative_temperature_is_per_image_too(name):
+    search = searches(RELATIVE)[name]
+    assert torch.allclose(run(search, groups=2).latents[1], run(search, groups=1, group_offset=1).latents[0], atol=1e-9)
+
+
+@every_method
+def test_same_seed_same_run_to_the_bit(name):
+    first, second = run(ABSOLUTE[name]), run(ABSOLUTE[name])
+    assert torch.equal(first.finalists, second.finalists) and torch.equal(first.scores, second.scores)
+    traces = []
+    for result in (first, second):
+        records = json.loads(result.trace.to_json())["records"]
+        traces.append([{k: v for k, v in record.items() if k != "seconds"} for record in records])
+    assert traces[0] == traces[1]
+    assert not torch.allclose(run(ABSOLUTE[name], seed=4).latents, first.latents)
+
+
+@every_method
+def test_chunks_change_nothing(name):
+    whole = run(ABSOLUTE[name])
+    for size in (1, 3):
+        pieces = run(ABSOLUTE[name], chunker=Chunker(size))
+        assert pieces.particles == whole.particles
+        assert torch.allclose(pieces.finalists, whole.finalists, atol=1e-9)
+        assert pieces.ledger.nfe == whole.ledger.nfe
+
+
+PLAIN = {
+    "svdd": SVDD(1),
+    "smc": SMC(1, alpha=SHARP),
+    "fk": FKSteering(1, alpha=SHARP),
+    "importance_sampling": ImportanceSampling(1, alpha=SHARP),
+    "das_unguided": DAS(1, alpha=SHARP, guidance=0.0),
+    "beam_search": BeamSearch(1, 1),
+    "random_search": RandomSearch(1),
+}
+
+
+@pytest.mark.parametrize("name", list(PLAIN))
+def test_one_particle_is_plain_sampling(name):
+    assert torch.equal(run(PLAIN[name]).latents, run(BestOfN(1)).latents)
+
+
+# --- masks and image to image ----------------------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("flow", [False, True])
+def test_the_known_area_is_exact(name, flow):
+    known = torch.tensor([[0.25, -0.75, 9.0], [0.5, 0.125, 9.0]], dtype=torch.float64)
+    mask = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64).expand(2, 3)
+    result = run(ABSOLUTE[name], flow=flow, inpainting=Inpainting(known, mask))
+    assert torch.allclose(result.finalists[:, 1], known[result.group, 1], atol=1e-12)
+    assert float(result.latents[:, [0, 2]].abs().max()) < 4  # generated, and not a copy of the nines
+    first = torch.stack([result.scores[result.group == g][0] for g in range(2)])
+    assert torch.allclose(TARGET.score(result.latents, []), first, atol=1e-9)
+
+
+def best_scores(result):
+    """Highest score per group."""
+    return torch.stack([result.scores[result.group == g].max() for g in range(int(result.group.max()) + 1)])
+
+
+@every_method
+def test_image_to_image_stays_near_its_image(name):
+    """From sigma = .3 nothing can leave its mode, whatever the verifier likes."""
+    search = PathSearch(2, 2, 0.05, 0.1, 0.12) if name == "path_search" else ABSOLUTE[name]
+    process = oracles.keyed(start=Start(latent=torch.tensor([[1.0] * 3, [-1.5] * 3]).double(), full_denoise=False))
+    process.sigmas = [0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.0]
+    process.steps = len(process.sigmas) - 1
+    result = run_search(search, process, TARGET, ["p", "q"])
+    assert (result.finalists[result.group == 0] > 0).all() and (result.finalists[result.group == 1] < 0).all()
+    assert result.ledger.verifier_images > 0
+
+
+# --- temperature -----------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_relative_alpha_knows_no_units(name):
+    """Rewards in other units and with another zero lead to the same images."""
+    other = oracles.FunctionVerifier(lambda x: 8.0 * TARGET.score(x, []) - 5.0)
+    search = searches(RELATIVE)[name]
+    assert torch.allclose(run(search).finalists, run(search, other).finalists, atol=1e-6)
+
+
+def test_absolute_alpha_knows_units():
+    other = oracles.FunctionVerifier(lambda x: 8.0 * TARGET.score(x, []))
+    assert not torch.allclose(run(ABSOLUTE["smc"]).finalists, run(ABSOLUTE["smc"], other).finalists, atol=1e-6)
+
+
+@every_method
+def test_a_constant_added_to_all_rewards_changes_nothing(name):
+    other = oracles.FunctionVerifier(lambda x: TARGET.score(x, []) + 3.0)
+    assert torch.allclose(run(ABSOLUTE[name]).finalists, run(ABSOLUTE[name], other).finalists, atol=1e-6)
+
+
+@pytest.mark.parametrize("potential", ["diff", "max", "rt", "add"])
+def test_without_pressure_all_particles_are_samples_of_the_model(potential):
+    """alpha -> infinity: no resampling, the particles of Best-of-N, log Z -> 0."""
+    result = run(FKSteering(4, alpha=Alpha(1e9, "absolute"), tau=0.5, potential=potential))
+    plain = run(BestOfN(4))
+    assert torch.allclose(result.finalists, plain.finalists, atol=1e-12)
+    assert float(result.log_z.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("method", [SMC, DAS, FKSteering, ImportanceSampling])
+def test_the_sharpest_temperature_is_finite(method):
+    extra = {"guidance": 0.0} if method is DAS else {}  # a gradient divided by 1e-8 leads anywhere
+    result = run(method(4, alpha=Alpha(1e-8, "absolute"), **extra))
+    assert torch.isfinite(result.finalists).all() and torch.isfinite(result.scores).all()
+
+
+def test_constant_rewards_are_counted_exactly():
+    constant = oracles.FunctionVerifier(lambda x: 0.0 * x[:, 0] + 0.6)
+    for name in ("smc", "das", "fk", "fk_max", "importance_sampling"):
+        assert run(ABSOLUTE[name], constant).log_z.tolist() == pytest.approx([2.0, 2.0], abs=1e-9)
+
+
+# --- SVDD ------------------------------------------------------------------------------------------------------------
+
+
+def choices(result):
+    """(scores [G, M] in slot order, chosen slot [G]) of every searched step."""
+    for record in result.trace.records[1:-1]:
+        if record.particles[0]["score"] is None:
+            continue
+        groups = 1 + max(entry["group"] for entry in record.particles)
+        scores = torch.tensor([entry["score"] for entry in record.particles]).view(groups, -1)
+        chosen = torch.tensor([entry["selected"] for entry in record.particles]).view(groups, -1)
+        yield scores, chosen
+
+
+def test_greedy_svdd_takes_the_best_candidate_of_every_step():
+    result = run(SVDD(5), groups=6)
+    steps = list(choices(result))
+    assert len(steps) == 8
+    for scores, chosen in steps[:-1]:
+        assert (chosen.sum(1) == 1).all()
+        assert torch.equal(chosen.int().argmax(1), scores.argmax(1))
+    assert torch.equal(best_scores(result), TARGET.score(result.latents, []))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_soft_svdd_draws_from_the_softmax(alpha):
+    """Frequencies of the best, second, .. candidate against the softmax of the very values, over 4 x 1500 choices."""
+    groups, m = 1500, 3
+    denoiser = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, oracles.INTERPOLANTS["ve"])
+    process = oracles.process(denoiser, 6, groups, 8)
+    result = run_search(SVDD(m, alpha=Alpha(alpha, "absolute"), end=0.6), process, LINEAR, ["p"] * groups)
+    counted = 0
+    for scores, chosen in choices(result):
+        counted += 1
+        order = scores.argsort(1, descending=True)
+        expected = torch.softmax(scores / alpha, 1).gather(1, order)
+        found = chosen.double().gather(1, order)
+        error = (expected * (1 - expected)).sum(0).sqrt() / groups
+        assert ((found - expected).mean(0).abs() < 4 * error + 1e-9).all()
+    assert counted == 4
+
+
+def test_learned_values_choose_without_the_denoiser():
+    """SVDD-MC: fixed values 0, 1, 2 are drawn with softmax odds, and an image costs T denoiser calls."""
+    groups = 3000
+    denoiser = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, oracles.INTERPOLANTS["ve"])
+    process = oracles.process(denoiser, 3, groups, 8)
+    values = torch.arange(3.0).repeat(groups)
+    search = SVDD(3, alpha=Alpha(1.0, "absolute"), value_function=lambda x, sigma: values)
+    result = run_search(search, process, LINEAR, ["p"] * groups)
+    assert result.ledger.nfe == 3 * groups
+    odds = torch.softmax(torch.arange(3.0), 0).double()
+    for _, chosen in choices(result):
+        assert torch.allclose(chosen.double().mean(0), odds, atol=4 * 0.5 / math.sqrt(groups))
+
+
+# --- the SMC engine --------------------------------------------------------------------------------------------------
+
+
+def engine_run(search, groups=6, steps=12, verifier=TARGET):
+    return run(search, verifier, groups=groups, steps=steps)
+
+
+@pytest.mark.parametrize("tau", [0.4, 0.7, 0.95])
+@pytest.mark.parametrize("tempering", ["exponential", "linear", "none", "adaptive"])
+def test_weights_ess_and_resampling_can_be_read_off_the_trace(tau, tempering):
+    """Every weight recomputed from the scores: lambda_i r_i / alpha - lambda_{i-1} r_parent / alpha, 0 at birth."""
+    n, groups, steps = 6, 5, 12
+    search = SMC(n, alpha=Alpha(0.2, "absolute"), tempering=tempering, tau=tau, adaptive_target=0.8)
+    result = engine_run(search, groups, steps)
+    known = table(result.trace)
+    allowed = search.resampling_steps(steps)
+    assert allowed == list(range(0, 11))
+    for record in result.trace.records[:-1]:
+        for entry in record.particles:
+            group, expected = entry["group"], 0.0
+            if record.temperature[group] > 0:
+                expected = record.temperature[group] * entry["score"]
+            if entry["parent"] is not None:
+                before, parent = known[entry["parent"]]
+                expected += 0.0 if before.resampled[group] else parent["log_weight"]
+                if before.temperature[group] > 0:
+                    expected -= before.temperature[group] * parent["score"]
+            assert entry["log_weight"] == pytest.approx(expected, abs=1e-9)
+        weights = torch.tensor([entry["log_weight"] for entry in record.particles]).double().view(groups, n)
+        ess = 1.0 / torch.softmax(weights, 1).square().sum(1)
+        assert record.ess == pytest.approx(ess.tolist())
+        assert record.resampled == [record.step in allowed and float(e) < tau * n for e in ess]
+    assert any(any(record.resampled) for record in result.trace.records) or tempering == "adaptive"
+
+
+@pytest.mark.parametrize("tempering", ["none", "exponential"])
+@pytest.mark.parametrize("potential", ["diff", "max", "rt", "add"])
+def test_potentials_telescope_to_the_final_reward(potential, tempering):
+    """Whatever was added on the way, the weights along every path sum up to r(x0) / alpha, through all resamplings."""
+    search = FKSteering(4, alpha=SHARP, potential=potential, tempering=tempering, every=2, tau=0.7)
+    result = engine_run(search)
+    known = table(result.trace)
+    resampled = 0
+    for final in result.trace.records[-1].particles:
+        total, parent = final["log_weight"], final["parent"]
+        while parent is not None:
+            record, entry = known[parent]
+            if record.resampled[entry["group"]]:
+                total += entry["log_weight"]
+                resampled += 1
+            parent = entry["parent"]
+        assert total == pytest.approx(final["score"] / 0.3, abs=1e-9)
+    assert resampled > 0
+
+
+def test_resampling_happens_at_the_given_steps_only():
+    search = FKSteering(4, alpha=SHARP, start=0.25, end=0.8, every=3)
+    assert search.resampling_steps(20) == [5, 8, 11, 14]
+    result = engine_run(search, steps=20)
+    assert [r.step for r in result.trace.records if any(r.resampled)] == [5, 8, 11, 14]
+    scored = [r.step for r in result.trace.records if r.particles[0]["score"] is not None]
+    assert scored == [5, 8, 11, 14, 19, 20]
+
+
+def test_the_last_move_is_never_resampled_before():
+    """It draws no noise: clones would stay clones."""
+    assert max(SMC(4, end=1.0).resampling_steps(20)) == 18
+
+
+def wins_of_the_heaviest(output):
+    """(share of images won by their heaviest particle, mean weight of the heaviest) over 1500 images."""
+    groups = 1500
+    denoiser = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, oracles.INTERPOLANTS["ve"])
+    search = SMC(4, alpha=Alpha(0.5, "absolute"), start=0.5, end=0.5, output=output)
+    result = run_search(search, oracles.process(denoiser, 6, groups, 8), LINEAR, ["p"] * groups)
+    entries = result.trace.records[-1].particles
+    weights = torch.softmax(torch.tensor([e["log_weight"] for e in entries]).double().view(groups, 4), 1)
+    chosen = torch.tensor([e["selected"] for e in entries]).view(groups, 4)
+    first = torch.tensor([result.particles[4 * g] for g in range(groups)])
+    assert torch.equal(first, torch.tensor([e["id"] for e in entries]).view(groups, 4)[chosen])
+    heaviest = weights.argmax(1)
+    share = chosen.gather(1, heaviest[:, None]).double().mean()
+    return float(share), float(weights.max(1).values.mean())
+
+
+def test_output_by_weight_takes_the_heaviest():
+    assert wins_of_the_heaviest("argmax_weight")[0] == 1.0
+
+
+def test_output_by_sampling_follows_the_weights():
+    share, expected = wins_of_the_heaviest("sample")
+    assert share == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(1500))
+    assert 0.3 < expected < 0.95
+
+
+# --- costs -----------------------------------------------------------------------------------------------------------
+
+T = 9
+COSTS = {  # denoiser calls, verified images; per image of T = 9 steps
+    "best_of_n": (4 * T, 4),
+    "svdd": (1 + (T - 1) * 4, (T - 1) * 4),
+    "smc": (4 * T, 4 * 8),  # lambda is 0 at the first step; steps 1..7, and the end
+    "das": (4 * T, 4 * T),
+    "fk": (4 * T, 4 * 4),  # steps 2, 4, 6, and the end
+    "importance_sampling": (4 * T, 4 * 2),  # step 4, and the end
+}
+
+
+@pytest.mark.parametrize("name", list(COSTS))
+def test_costs_are_the_documented_ones(name):
+    calls, verified = COSTS[name]
+    ledger = run(ABSOLUTE[name], groups=2).ledger
+    assert (ledger.nfe, ledger.verifier_images) == (2 * calls, 2 * verified)
+    assert ledger.backward == (2 * 4 * (T - 1) if name == "das" else 0)
+
+
+def test_two_schedules_of_the_oracle_agree():
+    """A flow and its variance-exploding image are one process: SMC picks the same particles on both."""
+    ve, flow = run(ABSOLUTE["smc"]), run(ABSOLUTE["smc"], flow=True)
+    # The starts differ by the widening of the first state, which the denoiser all but forgets.
+    assert torch.allclose(ve.latents, flow.latents, atol=0.02)

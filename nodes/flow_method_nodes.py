@@ -57,7 +57,7 @@ class RBFNode(io.ComfyNode):
                     "choice",
                     options=list(CHOICES),
                     default="last_step",
-                    tooltip="What is finished: the best of the last searched step (as published) or the best ever seen.",
+                    tooltip="What is finished: the best of the last searched step (as published) or of all seen.",
                 ),
             ],
         )

@@ -162,6 +162,28 @@ def fk_steering() -> Workflow:
 
 
 @describe
+def flow_rbf() -> Workflow:
+    text = (
+        "## Rollover Budget Forcing\n\nFor **flow models** (here the embedded one). **Stochastic Path** gives the "
+        "flow noise "
+        "to search with; **Rollover Budget Forcing** goes on as soon as a candidate is better than everything before "
+        "and "
+        "saves the rest of the budget for later steps (Kim et al. 2025).\n\n**budget** counts denoiser calls per "
+        "image. "
+        "`tail` steps without noise finish the image; distilled models need only 1."
+    )
+    method = Node("TestTimeRBF", {"budget": 160, "chains": 2, "initial": 8})
+    path = Node("TestTimeStochasticPath", {"search": method["search"], "path": "linear", "spacing": "sampler"})
+    world = World("two green hearts", model="flow")
+    sampling = world.sampling(search=path["search"], scheduler="simple", cfg=3.0)
+    sampler = Node("TestTimeSearchKSampler", sampling, width=340, lines=3)
+    groups = world.groups(text)
+    groups.append(Group("Search", [[method, path], [sampler]], SEARCH))
+    groups.append(Group("Result", results(world.load["vae"], sampler, "flow_rbf"), RESULT))
+    return Workflow("flow_rbf", groups)
+
+
+@describe
 def search_sampler_custom_advanced() -> Workflow:
     text = (
         "## Search Sampler\n\nA search as a stock **SAMPLER**: plug it into SamplerCustomAdvanced with any guider, "

@@ -170,6 +170,19 @@ def load_results(path: Path, settings: BenchSettings) -> dict:
     return stored
 
 
+class InPrecision:
+    """A verifier whose networks run in the benchmark's precision."""
+
+    def __init__(self, verifier: Verifier, precision: str):
+        self.name, self.differentiable = verifier.name, verifier.differentiable
+        self._verifier, self._reduced = verifier, precision == "bfloat16"
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Scores ``[n]``, see ``samplers.protocols.Verifier``."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._reduced):
+            return self._verifier.score(images, prompts).float()
+
+
 @dataclass(frozen=True)
 class Task:
     """One row to be measured."""
@@ -181,7 +194,8 @@ class Task:
 
     def measure(self) -> dict:
         """The row; loads the judges itself, so that it can run in any process."""
-        judges: tuple[Verifier, Verifier] = (create(self.settings.verifier), create(self.settings.held_out))
+        names = (self.settings.verifier, self.settings.held_out)
+        judges = tuple(InPrecision(create(name), self.settings.precision) for name in names)
         prompts = suite(self.settings.prompts_per_task, SUITE_SEED)
         return row(self.method, self.budget, prompts, self.settings, self.batch, judges)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .protocols import BudgetSpent
+from .protocols import BudgetSpent, SearchError
 
 
 @dataclass
@@ -45,9 +45,9 @@ class Ledger:
 
     def __post_init__(self):
         if self.max_nfe is not None and self.max_nfe < 1:
-            raise ValueError(f"max_nfe is {self.max_nfe}: it must be at least 1 (or empty for no limit)")
+            raise SearchError(f"max_nfe is {self.max_nfe}: it must be at least 1 (or empty for no limit)")
         if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds is {self.max_seconds}: it must be > 0 (or empty for no limit)")
+            raise SearchError(f"max_seconds is {self.max_seconds}: it must be > 0 (or empty for no limit)")
         self._started = time.perf_counter()
 
     @property

@@ -13,18 +13,22 @@ from .kernel import as_float64_cpu
 from .ledger import Ledger
 from .protocols import BudgetSpent, Interrupted, Process, Search, SearchError, SearchResult, State, Values, Verifier
 from .trace import Listener, StepRecord, Trace
-from .weights import clean_rewards
+from .weights import best_index, clean_rewards
 
 log = logging.getLogger("testtime")
 
 
 @dataclass
 class _Remembered:
-    """The last population that could be handed out: its state with x0, and its rewards where it has any."""
+    """The last population that could be handed out: its state with x0, and its rewards where it has any.
+
+    ``hint`` ranks a population without rewards, by the scores of its ancestors for example.
+    """
 
     state: State
     reward: Tensor | None
     ids: list[int]
+    hint: Tensor | None = None
 
 
 class Session:
@@ -89,9 +93,13 @@ class Session:
             self.warnings.append(message)
             log.warning(message)
 
-    def remember(self, state: State, reward: Tensor | None, ids: Sequence[int]) -> None:
-        """Note a population with ``x0`` as the best so far, in case the run is cut short."""
-        self.remembered = _Remembered(state, None if reward is None else reward.reshape(-1), list(ids))
+    def remember(self, state: State, reward: Tensor | None, ids: Sequence[int], hint: Tensor | None = None) -> None:
+        """Note a population with ``x0`` as the best so far, in case the run is cut short.
+
+        ``hint`` chooses the winner where ``reward`` is None and there is no time left to score.
+        """
+        reward, hint = (None if value is None else value.reshape(-1) for value in (reward, hint))
+        self.remembered = _Remembered(state, reward, list(ids), hint)
 
     def record(self, record: StepRecord, state: State, images: Tensor | None = None) -> None:
         """Add a step to the trace with the ledger's totals."""
@@ -135,9 +143,16 @@ class Session:
         if reward is None and may_score and self.verifier is not None:
             self.ledger.max_seconds = None
             reward = self._clean(self.score(self.process.preview(kept.state), kept.state.group))
+        best = None
         if reward is None:
             reward = torch.full((len(kept.state),), -torch.inf, dtype=torch.float64)
-        return self.result(kept.state, reward, kept.ids, status=status)
+            best = None if kept.hint is None else self._highest(kept.hint, kept.state.group)
+        return self.result(kept.state, reward, kept.ids, status=status, best=best)
+
+    def _highest(self, values: Tensor, group: Tensor) -> Tensor:
+        """Row of the highest value of every group, int64 ``[G]``, the first on ties."""
+        rows = [torch.nonzero(group == g).flatten() for g in range(self.process.groups)]
+        return torch.stack([mine[best_index(values[mine][None])[0]] for mine in rows])
 
     def _clean(self, reward: Tensor) -> Tensor:
         reward, bad = clean_rewards(reward)
@@ -217,15 +232,26 @@ def run_search(
         if result is None:
             raise
     if held_out is not None and result.status != "interrupted":
-        result.held_out = _held_out_scores(session, result)
-        trace.add_held_out(result.particles, result.held_out)
+        _report_held_out(session, result, (Interrupted, *interrupts))
     trace.meta.update({"status": result.status, "ledger": ledger.to_dict(), "warnings": session.warnings})
     return result
 
 
-def _held_out_scores(session: Session, result: SearchResult) -> Tensor:
-    """Held-out scores of the finished latents (decoded once more: they may differ from the last previews)."""
+def _report_held_out(session: Session, result: SearchResult, interrupts: tuple[type[BaseException], ...]) -> None:
+    """Held-out scores of the finished latents (decoded once more: they may differ from the last previews).
+
+    They are only a report: neither an error in there nor a cancellation may cost a search that is done.
+    """
     session.ledger.max_seconds = None
     final = session.process.steps
     state = State(result.finalists, result.group, torch.zeros_like(result.group), final, x0=result.finalists)
-    return session.score(session.process.preview(state), result.group, held_out=True)
+    try:
+        result.held_out = session.score(session.process.preview(state), result.group, held_out=True)
+    except interrupts:
+        result.status = "interrupted"
+        return
+    except Exception as error:  # noqa: BLE001 - see the docstring
+        name = getattr(session.held_out, "name", "held out")
+        session.warn(f"held-out verifier {name!r} failed, its scores are missing: {type(error).__name__}: {error}")
+        return
+    session.trace.add_held_out(result.particles, result.held_out)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .population import Population
+from .potentials import POTENTIALS
 from .protocols import Process, SearchError, SearchResult, State, Verifier
 from .resampling import SCHEMES
 from .session import Session
@@ -87,6 +88,8 @@ class Engine:
             raise SearchError(f"particles is {self.particles}: at least 1 is needed")
         if self.tempering not in (*TEMPERINGS, "adaptive"):
             raise SearchError(f"tempering is {self.tempering!r}: choose one of {', '.join(TEMPERINGS)}, adaptive")
+        if self.potential not in POTENTIALS:
+            raise SearchError(f"potential is {self.potential!r}: choose one of {', '.join(POTENTIALS)}")
         if self.scheme not in SCHEMES:
             raise SearchError(f"resampling is {self.scheme!r}: choose one of {', '.join(SCHEMES)}")
         if self.output not in OUTPUTS:
@@ -95,8 +98,14 @@ class Engine:
             raise SearchError(f"start {self.start} and end {self.end}: 0 <= start <= end <= 1 is needed")
         if self.every < 1:
             raise SearchError(f"every is {self.every}: it must be at least 1")
-        if self.guidance < 0:
+        if not self.guidance >= 0:  # written so that NaN is refused too
             raise SearchError(f"guidance is {self.guidance}: it must be >= 0")
+        if self.tau is not None and not self.tau >= 0:
+            raise SearchError(f"tau is {self.tau}: it must be >= 0 (>= 1 resamples at every allowed step)")
+        if self.gamma is not None and not self.gamma > 0:
+            raise SearchError(f"gamma is {self.gamma}: it must be > 0")
+        if not 0.0 < self.adaptive_target < 1.0:
+            raise SearchError(f"adaptive_target is {self.adaptive_target}: it must lie between 0 and 1")
         if self.guidance > 0 and self.particles == 1 and self.alpha.mode == "relative":
             raise SearchError("alpha mode is 'relative' with 1 particle: a spread needs at least 2; use 'absolute'")
 
@@ -114,6 +123,8 @@ class Engine:
         )
         allowed = set(self.resampling_steps(steps)) if n > 1 else set()
         tau = ess_threshold(n, self.tau)
+        if self.tau is not None and tau != self.tau:
+            session.warn(f"tau is {self.tau}: with {n} particles it could never resample, {tau:g} is used")
         scale = AlphaScale(self.alpha, groups)
         if allowed and getattr(session.verifier, "relative", False):
             session.warn(
@@ -142,7 +153,7 @@ class Engine:
                     session.warn("no particle has a finite score: selection is skipped where that happens")
             else:
                 state = process.predict(state)
-            session.remember(state, pop.winnable() if scored else None, pop.ids)
+            session.remember(state, pop.winnable() if scored else None, pop.ids, hint=pop.winnable())
 
             ess = pop.ess()
             chosen = (ess < tau * n) if i in allowed else torch.zeros(groups, dtype=torch.bool)
@@ -196,6 +207,7 @@ class Engine:
             pop.add(pop.potential.weigh(pop.reward, 1.0 / scale.value(), final=True))
         log_z = pop.log_z + torch.logsumexp(pop.log_w, 1) - math.log(pop.particles)
         reward = pop.winnable()
+        session.remember(state, reward, pop.ids)
         best = self._best(session, pop, reward)
         rows = best + torch.arange(pop.groups) * pop.particles
         entries = self._entries(state, pop, parents, True, selected=rows.tolist())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .protocols import SearchError
 from .weights import effective_sample_size
 
 
@@ -31,9 +32,9 @@ class Alpha:
 
     def __post_init__(self):
         if not self.value > 0 or not math.isfinite(self.value):
-            raise ValueError(f"alpha is {self.value}: it must be a finite number > 0")
+            raise SearchError(f"alpha is {self.value}: it must be a finite number > 0")
         if self.mode not in ("absolute", "relative"):
-            raise ValueError(f"alpha mode is {self.mode!r}: choose 'absolute' or 'relative'")
+            raise SearchError(f"alpha mode is {self.mode!r}: choose 'absolute' or 'relative'")
 
 
 class AlphaScale:

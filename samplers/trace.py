@@ -145,10 +145,14 @@ class Trace:
             self._listener = None
 
     def add_held_out(self, particles: Sequence[int], scores: Tensor) -> None:
-        """Note the held-out scores ``[n]`` of finalists, as ``held_out`` of their entries."""
+        """Note the held-out scores ``[n]`` of finalists, as ``held_out`` of their entries.
+
+        Finalists of a run that was cut short before they were recorded are left out.
+        """
         known = {entry["id"]: entry for record in self.records for entry in record.particles}
         for particle, score in zip(particles, _finite(scores), strict=True):
-            known[particle]["held_out"] = score
+            if particle in known:
+                known[particle]["held_out"] = score
 
     def node(self, particle: int) -> tuple[StepRecord, dict[str, Any]]:
         """Record and entry of a particle id. KeyError if unknown."""

@@ -76,20 +76,22 @@ class BeamSearch:
             state, _ = process.advance(state.select(rows, slot=torch.arange(b * k).repeat(groups)))
             state, ids, images = process.predict(state), session.trace.new_ids(len(state)), None
             if k > 1:
-                _, values, images = session.evaluate(self._ahead(process, state))
+                ahead, values, images = session.evaluate(self._ahead(process, state))
                 reward = values.reward.view(groups, b * k)
                 # A stable sort keeps the earlier child on ties.
                 kept = reward.sort(dim=1, descending=True, stable=True).indices[:, :b].sort(dim=1).values
                 kept = (kept + torch.arange(groups)[:, None] * b * k).flatten()
                 guess = values.reward[kept]
                 entries = particle_entries(state, ids, parents, values.reward, selected=kept.tolist())
+                # Cut short here, the images that got these scores are the best there is.
+                survivors = [ids[row] for row in kept.tolist()]
+                session.remember(ahead.select(kept), guess, survivors)
                 session.record(StepRecord(i + 1, steps, process.sigmas[i + 1], entries), state, images)
-                state, ids = state.select(kept), [ids[row] for row in kept.tolist()]
-                session.remember(state, guess, ids)
+                state, ids = state.select(kept), survivors
             else:
+                session.remember(state, None, ids, hint=guess)
                 entries = particle_entries(state, ids, parents)
                 session.record(StepRecord(i + 1, steps, process.sigmas[i + 1], entries), state)
-                session.remember(state, None, ids)
         return self._finish(session, state, ids, guess)
 
     def _finish(self, session: Session, state: State, parents: list[int], guess: Tensor | None) -> SearchResult:
@@ -98,6 +100,7 @@ class BeamSearch:
         state, _ = process.advance(state)
         state, values, images = session.evaluate(state)
         ids, reward = session.trace.new_ids(len(state)), values.reward
+        session.remember(state, reward, ids)
         best = best_index(reward.view(process.groups, -1)) + torch.arange(process.groups) * self.beams
         entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
         final = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")

@@ -56,6 +56,7 @@ class BestOfN:
             reward = values.reward
         best = best_index(reward.view(process.groups, n)) + torch.arange(process.groups) * n
         ids = session.trace.new_ids(len(state))
+        session.remember(state, reward, ids)
         entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
         record = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")
         session.record(record, state, images)

@@ -12,7 +12,7 @@ class ImportanceSampling(Engine):
     """Importance resampling with the VALUE potential at given steps, the baseline of the TTS-VAR and FK papers.
 
     At every allowed step all particles are resampled by their present score alone; the last weights make up for what
-    was counted before, so that the target stays ``p exp(r / alpha)``. ``start = end = 1`` leaves it out: then the method
+    was counted before, so that the target stays ``p exp(r / alpha)``. ``start = end = 1`` leaves it out: then it
     is self-normalised importance sampling of finished images.
     """
 

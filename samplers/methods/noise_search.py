@@ -72,6 +72,7 @@ class RandomSearch:
             parents = ids
         state, values, images = session.evaluate(state)
         ids, reward = trace.new_ids(len(state)), values.reward
+        session.remember(state, reward, ids)
         width = len(state) // groups
         best = best_index(reward.view(groups, width)) + torch.arange(groups) * width
         entries = particle_entries(state, ids, parents, reward, selected=best.tolist())

@@ -99,10 +99,10 @@ class PathSearch:
             kept = self._best(values.reward.view(groups, -1), 1 if last else n)
             entries = particle_entries(state, ids, parents, values.reward, selected=kept.tolist())
             phase = "final" if last else "search"
+            session.remember(state, values.reward, ids)
             session.record(
                 StepRecord(r, len(stops) - 1, self._sigma(process, there), entries, phase=phase), state, images
             )
-            session.remember(state, values.reward, ids)
             if last:
                 gap = torch.zeros(0) if guess is None else guess[rows] - values.reward
                 gap = gap[torch.isfinite(gap)]

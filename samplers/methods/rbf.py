@@ -168,7 +168,7 @@ class RBF:
                 for chain, reward in self._candidates(session, here, rounds):
                     if step < last:
                         self._decide(chain, reward, q)
-            self._remember(session, chains)
+                self._remember(session, chains)
         return self._finish(session, chains)
 
     def _initial(self, session: Session, q: int) -> list[_Chain]:
@@ -179,7 +179,6 @@ class RBF:
         best = best_index(values.reward.view(-1, self.initial))
         best = best + torch.arange(len(best)) * self.initial
         entries = particle_entries(state, ids, [None] * len(ids), values.reward, selected=best.tolist())
-        session.record(StepRecord(0, process.steps, process.sigmas[0], entries), state, images)
         chains = []
         for number, row in enumerate(best.tolist()):
             reward = float(values.reward[row])
@@ -188,6 +187,7 @@ class RBF:
             chain.seen, chain.seen_reward, chain.seen_id = parent, reward, ids[row]
             chains.append(chain)
         self._remember(session, chains)
+        session.record(StepRecord(0, process.steps, process.sigmas[0], entries), state, images)
         return chains
 
     def _candidates(self, session: Session, chains: list[_Chain], rounds: int):
@@ -244,6 +244,7 @@ class RBF:
         state = concatenate([replace(finished[row], x0=None) for row in range(len(chains))])
         state, values, images = session.evaluate(state)
         ids, reward = session.trace.new_ids(len(state)), values.reward
+        session.remember(state, reward, ids)
         best = best_index(reward.view(process.groups, -1)) + torch.arange(process.groups) * self.chains
         entries = particle_entries(state, ids, [particle for _, _, particle in chosen], reward, selected=best.tolist())
         final = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")

@@ -106,16 +106,21 @@ class SVDD:
             )
             temperature = [] if scale is None or m == 1 else (1.0 / scale.value()).tolist()
             record = StepRecord(i + 1, steps, process.sigmas[i + 1], entries, temperature=temperature)
-            session.record(record, state, images)
+            seen = state
             if m > 1 and i != spread:
                 state, ids, reward = state.select(pick), [ids[row] for row in pick.tolist()], reward[pick]
                 pick = torch.arange(groups)
-                state = process.predict(state)  # free, unless a learned value chose without a denoiser call
-            session.remember(state, reward if m > 1 else None, ids)
+            if state.x0 is not None:
+                session.remember(state, reward if m > 1 else None, ids)
+            session.record(record, seen, images)
+            if state.x0 is None:  # a learned value chose without a denoiser call
+                state = process.predict(state)
+                session.remember(state, reward, ids)
 
         if spread is None:  # the finished image is not the last scored estimate
             state, values, images = session.evaluate(state)
             reward = values.reward
+        session.remember(state, reward, ids)
         entries = particle_entries(state, ids, parents, reward, selected=pick.tolist())
         session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
         optimism = 0.0

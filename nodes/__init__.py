@@ -18,6 +18,7 @@ MODULES = (
     "family_nodes",
     "verifier_nodes",
     "report_nodes",
+    "live_routes",
 )
 
 

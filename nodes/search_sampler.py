@@ -22,6 +22,8 @@ from ..samplers.trace import Listener
 from .compat import InterruptProcessing
 from .host.denoiser import ignore_extra_rows
 from .host.interpolants import interpolant_for
+from .host.live import LiveRun
+from .host.live import store as live_store
 from .host.pixels import HostVerifier
 from .host.process import GradientUnavailable, HostProcess, HostSettings, SamplingCall, check_latent, host_process
 from .host.progress import both, report_to
@@ -145,7 +147,16 @@ class SearchSampler(comfy.samplers.Sampler):
             latent_image=torch.zeros_like(noise) if latent_image is None else latent_image,
             denoise_mask=denoise_mask,
         )
-        result = self._run(call, both(report_to(callback, call.groups), options.listener))
+        live = self._live()
+        listener = both(both(report_to(callback, call.groups), options.listener), live)
+        try:
+            result = self._run(call, listener, live)
+        except BaseException as error:
+            if live is not None:
+                live.finish("failed", [f"{type(error).__name__}: {error}"])
+            raise
+        if live is not None:
+            live.finish(result.status, result.warnings)
         self._keep(result, call)
         if result.status == "interrupted" and options.on_cancel == STOP:
             log.info("search cancelled: the best so far is kept, see the Recover Search node")
@@ -154,7 +165,23 @@ class SearchSampler(comfy.samplers.Sampler):
             log.warning("search ended early (%s): returning the best so far", result.status)
         return _finish(call, result.status)(result.latents)
 
-    def _run(self, call: SamplingCall, listener: Listener | None) -> SearchResult:
+    def _live(self) -> LiveRun | None:
+        """What shows this run in the front end, or None when that is switched off."""
+        options, search = self.options, method_of(self.options.search)
+        if not live_store.enabled:
+            return None
+        return LiveRun(
+            {
+                "method": search.name,
+                "prompts": [options.prompt],
+                "verifier": getattr(options.verifier, "name", None),
+                "held_out": getattr(options.held_out, "name", None),
+                "max_nfe": options.max_nfe or None,
+                "max_seconds": options.max_seconds or None,
+            }
+        )
+
+    def _run(self, call: SamplingCall, listener: Listener | None, live: LiveRun | None) -> SearchResult:
         search, noise = method_of(self.options.search), self.options.eta
         if isinstance(self.options.search, OnPath):
             sampling = call.model.model_sampling
@@ -162,16 +189,16 @@ class SearchSampler(comfy.samplers.Sampler):
             sigmas, noise = self.options.search.schedule(interpolant, call.sigmas, largest)
             call = replace(call, sigmas=sigmas.to(call.sigmas.device))
         try:
-            return self._search(search, call, listener, noise)
+            return self._search(search, call, listener, noise, live)
         except GradientUnavailable as reason:
             message = f"no gradient through this model, VAE or verifier ({reason}): searching without guidance"
         log.warning(message)
-        result = self._search(replace(search, guidance=0.0), call, listener, noise)
+        result = self._search(replace(search, guidance=0.0), call, listener, noise, live)
         result.warnings.append(message)
         return result
 
     def _search(
-        self, search: Search, call: SamplingCall, listener: Listener | None, noise: float | SDE
+        self, search: Search, call: SamplingCall, listener: Listener | None, noise: float | SDE, live: LiveRun | None
     ) -> SearchResult:
         options = self.options
         process = host_process(
@@ -187,6 +214,8 @@ class SearchSampler(comfy.samplers.Sampler):
         )
         if options.before_run is not None:
             options.before_run(process)
+        if live is not None:
+            live.process = process
         process.denoise.on_extra_rows = lambda rows: _add_nfe(process, rows)
         try:
             result = run_search(

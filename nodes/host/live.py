@@ -1,0 +1,214 @@
+"""The search while it runs, for the front end: records and thumbnails as messages, and a store for tabs that come late.
+
+The sampling thread only shrinks the previews; encoding and sending happen on a thread of their own, behind a bounded
+queue that gives up thumbnails before it makes the search wait.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import queue
+import sys
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...samplers.protocols import State
+from ...samplers.trace import StepRecord
+
+log = logging.getLogger("testtime")
+
+RUNS_KEPT = 4
+THUMB_SIDE = 96
+THUMBS_PER_STEP = 64
+THUMB_BYTES_PER_RUN = 24_000_000
+QUEUE = 6  # steps whose thumbnails may wait
+SCHEMA = 1
+
+
+def compact(record: StepRecord, index: int, ledger: dict[str, Any]) -> dict[str, Any]:
+    """A record as the front end gets it; particles are rows ``[id, parent, group, score, log_weight, selected]``."""
+    return {
+        "index": index,
+        "step": record.step,
+        "steps": record.steps,
+        "sigma": record.sigma,
+        "phase": record.phase,
+        "ess": [round(value, 3) for value in record.ess],
+        "resampled": list(record.resampled),
+        "nfe": record.nfe,
+        "seconds": record.seconds,
+        "ledger": ledger,
+        "particles": [
+            [e["id"], e["parent"], e["group"], _short(e["score"]), _short(e["log_weight"]), int(e["selected"])]
+            for e in record.particles
+        ],
+        "thumbs": None,
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def shown_rows(record: StepRecord, limit: int = THUMBS_PER_STEP) -> list[int]:
+    """Rows that get a thumbnail: all, or the ``limit`` best where there are more."""
+    rows = list(range(len(record.particles)))
+    if len(rows) <= limit:
+        return rows
+    scores = [e["score"] if e["score"] is not None else float("-inf") for e in record.particles]
+    return sorted(sorted(rows, key=lambda row: -scores[row])[:limit])
+
+
+def shrink(images: Tensor, side: int = THUMB_SIDE) -> Tensor:
+    """uint8 ``[n, h, w, 3]`` on the CPU, the longer side at most ``side``, of images ``[n, H, W, 3]`` in 0..1."""
+    pixels = images.detach().movedim(-1, 1).float()
+    height, width = pixels.shape[-2:]
+    scale = min(1.0, side / max(height, width))
+    if scale < 1.0:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        pixels = torch.nn.functional.interpolate(pixels, size, mode="area")
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1).cpu()
+
+
+def encoded(pixels: Tensor) -> str:
+    """JPEG of uint8 ``[h, w, 3]``, base64."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=80)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+class LiveStore:
+    """The latest runs, as a tab that is opened or reloaded needs them. Thread-safe, bounded in runs and thumbnails."""
+
+    def __init__(self, kept: int = RUNS_KEPT):
+        self.enabled = True
+        self._runs: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._bytes: dict[str, int] = {}
+        self._kept = kept
+        self._lock = threading.Lock()
+
+    def begin(self, run: dict[str, Any]) -> None:
+        """A run begins; the oldest one beyond ``kept`` is dropped."""
+        with self._lock:
+            self._runs[run["run"]] = {**run, "records": [], "status": "running"}
+            self._bytes[run["run"]] = 0
+            while len(self._runs) > self._kept:
+                name, _ = self._runs.popitem(last=False)
+                self._bytes.pop(name, None)
+
+    def add(self, run: str, record: dict[str, Any]) -> None:
+        """A step; thumbnails are kept while the run's allowance lasts."""
+        with self._lock:
+            if run not in self._runs:
+                return
+            size = sum(len(text) for text in record["thumbs"] or () if text)
+            if self._bytes[run] + size > THUMB_BYTES_PER_RUN:
+                record, size = {**record, "thumbs": None}, 0
+            self._bytes[run] += size
+            self._runs[run]["records"].append(record)
+
+    def end(self, run: str, fields: dict[str, Any]) -> None:
+        """The run is over."""
+        with self._lock:
+            if run in self._runs:
+                self._runs[run].update(fields)
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Runs without their records, newest last."""
+        with self._lock:
+            return [{key: value for key, value in run.items() if key != "records"} for run in self._runs.values()]
+
+    def snapshot(self, run: str) -> dict[str, Any] | None:
+        """Everything about a run so far, or None if it is not kept."""
+        with self._lock:
+            found = self._runs.get(run)
+            return None if found is None else {**found, "records": list(found["records"])}
+
+
+store = LiveStore()
+
+
+class LiveRun:
+    """Listener of one search: shows it in every open tab. Create one per run, ``finish`` it in any case.
+
+    Args:
+        about: method, prompts, verifier, budgets: what the panel's heading says.
+        sink: ``(event, payload)`` that sends a message; None finds the running server.
+
+    Attributes:
+        process: what is searched, for its ledger; set when it is known.
+    """
+
+    def __init__(self, about: dict[str, Any], sink=None):
+        self.run = uuid.uuid4().hex[:12]
+        self._send = sink or send
+        self._index = 0
+        self.process: Any = None
+        self._waiting: queue.Queue = queue.Queue()
+        start = {"schema": SCHEMA, "run": self.run, "started": time.time(), **place(), **about}
+        store.begin(start)
+        self._send("testtime.start", start)
+        self._thread = threading.Thread(target=self._work, name="testtime-live", daemon=True)
+        self._thread.start()
+
+    def __call__(self, record: StepRecord, state: State, images: Tensor | None) -> None:
+        """See ``samplers.trace.Listener``."""
+        message = compact(record, self._index, self._costs())
+        self._index += 1
+        rows, pixels = [], None
+        if images is not None and self._waiting.qsize() < QUEUE:
+            rows = shown_rows(record)
+            pixels = shrink(images[torch.tensor(rows)] if len(rows) < len(images) else images)
+        self._waiting.put((message, rows, pixels))
+
+    def finish(self, status: str, warnings: list[str]) -> None:
+        """Tell the tabs that the run is over, after everything that still waits."""
+        self._waiting.put(None)
+        self._thread.join(timeout=5.0)
+        fields = {"status": status, "warnings": list(warnings), "ledger": self._costs()}
+        store.end(self.run, fields)
+        self._send("testtime.end", {"run": self.run, **fields})
+
+    def _costs(self) -> dict[str, Any]:
+        return {} if self.process is None else self.process.ledger.to_dict()
+
+    def _work(self) -> None:
+        while True:
+            item = self._waiting.get()
+            if item is None:
+                return
+            message, rows, pixels = item
+            if pixels is not None:
+                thumbs: list[str | None] = [None] * len(message["particles"])
+                for row, picture in zip(rows, pixels, strict=True):
+                    thumbs[row] = encoded(picture)
+                message["thumbs"] = thumbs
+            store.add(self.run, message)
+            self._send("testtime.step", {"run": self.run, **message})
+
+
+def place() -> dict[str, Any]:
+    """Which prompt and node is executing, where the host says so."""
+    try:
+        from comfy_execution.utils import get_executing_context
+    except ImportError:
+        return {"prompt_id": None, "node": None}
+    context = get_executing_context()
+    return {"prompt_id": getattr(context, "prompt_id", None), "node": getattr(context, "node_id", None)}
+
+
+def send(event: str, payload: dict[str, Any]) -> None:
+    """Send a message to all open tabs; nothing happens without a server."""
+    module = sys.modules.get("server")
+    instance = getattr(getattr(module, "PromptServer", None), "instance", None)
+    if instance is not None:
+        instance.send_sync(event, payload)

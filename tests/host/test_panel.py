@@ -1,0 +1,88 @@
+"""The live panel in a real browser on a real server: it grows while a search runs, survives a reload, runs no HTML."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from ..browser import Browser, find_chromium
+
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.browser,
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on the path"),
+]
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "api" / "smc.json"
+HOSTILE = 'a red star <img src=x onerror="window.hacked=1">'
+TAB = "window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.testtime.search')"
+
+
+def queue(url: str, **changes) -> None:
+    workflow = json.loads(WORKFLOW.read_text())
+    for node in workflow.values():
+        for name, value in changes.items():
+            if name in node["inputs"] and not isinstance(node["inputs"][name], list):
+                node["inputs"][name] = value
+    body = json.dumps({"prompt": workflow}).encode()
+    request = urllib.request.Request(url + "/prompt", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert not json.load(response)["node_errors"]
+
+
+async def ready(browser: Browser, url: str) -> None:
+    """Open the front end and the panel; what the front end complains about while it starts is its own."""
+    await browser.open(url)
+    await browser.wait_for("window.app && window.app.extensionManager && window.app.graph", 120)
+    await browser.wait_for(
+        "document.querySelector('[class*=\"testtime\"]') || document.querySelector('.side-tool-bar-container')"
+    )
+    await asyncio.sleep(2)
+    await browser.run("(document.querySelector('.p-dialog-close-button') || document.body).click()")
+    browser.console.clear()
+    await browser.run(TAB)
+    await browser.wait_for("document.querySelector('.testtime-panel')")
+
+
+def test_the_panel_follows_a_search(comfy_server):
+    async def watch():
+        async with Browser(1500, 1200) as browser:
+            await ready(browser, comfy_server.url)
+            queue(comfy_server.url, steps=12, particles=6, seed=3, prompt=HOSTILE)
+            status = "document.querySelector('.testtime-status').textContent"
+            await browser.wait_for(f"document.querySelector('.testtime-status') && {status}.includes('step 3')", 120)
+            early = await browser.run("document.querySelector('.testtime-tree').clientHeight")
+            await browser.wait_for(f"{status}.includes('complete')", 120)
+            seen = await browser.run(
+                "({late: document.querySelector('.testtime-tree').clientHeight,"
+                " prompt: document.querySelector('.testtime-prompt').textContent,"
+                " injected: !!window.hacked || !!document.querySelector('.testtime-prompt img'),"
+                " pictures: document.querySelectorAll('.testtime-strip img').length,"
+                " costs: document.querySelector('.testtime-costs').innerText})"
+            )
+            await browser.run(
+                "document.querySelector('.testtime-tree').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowUp'}))"
+            )
+            inspected = await browser.run("document.querySelector('.testtime-inspector').innerText")
+            console = list(browser.console)
+            await ready(browser, comfy_server.url)
+            await browser.wait_for(f"{status}.includes('complete')")
+            return (
+                early,
+                seen,
+                inspected,
+                console,
+                await browser.run("document.querySelector('.testtime-costs').innerText"),
+            )
+
+    early, seen, inspected, console, after_reload = asyncio.run(watch())
+    assert seen["late"] > early
+    assert seen["prompt"] == HOSTILE and not seen["injected"]
+    assert seen["pictures"] == 6
+    assert str(12 * 6 * 2) in seen["costs"]
+    assert inspected.startswith("Particle ") and "step 11 of 12" in inspected
+    assert not console
+    assert after_reload == seen["costs"]

@@ -1,0 +1,31 @@
+// Colours of scores (readable without colour vision) and of everything else, for dark and light themes.
+
+const DARK = ["#6c4ea0", "#5c68b0", "#4682b4", "#329ba5", "#3cb48c", "#87d25f", "#fae43c"];
+const LIGHT = ["#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#5fb83a", "#b8a800"];
+
+const parse = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+
+/** CSS colour of a share 0..1; null gives the neutral colour. */
+export function scoreColour(share, dark, alpha = 1) {
+  if (share === null) return dark ? `rgba(150,156,168,${alpha})` : `rgba(104,110,122,${alpha})`;
+  const ramp = dark ? DARK : LIGHT;
+  const at = Math.min(Math.max(share, 0), 1) * (ramp.length - 1);
+  const low = Math.min(Math.floor(at), ramp.length - 2);
+  const [a, b] = [parse(ramp[low]), parse(ramp[low + 1])];
+  const mix = a.map((value, k) => Math.round(value + (b[k] - value) * (at - low)));
+  return `rgba(${mix.join(",")},${alpha})`;
+}
+
+/** Whether an element lies on a dark background. */
+export function isDark(element) {
+  for (let at = element; at; at = at.parentElement) {
+    const parts = getComputedStyle(at).backgroundColor.match(/[\d.]+/g)?.map(Number);
+    if (parts && (parts[3] ?? 1) > 0.1) return 0.3 * parts[0] + 0.59 * parts[1] + 0.11 * parts[2] < 128;
+  }
+  return matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+export const palette = (dark) =>
+  dark
+    ? { text: "#e8eaee", muted: "#a4aab6", grid: "#383d48", accent: "#ff9e2c", event: "#78aaff" }
+    : { text: "#1c1f24", muted: "#5b616d", grid: "#dee2e8", accent: "#b65400", event: "#2860c8" };

@@ -1,0 +1,163 @@
+// The family tree on a canvas: steps from top to bottom, one lane per particle, the path of one particle on top.
+
+import { palette, scoreColour } from "./colours.js";
+
+const MARGIN = 12;
+const ROW = 16;
+
+/** Places {particle id -> [x, y]} of a run in `width` pixels: children in the order of their parents. */
+export function layout(run, width, row = ROW) {
+  const places = new Map();
+  let order = new Map();
+  run.records.forEach((record, line) => {
+    const sorted = [...record.rows].sort(
+      (a, b) => a.group - b.group || (order.get(a.parent) ?? -1) - (order.get(b.parent) ?? -1) || a.id - b.id,
+    );
+    order = new Map();
+    sorted.forEach((particle, lane) => {
+      const share = sorted.length === 1 ? 0.5 : lane / (sorted.length - 1);
+      places.set(particle.id, [MARGIN + (width - 2 * MARGIN) * share, MARGIN + line * row]);
+      order.set(particle.id, lane);
+    });
+  });
+  return places;
+}
+
+export class TreeView {
+  /** `onHover(particle | null)` is called when the pointer or the keyboard moves to another particle. */
+  constructor(onHover) {
+    this.canvas = document.createElement("canvas");
+    this.canvas.className = "testtime-tree";
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "img");
+    this.onHover = onHover;
+    this.focus = null;
+    this.places = new Map();
+    this.canvas.addEventListener("pointermove", (event) => this.point(event.offsetX, event.offsetY));
+    this.canvas.addEventListener("pointerleave", () => this.choose(null));
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  show(run, dark) {
+    this.run = run;
+    this.dark = dark;
+    this.draw();
+  }
+
+  draw() {
+    const { canvas, run } = this;
+    const width = canvas.clientWidth || canvas.parentElement?.clientWidth || 300;
+    const height = 2 * MARGIN + ROW * Math.max((run?.records.length ?? 1) - 1, 1);
+    const ratio = window.devicePixelRatio || 1;
+    canvas.style.height = `${height}px`;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+    if (!run) return;
+    canvas.setAttribute("aria-label", `Family tree: ${run.particles.size} particles in ${run.records.length} steps`);
+    this.places = layout(run, width);
+    const context = canvas.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.paint(context, width);
+  }
+
+  paint(context, width) {
+    const { run, places } = this;
+    const colours = palette(this.dark);
+    const focus = this.focus ?? run.leader();
+    const path = new Set(focus ? run.path(focus.id).map((p) => p.id) : []);
+    const crowd = Math.max(...run.records.map((r) => r.rows.length), 1);
+    const radius = Math.min(4, Math.max(1.2, (0.4 * (width - 2 * MARGIN)) / crowd));
+    const newest = run.records[run.records.length - 1];
+
+    context.strokeStyle = colours.event;
+    context.globalAlpha = 0.45;
+    for (const record of run.records) {
+      if (!record.resampled?.some(Boolean)) continue;
+      const y = places.get(record.rows[0].id)[1];
+      context.beginPath();
+      context.moveTo(2, y);
+      context.lineTo(width - 2, y);
+      context.stroke();
+    }
+    const line = (particle, own) => {
+      const from = places.get(particle.parent);
+      if (!from) return;
+      const to = places.get(particle.id);
+      const middle = (from[1] + to[1]) / 2;
+      context.moveTo(...from);
+      context.bezierCurveTo(from[0], middle, to[0], middle, to[0], to[1]);
+      void own;
+    };
+    for (const alive of [false, true]) {
+      context.globalAlpha = alive ? 0.6 : 0.22;
+      context.strokeStyle = colours.muted;
+      context.lineWidth = 1;
+      context.beginPath();
+      for (const record of run.records) {
+        for (const p of record.rows) if ((p.children > 0 || record === newest) === alive && !path.has(p.id)) line(p);
+      }
+      context.stroke();
+    }
+    context.globalAlpha = 1;
+    context.strokeStyle = colours.accent;
+    context.lineWidth = 2.2;
+    context.beginPath();
+    for (const id of path) line(run.particles.get(id));
+    context.stroke();
+    for (const record of run.records) {
+      for (const p of record.rows) {
+        const [x, y] = places.get(p.id);
+        const dead = p.children === 0 && record !== newest;
+        context.fillStyle = scoreColour(run.share(p.score), this.dark, dead && !path.has(p.id) ? 0.45 : 1);
+        context.beginPath();
+        context.arc(x, y, path.has(p.id) ? radius + 1 : radius, 0, 7);
+        context.fill();
+        if (path.has(p.id)) context.stroke();
+      }
+    }
+  }
+
+  point(x, y) {
+    let best = null;
+    let distance = 14 ** 2;
+    for (const [id, [px, py]] of this.places) {
+      const d = (px - x) ** 2 + (py - y) ** 2;
+      if (d < distance) [best, distance] = [id, d];
+    }
+    this.choose(best === null ? null : this.run.particles.get(best));
+  }
+
+  key(event) {
+    const rows = this.run?.records;
+    if (!rows?.length) return;
+    const at = this.focus ?? this.run.leader() ?? rows[rows.length - 1].rows[0];
+    const line = rows.indexOf(at.record);
+    const byPlace = (record) => [...record.rows].sort((a, b) => this.places.get(a.id)[0] - this.places.get(b.id)[0]);
+    const near = (record) =>
+      byPlace(record).reduce((a, b) =>
+        Math.abs(this.places.get(b.id)[0] - this.places.get(at.id)[0]) <
+        Math.abs(this.places.get(a.id)[0] - this.places.get(at.id)[0])
+          ? b
+          : a,
+      );
+    const lane = byPlace(at.record);
+    const moves = {
+      ArrowLeft: () => lane[Math.max(0, lane.indexOf(at) - 1)],
+      ArrowRight: () => lane[Math.min(lane.length - 1, lane.indexOf(at) + 1)],
+      ArrowUp: () => this.run.particles.get(at.parent) ?? near(rows[Math.max(0, line - 1)]),
+      ArrowDown: () => near(rows[Math.min(rows.length - 1, line + 1)]),
+      Escape: () => null,
+    };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.choose(moves[event.key]());
+  }
+
+  choose(particle) {
+    if (particle === this.focus) return;
+    this.focus = particle;
+    this.draw();
+    this.onHover(particle);
+  }
+}

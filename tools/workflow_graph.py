@@ -16,7 +16,7 @@ from testtime.cli.convert import UPLOADS, default_value, extra_values, has_widge
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
 GAP_X, GAP_Y = 60, 40
 GROUP_PADDING, GROUP_TITLE = 20, 44
-MULTILINE, PICTURE = 90, 260
+NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 360, 58, 15
 NOTE = "MarkdownNote"
 OUR_PREFIX, OUR_PACK = "TestTime", "test-time-scaling"
 
@@ -37,29 +37,40 @@ class Node:
         kind: class of the node (``class_type``).
         inputs: values and ``Link``s by input name; what is not given takes its default.
         title: title in the graph, "" for the display name.
-        width: in pixels; picture: leave room for an image under the widgets; lines: height of a text box in lines.
+        width: in pixels; the widest node of a column gives the width of all. picture: room for an image under the
+            widgets, in pixels. lines: height of a text box in lines. drop: room left free above the node, in pixels.
+        models: {"name", "url", "directory"} of the files it needs; the front end offers the missing ones.
     """
 
     kind: str
     inputs: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     width: int = 320
-    picture: bool = False
+    picture: int = 0
     lines: int = 4
+    drop: int = 0
+    models: tuple[dict[str, str], ...] = ()
     number: int = 0
 
     def __getitem__(self, output: str | int) -> Link:
         return Link(self, output)
 
 
-def note(text: str, width: int = 360, height_lines: int = 14) -> Node:
-    """A note in Markdown."""
-    return Node(NOTE, {"": text}, title="Read me", width=width, lines=height_lines)
+def note(text: str, width: int = NOTE_WIDTH) -> Node:
+    """A note in Markdown: paragraphs are separated by blank lines, "- " begins an entry of a list."""
+    paragraphs = [""]
+    for line in map(str.strip, text.strip().splitlines()):
+        if not line or line.startswith(("- ", "#")) or not paragraphs[-1] or paragraphs[-1].startswith("#"):
+            paragraphs.append(line)
+        else:
+            paragraphs[-1] += " " + line
+    rows = sum(1 + len(paragraph) // NOTE_CHARACTERS for paragraph in paragraphs)
+    return Node(NOTE, {"": "\n".join(paragraphs[1:])}, "Read me", width, lines=rows + 4)
 
 
 @dataclass
 class Group:
-    """A titled box around columns of nodes."""
+    """A titled box around columns of nodes; without a title there is no box."""
 
     title: str
     columns: list[list[Node]]
@@ -116,7 +127,7 @@ class Workflow:
             "links": links,
             "groups": boxes,
             "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [40, 120]}},
+            "extra": {},
             "version": 0.4,
         }
 
@@ -166,28 +177,31 @@ class Workflow:
             entry["outputs"].append({"name": name, "type": kind, "slot_index": slot, "links": used})
         pack = OUR_PACK if node.kind.startswith(OUR_PREFIX) else "comfy-core"
         entry["properties"] = {"cnr_id": pack, "Node name for S&R": node.kind}
+        if node.models:
+            entry["properties"]["models"] = list(node.models)
         entry["widgets_values"] = widget_values(node, info)
         return entry
 
     def _layout(self, object_info: dict) -> tuple[dict[int, tuple], list[dict]]:
         """({node number: (x, y, width, height)}, group boxes)."""
-        places, boxes = {}, []
-        x = 0
+        places: dict[int, tuple] = {}
+        boxes: list[dict] = []
+        x, top = 0, -TITLE - GROUP_TITLE
         for group in self.groups:
             left, bottom = x, 0
             for column in group.columns:
-                y = 0
+                y, width = 0, max(node.width for node in column)
                 for node in column:
                     height = height_of(node, object_info)
-                    places[node.number] = (x, y, node.width, height)
-                    y += height + TITLE + GAP_Y
+                    places[node.number] = (x, y + node.drop, width, height)
+                    y += node.drop + height + TITLE + GAP_Y
                 bottom = max(bottom, y - TITLE - GAP_Y)
-                x += max(node.width for node in column) + GAP_X
-            top = -TITLE - GROUP_TITLE
-            width = x - GAP_X - left + 2 * GROUP_PADDING
-            bounding = [left - GROUP_PADDING, top, width, bottom - top + GROUP_PADDING]
-            box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
-            boxes.append(box | {"font_size": 24, "flags": {}})
+                x += width + GAP_X
+            if group.title:
+                bounding = [left - GROUP_PADDING, top, x - GAP_X - left + 2 * GROUP_PADDING]
+                bounding.append(bottom - top + GROUP_PADDING)
+                box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
+                boxes.append(box | {"font_size": 24, "flags": {}})
             x += 2 * GROUP_PADDING
         return places, boxes
 
@@ -251,7 +265,9 @@ def widget_values(node: Node, info: dict) -> list:
         if not has_widget(spec):
             continue
         value = node.inputs.get(name, default_value(spec))
-        result.append(default_value(spec) if isinstance(value, Link) else value)
+        if isinstance(value, Link):
+            value = default_value(spec)
+        result.append("" if value is None else value)
         result += ["fixed", ""][: extra_values(name, spec)]
         uploads += any((spec[1] if len(spec) > 1 else {}).get(key) for key in UPLOADS)
     return result + ["image"] * uploads
@@ -260,7 +276,7 @@ def widget_values(node: Node, info: dict) -> list:
 def height_of(node: Node, object_info: dict) -> int:
     """A height at which the front end shows a node without cutting anything off."""
     if node.kind == NOTE:
-        return MARGIN + SLOT * node.lines
+        return MARGIN + NOTE_LINE * node.lines
     info = definition(node, object_info)
     specs = ordered_inputs(info)
     sockets = [spec for spec in specs.values() if not has_widget(spec)]
@@ -270,7 +286,7 @@ def height_of(node: Node, object_info: dict) -> int:
             continue
         multiline = len(spec) > 1 and spec[1].get("multiline")
         height += (node.lines * SLOT + MARGIN if multiline else WIDGET) + WIDGET * extra_values(name, spec)
-    return height + (PICTURE if node.picture else 0) + MARGIN
+    return height + node.picture + MARGIN
 
 
 def dump(workflow: dict) -> str:

@@ -25,7 +25,7 @@ def queue(url: str, **changes) -> None:
     workflow = json.loads(WORKFLOW.read_text())
     for node in workflow.values():
         for name, value in changes.items():
-            if name in node["inputs"] and not isinstance(node["inputs"][name], list):
+            if name in node["inputs"]:
                 node["inputs"][name] = value
     body = json.dumps({"prompt": workflow}).encode()
     request = urllib.request.Request(url + "/prompt", body, {"Content-Type": "application/json"})

@@ -121,6 +121,7 @@ export class RunStore extends EventTarget {
     const run = this.runs.get(id) ?? new Run(about);
     Object.assign(run, { status: about.status, warnings: about.warnings ?? [] });
     for (const record of records) run.add(record);
+    if (Object.keys(about.ledger ?? {}).length) run.ledger = about.ledger; // what the end of the run said
     this.runs.set(id, run);
     while (this.runs.size > this.kept) this.runs.delete(this.runs.keys().next().value);
     this.changed(id);

@@ -99,6 +99,7 @@ class Denoiser(nn.Module):
         parameterisation: what ``forward`` takes and returns: "v" (x_vp, phi -> v), "eps" (x_vp, timestep 0..999 of SD's
             schedule -> eps) or "flow" (``(1 - s) x0 + s eps``, ``1000 s`` -> ``eps - x0``).
         width, depth, heads: of the transformer; channels: of the convolutions; context: size of text states.
+        detail: further convolutional blocks beside the transformer, ``detail - 1`` before and ``detail`` after it.
         dtype, device: of the parameters.
         operations: namespace with ``Linear``, ``Conv2d``, ``LayerNorm``, ``GroupNorm`` (hosts pass their own).
 
@@ -113,6 +114,7 @@ class Denoiser(nn.Module):
         heads: int = 6,
         channels: int = 64,
         context: int = 192,
+        detail: int = 3,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         operations=nn,
@@ -128,19 +130,22 @@ class Denoiser(nn.Module):
         self.pool = operations.Linear(context, width, **kw)
         self.stem = operations.Conv2d(4, channels, 3, padding=1, **kw)
         self.down_block = _ResBlock(channels, width, operations, **kw)
+        self.detail_in = nn.ModuleList(_ResBlock(channels, width, operations, **kw) for _ in range(detail - 1))
         self.down = operations.Conv2d(channels, width, 2, stride=2, **kw)
         self.blocks = nn.ModuleList(_Block(width, heads, width, context, operations, **kw) for _ in range(depth))
         self.norm_up = operations.LayerNorm(width, **kw)
         self.up = operations.Conv2d(width, 4 * channels, 1, **kw)
         self.merge = operations.Conv2d(2 * channels, channels, 1, **kw)
         self.up_blocks = nn.ModuleList(_ResBlock(channels, width, operations, **kw) for _ in range(2))
+        self.detail_out = nn.ModuleList(_ResBlock(channels, width, operations, **kw) for _ in range(detail))
         self.norm_out = operations.GroupNorm(8, channels, **kw)
         self.out = operations.Conv2d(channels, 4, 3, padding=1, **kw)
         self.register_buffer("log_sigmas", log_sigma_table().float(), persistent=False)
 
     def initialise(self) -> Denoiser:
         """Zero the gates and the output, so that training starts from the identity (adaLN-zero)."""
-        for module in [b.modulation for b in self.blocks] + [b.out_cross for b in self.blocks] + [self.out]:
+        details = [block.conv_out for block in [*self.detail_in, *self.detail_out]]
+        for module in [b.modulation for b in self.blocks] + [b.out_cross for b in self.blocks] + [self.out] + details:
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
         return self
@@ -173,6 +178,8 @@ class Denoiser(nn.Module):
         time = _features(4.0 * phi, 64, 64.0).to(x.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(time))) + self.pool(context.mean(1)))
         skip = self.down_block(self.stem(x), condition)
+        for block in self.detail_in:
+            skip = block(skip, condition)
         h = self.down(skip)
         rows, columns = h.shape[-2:]
         tokens = h.flatten(2).transpose(1, 2) + self._positions(rows, columns, h)
@@ -180,7 +187,7 @@ class Denoiser(nn.Module):
             tokens = block(tokens, condition, context)
         h = self.norm_up(tokens).transpose(1, 2).unflatten(2, (rows, columns))
         h = self.merge(torch.cat([F.pixel_shuffle(self.up(h), 2), skip], 1))
-        for block in self.up_blocks:
+        for block in [*self.up_blocks, *self.detail_out]:
             h = block(h, condition)
         return self.out(F.silu(self.norm_out(h)))
 

@@ -13,7 +13,6 @@ from testtime.samplers.diffusion import Inpainting, Start
 from testtime.samplers.methods import (
     DAS,
     METHODS,
-    RBF,
     SMC,
     SVDD,
     BeamSearch,
@@ -22,51 +21,12 @@ from testtime.samplers.methods import (
     ImportanceSampling,
     PathSearch,
     RandomSearch,
-    ZeroOrderSearch,
 )
 from testtime.samplers.session import run_search
 from testtime.samplers.tempering import Alpha
 
 from . import oracles
-
-TARGET = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1), "target")
-LINEAR = oracles.FunctionVerifier(lambda x: x[:, 0], "x")
-SHARP = Alpha(0.3, "absolute")
-RELATIVE = Alpha(0.5, "relative")
-
-
-def searches(alpha):
-    """One setting of every method that there is."""
-    return {
-        "best_of_n": BestOfN(4),
-        "importance_sampling": ImportanceSampling(4, alpha=alpha),
-        "svdd": SVDD(4, alpha=alpha),
-        "svdd_greedy": SVDD(4),
-        "smc": SMC(4, alpha=alpha),
-        "smc_adaptive": SMC(4, alpha=alpha, tempering="adaptive"),
-        "das": DAS(4, alpha=alpha),
-        "fk": FKSteering(4, alpha=alpha, every=2),
-        "fk_max": FKSteering(4, alpha=alpha, every=2, potential="max"),
-        "rbf": RBF(budget=40, chains=2, initial=3),
-        "beam_search": BeamSearch(2, 3, 2),
-        "random_search": RandomSearch(4),
-        "zero_order_search": ZeroOrderSearch(2, 2),
-        "path_search": PathSearch(2, 2),
-    }
-
-
-ABSOLUTE = searches(SHARP)
-every_method = pytest.mark.parametrize("name", list(ABSOLUTE))
-
-
-def run(search, verifier=TARGET, **settings):
-    process = oracles.keyed(**settings)
-    return run_search(search, process, verifier, ["p"] * process.groups)
-
-
-def table(trace):
-    """{particle id: (record, entry)} of a trace."""
-    return {entry["id"]: (record, entry) for record in trace.records for entry in record.particles}
+from .searches import ABSOLUTE, LINEAR, RELATIVE, SHARP, TARGET, best_scores, every_method, run_on, searches, table
 
 
 def test_every_method_is_in_these_tests():
@@ -84,12 +44,12 @@ def samples(result):
 
 
 def test_more_samples_leave_the_first_ones_as_they_are():
-    few, many = samples(run(BestOfN(4))), samples(run(BestOfN(8)))
+    few, many = samples(run_on(BestOfN(4))), samples(run_on(BestOfN(8)))
     assert len(few) == 8 and all(torch.allclose(few[place], many[place], atol=1e-12) for place in few)
 
 
 def test_best_of_n_is_the_best_by_final_score():
-    result = run(BestOfN(8), groups=5)
+    result = run_on(BestOfN(8), groups=5)
     for g in range(5):
         scores = TARGET.score(result.finalists[result.group == g], [])
         assert torch.equal(result.latents[g], result.finalists[result.group == g][int(scores.argmax())])
@@ -102,9 +62,9 @@ def test_best_of_n_is_the_best_by_final_score():
 @every_method
 def test_images_of_a_batch_are_the_images_of_single_runs(name):
     """B images with N particles are B runs of one image: no image ever competes with another."""
-    batch = run(ABSOLUTE[name], groups=3)
+    batch = run_on(ABSOLUTE[name], groups=3)
     for g in range(3):
-        alone = run(ABSOLUTE[name], groups=1, group_offset=g)
+        alone = run_on(ABSOLUTE[name], groups=1, group_offset=g)
         assert torch.allclose(batch.latents[g], alone.latents[0], atol=1e-9)
         assert torch.allclose(batch.finalists[batch.group == g], alone.finalists, atol=1e-9)
 
@@ -112,26 +72,28 @@ def test_images_of_a_batch_are_the_images_of_single_runs(name):
 @every_method
 def test_relative_temperature_is_per_image_too(name):
     search = searches(RELATIVE)[name]
-    assert torch.allclose(run(search, groups=2).latents[1], run(search, groups=1, group_offset=1).latents[0], atol=1e-9)
+    assert torch.allclose(
+        run_on(search, groups=2).latents[1], run_on(search, groups=1, group_offset=1).latents[0], atol=1e-9
+    )
 
 
 @every_method
 def test_same_seed_same_run_to_the_bit(name):
-    first, second = run(ABSOLUTE[name]), run(ABSOLUTE[name])
+    first, second = run_on(ABSOLUTE[name]), run_on(ABSOLUTE[name])
     assert torch.equal(first.finalists, second.finalists) and torch.equal(first.scores, second.scores)
     traces = []
     for result in (first, second):
         records = json.loads(result.trace.to_json())["records"]
         traces.append([{k: v for k, v in record.items() if k != "seconds"} for record in records])
     assert traces[0] == traces[1]
-    assert not torch.allclose(run(ABSOLUTE[name], seed=4).latents, first.latents)
+    assert not torch.allclose(run_on(ABSOLUTE[name], seed=4).latents, first.latents)
 
 
 @every_method
 def test_chunks_change_nothing(name):
-    whole = run(ABSOLUTE[name])
+    whole = run_on(ABSOLUTE[name])
     for size in (1, 3):
-        pieces = run(ABSOLUTE[name], chunker=Chunker(size))
+        pieces = run_on(ABSOLUTE[name], chunker=Chunker(size))
         assert pieces.particles == whole.particles
         assert torch.allclose(pieces.finalists, whole.finalists, atol=1e-9)
         assert pieces.ledger.nfe == whole.ledger.nfe
@@ -150,7 +112,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", list(PLAIN))
 def test_one_particle_is_plain_sampling(name):
-    assert torch.equal(run(PLAIN[name]).latents, run(BestOfN(1)).latents)
+    assert torch.equal(run_on(PLAIN[name]).latents, run_on(BestOfN(1)).latents)
 
 
 # --- masks and image to image ----------------------------------------------------------------------------------------
@@ -161,16 +123,11 @@ def test_one_particle_is_plain_sampling(name):
 def test_the_known_area_is_exact(name, flow):
     known = torch.tensor([[0.25, -0.75, 9.0], [0.5, 0.125, 9.0]], dtype=torch.float64)
     mask = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64).expand(2, 3)
-    result = run(ABSOLUTE[name], flow=flow, inpainting=Inpainting(known, mask))
+    result = run_on(ABSOLUTE[name], flow=flow, inpainting=Inpainting(known, mask))
     assert torch.allclose(result.finalists[:, 1], known[result.group, 1], atol=1e-12)
     assert float(result.latents[:, [0, 2]].abs().max()) < 4  # generated, and not a copy of the nines
     first = torch.stack([result.scores[result.group == g][0] for g in range(2)])
     assert torch.allclose(TARGET.score(result.latents, []), first, atol=1e-9)
-
-
-def best_scores(result):
-    """Highest score per group."""
-    return torch.stack([result.scores[result.group == g].max() for g in range(int(result.group.max()) + 1)])
 
 
 @every_method
@@ -193,25 +150,25 @@ def test_relative_alpha_knows_no_units(name):
     """Rewards in other units and with another zero lead to the same images."""
     other = oracles.FunctionVerifier(lambda x: 8.0 * TARGET.score(x, []) - 5.0)
     search = searches(RELATIVE)[name]
-    assert torch.allclose(run(search).finalists, run(search, other).finalists, atol=1e-6)
+    assert torch.allclose(run_on(search).finalists, run_on(search, other).finalists, atol=1e-6)
 
 
 def test_absolute_alpha_knows_units():
     other = oracles.FunctionVerifier(lambda x: 8.0 * TARGET.score(x, []))
-    assert not torch.allclose(run(ABSOLUTE["smc"]).finalists, run(ABSOLUTE["smc"], other).finalists, atol=1e-6)
+    assert not torch.allclose(run_on(ABSOLUTE["smc"]).finalists, run_on(ABSOLUTE["smc"], other).finalists, atol=1e-6)
 
 
 @every_method
 def test_a_constant_added_to_all_rewards_changes_nothing(name):
     other = oracles.FunctionVerifier(lambda x: TARGET.score(x, []) + 3.0)
-    assert torch.allclose(run(ABSOLUTE[name]).finalists, run(ABSOLUTE[name], other).finalists, atol=1e-6)
+    assert torch.allclose(run_on(ABSOLUTE[name]).finalists, run_on(ABSOLUTE[name], other).finalists, atol=1e-6)
 
 
 @pytest.mark.parametrize("potential", ["diff", "max", "rt", "add"])
 def test_without_pressure_all_particles_are_samples_of_the_model(potential):
     """alpha -> infinity: no resampling, the particles of Best-of-N, log Z -> 0."""
-    result = run(FKSteering(4, alpha=Alpha(1e9, "absolute"), tau=0.5, potential=potential))
-    plain = run(BestOfN(4))
+    result = run_on(FKSteering(4, alpha=Alpha(1e9, "absolute"), tau=0.5, potential=potential))
+    plain = run_on(BestOfN(4))
     assert torch.allclose(result.finalists, plain.finalists, atol=1e-12)
     assert float(result.log_z.abs().max()) < 1e-6
 
@@ -219,14 +176,14 @@ def test_without_pressure_all_particles_are_samples_of_the_model(potential):
 @pytest.mark.parametrize("method", [SMC, DAS, FKSteering, ImportanceSampling])
 def test_the_sharpest_temperature_is_finite(method):
     extra = {"guidance": 0.0} if method is DAS else {}  # a gradient divided by 1e-8 leads anywhere
-    result = run(method(4, alpha=Alpha(1e-8, "absolute"), **extra))
+    result = run_on(method(4, alpha=Alpha(1e-8, "absolute"), **extra))
     assert torch.isfinite(result.finalists).all() and torch.isfinite(result.scores).all()
 
 
 def test_constant_rewards_are_counted_exactly():
     constant = oracles.FunctionVerifier(lambda x: 0.0 * x[:, 0] + 0.6)
     for name in ("smc", "das", "fk", "fk_max", "importance_sampling"):
-        assert run(ABSOLUTE[name], constant).log_z.tolist() == pytest.approx([2.0, 2.0], abs=1e-9)
+        assert run_on(ABSOLUTE[name], constant).log_z.tolist() == pytest.approx([2.0, 2.0], abs=1e-9)
 
 
 # --- SVDD ------------------------------------------------------------------------------------------------------------
@@ -244,7 +201,7 @@ def choices(result):
 
 
 def test_greedy_svdd_takes_the_best_candidate_of_every_step():
-    result = run(SVDD(5), groups=6)
+    result = run_on(SVDD(5), groups=6)
     steps = list(choices(result))
     assert len(steps) == 8
     for scores, chosen in steps[:-1]:
@@ -285,101 +242,6 @@ def test_learned_values_choose_without_the_denoiser():
         assert torch.allclose(chosen.double().mean(0), odds, atol=4 * 0.5 / math.sqrt(groups))
 
 
-# --- the SMC engine --------------------------------------------------------------------------------------------------
-
-
-def engine_run(search, groups=6, steps=12, verifier=TARGET):
-    return run(search, verifier, groups=groups, steps=steps)
-
-
-@pytest.mark.parametrize("tau", [0.4, 0.7, 0.95])
-@pytest.mark.parametrize("tempering", ["exponential", "linear", "none", "adaptive"])
-def test_weights_ess_and_resampling_can_be_read_off_the_trace(tau, tempering):
-    """Every weight recomputed from the scores: lambda_i r_i / alpha - lambda_{i-1} r_parent / alpha, 0 at birth."""
-    n, groups, steps = 6, 5, 12
-    search = SMC(n, alpha=Alpha(0.2, "absolute"), tempering=tempering, tau=tau, adaptive_target=0.8)
-    result = engine_run(search, groups, steps)
-    known = table(result.trace)
-    allowed = search.resampling_steps(steps)
-    assert allowed == list(range(0, 11))
-    for record in result.trace.records[:-1]:
-        for entry in record.particles:
-            group, expected = entry["group"], 0.0
-            if record.temperature[group] > 0:
-                expected = record.temperature[group] * entry["score"]
-            if entry["parent"] is not None:
-                before, parent = known[entry["parent"]]
-                expected += 0.0 if before.resampled[group] else parent["log_weight"]
-                if before.temperature[group] > 0:
-                    expected -= before.temperature[group] * parent["score"]
-            assert entry["log_weight"] == pytest.approx(expected, abs=1e-9)
-        weights = torch.tensor([entry["log_weight"] for entry in record.particles]).double().view(groups, n)
-        ess = 1.0 / torch.softmax(weights, 1).square().sum(1)
-        assert record.ess == pytest.approx(ess.tolist())
-        assert record.resampled == [record.step in allowed and float(e) < tau * n for e in ess]
-    assert any(any(record.resampled) for record in result.trace.records) or tempering == "adaptive"
-
-
-@pytest.mark.parametrize("tempering", ["none", "exponential"])
-@pytest.mark.parametrize("potential", ["diff", "max", "rt", "add"])
-def test_potentials_telescope_to_the_final_reward(potential, tempering):
-    """Whatever was added on the way, the weights along every path sum up to r(x0) / alpha, through all resamplings."""
-    search = FKSteering(4, alpha=SHARP, potential=potential, tempering=tempering, every=2, tau=0.7)
-    result = engine_run(search)
-    known = table(result.trace)
-    resampled = 0
-    for final in result.trace.records[-1].particles:
-        total, parent = final["log_weight"], final["parent"]
-        while parent is not None:
-            record, entry = known[parent]
-            if record.resampled[entry["group"]]:
-                total += entry["log_weight"]
-                resampled += 1
-            parent = entry["parent"]
-        assert total == pytest.approx(final["score"] / 0.3, abs=1e-9)
-    assert resampled > 0
-
-
-def test_resampling_happens_at_the_given_steps_only():
-    search = FKSteering(4, alpha=SHARP, start=0.25, end=0.8, every=3)
-    assert search.resampling_steps(20) == [5, 8, 11, 14]
-    result = engine_run(search, steps=20)
-    assert [r.step for r in result.trace.records if any(r.resampled)] == [5, 8, 11, 14]
-    scored = [r.step for r in result.trace.records if r.particles[0]["score"] is not None]
-    assert scored == [5, 8, 11, 14, 19, 20]
-
-
-def test_the_last_move_is_never_resampled_before():
-    """It draws no noise: clones would stay clones."""
-    assert max(SMC(4, end=1.0).resampling_steps(20)) == 18
-
-
-def wins_of_the_heaviest(output):
-    """(share of images won by their heaviest particle, mean weight of the heaviest) over 1500 images."""
-    groups = 1500
-    denoiser = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, oracles.INTERPOLANTS["ve"])
-    search = SMC(4, alpha=Alpha(0.5, "absolute"), start=0.5, end=0.5, output=output)
-    result = run_search(search, oracles.process(denoiser, 6, groups, 8), LINEAR, ["p"] * groups)
-    entries = result.trace.records[-1].particles
-    weights = torch.softmax(torch.tensor([e["log_weight"] for e in entries]).double().view(groups, 4), 1)
-    chosen = torch.tensor([e["selected"] for e in entries]).view(groups, 4)
-    first = torch.tensor([result.particles[4 * g] for g in range(groups)])
-    assert torch.equal(first, torch.tensor([e["id"] for e in entries]).view(groups, 4)[chosen])
-    heaviest = weights.argmax(1)
-    share = chosen.gather(1, heaviest[:, None]).double().mean()
-    return float(share), float(weights.max(1).values.mean())
-
-
-def test_output_by_weight_takes_the_heaviest():
-    assert wins_of_the_heaviest("argmax_weight")[0] == 1.0
-
-
-def test_output_by_sampling_follows_the_weights():
-    share, expected = wins_of_the_heaviest("sample")
-    assert share == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(1500))
-    assert 0.3 < expected < 0.95
-
-
 # --- costs -----------------------------------------------------------------------------------------------------------
 
 T = 9
@@ -396,13 +258,13 @@ COSTS = {  # denoiser calls, verified images; per image of T = 9 steps
 @pytest.mark.parametrize("name", list(COSTS))
 def test_costs_are_the_documented_ones(name):
     calls, verified = COSTS[name]
-    ledger = run(ABSOLUTE[name], groups=2).ledger
+    ledger = run_on(ABSOLUTE[name], groups=2).ledger
     assert (ledger.nfe, ledger.verifier_images) == (2 * calls, 2 * verified)
     assert ledger.backward == (2 * 4 * (T - 1) if name == "das" else 0)
 
 
 def test_two_schedules_of_the_oracle_agree():
     """A flow and its variance-exploding image are one process: SMC picks the same particles on both."""
-    ve, flow = run(ABSOLUTE["smc"]), run(ABSOLUTE["smc"], flow=True)
+    ve, flow = run_on(ABSOLUTE["smc"]), run_on(ABSOLUTE["smc"], flow=True)
     # The starts differ by the widening of the first state, which the denoiser all but forgets.
     assert torch.allclose(ve.latents, flow.latents, atol=0.02)

@@ -20,13 +20,17 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page of a headless Chromium, as an async context manager."""
+    """One page of a headless Chromium, as an async context manager.
+
+    ``console`` collects uncaught exceptions, ``errors`` what the page writes with console.error.
+    """
 
     def __init__(self, width: int = 1600, height: int = 1000, dark: bool = False):
         self._size = (width, height)
         self._dark = dark
         self._count = 0
         self.console: list[str] = []
+        self.errors: list[str] = []
 
     async def __aenter__(self) -> Browser:
         self._profile = Path(tempfile.mkdtemp(prefix="testtime-browser-"))
@@ -70,6 +74,9 @@ class Browser:
             message = await self._socket.receive_json(timeout=120)
             if message.get("method") == "Runtime.exceptionThrown":
                 self.console.append(json.dumps(message["params"]["exceptionDetails"])[:2000])
+            if message.get("method") == "Runtime.consoleAPICalled" and message["params"]["type"] == "error":
+                told = [part.get("value", part.get("description")) for part in message["params"]["args"]]
+                self.errors.append(" ".join(map(str, told))[:2000])
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import io
 import tempfile
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from PIL import Image
 
 from testtime.cli.main import main as testtime
 from testtime.reports.canvas import DARK, Canvas
+from testtime.reports.tree import draw_tree
+from testtime.samplers.trace import Trace
 
 SIDE, LARGEST = 512, 40_000
-BACKGROUND = (24, 26, 31)
-TREE = (24, 92, 24, 708)
-"""Left, top, right margin and bottom of the charts in a search report, in pixels."""
+BEST, EDGE = 300, 14
+REPORT = "Search Report"
 
 
 def write(picture: Image.Image, target: Path) -> None:
     """Save as JPEG of at most ``LARGEST`` bytes."""
-    for quality in (90, 85, 80, 70, 60):
+    for quality in (92, 85, 80, 70, 60):
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
         if buffer.tell() <= LARGEST:
@@ -29,30 +32,38 @@ def write(picture: Image.Image, target: Path) -> None:
 
 def thumbnail(workflow: Path, url: str, target: Path) -> None:
     """Run an API-format workflow on the server at ``url`` and make its picture. Raises SystemExit when it fails."""
+    reported = f'"{REPORT}"' in workflow.read_text(encoding="utf-8")
+    changes = ["--set", f"{REPORT}.save=picture and trace"] if reported else []
     with tempfile.TemporaryDirectory() as folder:
-        if testtime(["run", str(workflow), "--server", url, "--out", folder, "--quiet"]) != 0:
+        command = ["run", str(workflow), "--server", url, "--out", folder, "--quiet", *changes]
+        if testtime(command) != 0:
             raise SystemExit(f"{workflow} failed: no picture made")
         saved = {path.name: Image.open(path).convert("RGB") for path in sorted(Path(folder).glob("*.png"))}
-    reports = [image for name, image in saved.items() if "report" in name]
     images = [image for name, image in saved.items() if "report" not in name and "temp" not in name]
-    write(with_report(images[0], reports[0]) if reports else mosaic(images), target)
+    if reported:
+        report = next(name for name in saved if "report" in name)
+        query = urllib.parse.urlencode({"filename": Path(report).with_suffix(".json").name, "type": "output"})
+        with urllib.request.urlopen(f"{url}/view?{query}", timeout=60) as response:
+            trace = Trace.from_json(response.read().decode())
+        write(with_tree(images[0], trace), target)
+    else:
+        write(mosaic(images), target)
 
 
-def with_report(best: Image.Image, report: Image.Image) -> Image.Image:
-    """The best image over the charts of the search."""
-    picture = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
-    left, top, right, bottom = TREE
-    charts = report.crop((left, top, report.width - right, bottom))
-    height = SIDE * charts.height // charts.width
-    picture.paste(charts.resize((SIDE, height), Image.Resampling.LANCZOS), (0, SIDE - height))
-    side = SIDE - height - 24
-    picture.paste(best.resize((side, side), Image.Resampling.LANCZOS), ((SIDE - side) // 2, 12))
+def with_tree(best: Image.Image, trace: Trace) -> Image.Image:
+    """The best image over the family tree of the search."""
+    canvas = Canvas(SIDE, SIDE, DARK)
+    top = BEST + 2 * EDGE
+    canvas.panel((EDGE, top, SIDE - EDGE, SIDE - EDGE))
+    draw_tree(canvas, trace, (2 * EDGE, top + 22, SIDE - 2 * EDGE, SIDE - EDGE - 8))
+    picture = Image.fromarray(canvas.finish())
+    picture.paste(best.resize((BEST, BEST), Image.Resampling.LANCZOS), ((SIDE - BEST) // 2, EDGE))
     return picture
 
 
 def mosaic(images: list[Image.Image]) -> Image.Image:
     """One image, two side by side, or four of more."""
-    picture = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
+    picture = Image.new("RGB", (SIDE, SIDE), DARK.background)
     gap = 8
     if len(images) == 1:
         places = [(0, 0, SIDE)]

@@ -16,7 +16,9 @@ from testtime.cli.convert import UPLOADS, default_value, extra_values, has_widge
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
 GAP_X, GAP_Y = 60, 40
 GROUP_PADDING, GROUP_TITLE = 20, 44
-NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 360, 58, 15
+NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 340, 60, 14
+VIEW = {"scale": 0.62, "offset": [110, 230]}
+"""What is seen when a workflow opens: its left part, at a scale at which the front end still draws text."""
 NOTE = "MarkdownNote"
 OUR_PREFIX, OUR_PACK = "TestTime", "test-time-scaling"
 
@@ -127,7 +129,7 @@ class Workflow:
             "links": links,
             "groups": boxes,
             "config": {},
-            "extra": {},
+            "extra": {"ds": VIEW},
             "version": 0.4,
         }
 
@@ -202,7 +204,7 @@ class Workflow:
                 bounding.append(bottom - top + GROUP_PADDING)
                 box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
                 boxes.append(box | {"font_size": 24, "flags": {}})
-            x += 2 * GROUP_PADDING
+            x += GROUP_PADDING
         return places, boxes
 
 

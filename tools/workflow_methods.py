@@ -142,7 +142,7 @@ def path_search() -> Workflow:
     - **forward** and **backward**: how far up, how far down again. Backward must be more.
     """
     method = Node("TestTimePathSearch", {"paths": 2, "branches": 3})
-    return one_search("path_search", "a brown cross and a yellow ring", text, method, eta=0.0)
+    return one_search("path_search", "a white cross and a yellow ring", text, method, eta=0.0)
 
 
 def flow_rbf() -> Workflow:

@@ -94,7 +94,7 @@ def results(vae: Link, sampler: Node, prefix: str) -> Group:
     rest = decode(sampler["finalists"], vae, "Decode the finalists")
     rest.drop = REPORT_DROP
     inputs = {"trace": sampler["trace"], "finalists": rest["IMAGE"], "scores": sampler["scores"]}
-    report = Node("TestTimeSearchReport", {**inputs, "filename_prefix": f"{prefix}_report"}, width=640, picture=510)
+    report = Node("TestTimeSearchReport", {**inputs, "filename_prefix": f"{prefix}_report"}, width=560, picture=445)
     return Group("Result", [[best, rest], [save(best["IMAGE"], prefix, "Best image"), report]], RESULT_VIOLET)
 
 

@@ -158,7 +158,7 @@ def replay_winner() -> Workflow:
     Use it to get any other particle of the trace, or to look at the winner with another decoder.
     """
     name = "replay_winner"
-    world = World("a brown ring")
+    world = World("a yellow ring")
     method = Node("TestTimeSMC", {"particles": 8})
     sampler = world.search(method)
     kept = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg", "scheduler")

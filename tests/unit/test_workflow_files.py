@@ -10,7 +10,8 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-METHODS = {"best_of_n", "importance_sampling", "svdd", "smc", "das", "fk_steering"}
+METHODS = {"best_of_n", "importance_sampling", "svdd", "smc", "das", "fk_steering", "flow_rbf", "beam_search"}
+METHODS |= {"random_search", "zero_order_search", "path_search"}
 
 
 def test_every_method_has_a_workflow():
@@ -26,7 +27,7 @@ def test_every_workflow_has_its_twin_and_its_picture():
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_small(name):
     path = FOLDER / f"{name}.jpg"
-    assert path.stat().st_size < 60_000
+    assert path.stat().st_size < 40_000
     with Image.open(path) as image:
         assert image.width == image.height >= 256
 
@@ -39,6 +40,30 @@ def test_nodes_do_not_overlap(name):
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_stand_in_aligned_columns_inside_their_groups(name):
+    """Nodes of a column share left edge and width, and no box of a group cuts through a node or another box."""
+    workflow = json.loads((FOLDER / f"{name}.json").read_text())
+    widths: dict[float, set[float]] = {}
+    groups = [group["bounding"] for group in workflow["groups"]]
+    for node in workflow["nodes"]:
+        x, y, width, height = *node["pos"], *node["size"]
+        widths.setdefault(x, set()).add(width)
+        for left, top, across, down in groups:
+            inside = left < x and x + width < left + across and top < y - 30 and y + height < top + down
+            assert inside or x + width < left or x > left + across, node["type"]
+    assert all(len(found) == 1 for found in widths.values())
+    spans = sorted((left, left + across) for left, _, across, _ in groups)
+    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_says_what_it_does(name):
+    notes = [n for n in json.loads((FOLDER / f"{name}.json").read_text())["nodes"] if n["type"] == "MarkdownNote"]
+    assert len(notes) == 1 and notes[0]["pos"] == [0, 0]
+    assert notes[0]["widgets_values"][0].startswith("## ")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -44,8 +45,8 @@ def websocket_url(url: str, client_id: str) -> str:
 def normalise_url(url: str) -> str:
     """``host:8188`` and ``http://host:8188/`` -> ``http://host:8188``. Raises ``BadInput`` for other schemes."""
     full = url if "://" in url else f"http://{url}"
-    if not full.startswith(("http://", "https://")):
-        raise BadInput(f"--server {url}: expected an address such as http://127.0.0.1:8188")
+    if not full.startswith(("http://", "https://")) or not urlsplit(full).netloc:
+        raise BadInput(f"--server {url or repr(url)}: expected an address such as http://127.0.0.1:8188")
     return full.rstrip("/")
 
 
@@ -146,9 +147,12 @@ class ComfyClient:
             raise self.trouble(f"ComfyUI at {self.url} went away while {name} was fetched ({error})") from error
         if content is None:
             raise WorkflowFailed(f"the server reported {name} but could not deliver it")
-        folder.mkdir(parents=True, exist_ok=True)
         target = unused_path(folder / name)
-        target.write_bytes(content)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        except OSError as error:
+            raise WorkflowFailed(f"{target} cannot be written ({error})") from error
         return target
 
     async def follow(self, workflow: dict, listener: Listener, extra_pnginfo: dict | None = None) -> str:

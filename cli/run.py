@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +16,16 @@ from tqdm import tqdm
 from .client import ComfyClient, Listener, RunResult, file_references, text_lines
 from .comfyui import HeadlessComfyUI, HeadlessOptions
 from .convert import UPLOADS, packs_named_in, to_api
-from .errors import WorkflowFailed
-from .workflow import apply_assignments, check_known_nodes, input_specs, is_ui_format, read_workflow, title_of
+from .errors import BadInput, WorkflowFailed
+from .workflow import (
+    apply_assignments,
+    check_known_nodes,
+    check_links,
+    input_specs,
+    is_ui_format,
+    read_workflow,
+    title_of,
+)
 
 logger = logging.getLogger("testtime")
 
@@ -37,10 +46,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="folder for the outputs (default: out/NAME-OF-WORKFLOW)")
     parser.add_argument(
-        "--timeout", type=float, default=None, metavar="SECONDS", help="interrupt the run after this long"
+        "--timeout", type=seconds, default=None, metavar="SECONDS", help="interrupt the run after this long"
     )
     parser.add_argument("--only-this-pack", action="store_true", help="start ComfyUI without other custom nodes")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def check_folder(out: Path) -> None:
+    """Raise ``BadInput`` where outputs could not be written, before anything is run."""
+    nearest = next((path for path in (out, *out.absolute().parents) if path.exists()), Path("/"))
+    if not nearest.is_dir():
+        raise BadInput(f"--out {out}: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise BadInput(f"--out {out}: nothing can be written into {nearest}")
 
 
 class RunListener(Listener):
@@ -129,6 +158,7 @@ async def prepare(client: ComfyClient, workflow: dict, assignments: Sequence[str
         extra = None if assignments else {"workflow": workflow}
         workflow = to_api(workflow, object_info)
     check_known_nodes(workflow, object_info, packs)
+    check_links(workflow, object_info)
     workflow = apply_assignments(workflow, assignments, object_info)
     for node in workflow.values():
         for name, spec in input_specs(object_info[node["class_type"]]).items():
@@ -142,7 +172,7 @@ async def prepare(client: ComfyClient, workflow: dict, assignments: Sequence[str
 @contextlib.contextmanager
 def server_for(url: str | None, options: HeadlessOptions | None = None) -> Iterator[tuple[str, HeadlessComfyUI | None]]:
     """(address, own server or None): the given server, or a headless one for the time of the block."""
-    if url:
+    if url is not None:
         yield url, None
         return
     with HeadlessComfyUI(options) as server:
@@ -154,9 +184,14 @@ def last_words(server: HeadlessComfyUI | None):
     return None if server is None else server.log_tail
 
 
+def out_of(options: argparse.Namespace) -> Path:
+    """The folder for the outputs."""
+    return options.out or Path("out") / options.workflow.stem
+
+
 async def run_file(options: argparse.Namespace, workflow: dict, url: str, server: HeadlessComfyUI | None) -> RunResult:
     """Everything between a reachable server and the fetched outputs."""
-    out = options.out or Path("out") / options.workflow.stem
+    out = out_of(options)
     async with ComfyClient(url, last_words(server)) as client:
         ready, extra = await prepare(client, workflow, options.assignments)
         work = run_on(client, ready, out, quiet=options.quiet, extra_pnginfo=extra)
@@ -180,6 +215,7 @@ def report(result: RunResult, workflow: dict) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run one workflow; returns the exit status."""
     workflow = read_workflow(options.workflow)
+    check_folder(out_of(options))
     headless = HeadlessOptions(only_this_pack=options.only_this_pack)
     with server_for(options.server, headless) as (url, server):
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BadInput
+from .ui_check import check_shape
 
 INPUT_BORDER, OUTPUT_BORDER = -10, -20
 
@@ -54,13 +55,19 @@ class Graph:
 
     def outer_link(self, slot: int) -> Any:
         """Inside a sub-graph: the id of the link (in the parent) that feeds border input ``slot``, or None."""
-        name = self.definition["inputs"][slot]["name"]
+        borders = self.definition.get("inputs") or []
+        if slot >= len(borders):
+            label = self.definition.get("name")
+            raise BadInput(
+                f"The workflow is damaged: the sub-graph {label} has no input {slot}. Save it again in ComfyUI."
+            )
+        name = borders[slot]["name"]
         return next((entry.get("link") for entry in self.instance.get("inputs") or [] if entry["name"] == name), None)
 
     def outer_value(self, slot: int) -> tuple[Any] | None:
         """Inside a sub-graph: (value,) of the widget that stands in for border input ``slot``, or None."""
         values = self.instance.get("widgets_values")
-        promoted = [k for k in range(len(self.definition["inputs"])) if self._feeds_widget(k)]
+        promoted = [k for k in range(len(self.definition.get("inputs") or [])) if self._feeds_widget(k)]
         if not isinstance(values, list) or slot not in promoted or promoted.index(slot) >= len(values):
             return None
         return (values[promoted.index(slot)],)
@@ -79,7 +86,8 @@ class Graph:
 
 
 def build(workflow: dict) -> Graph:
-    """The top graph of a UI-format workflow, with its sub-graphs inside. Raises ``BadInput`` for endless nesting."""
+    """The top graph of a UI-format workflow, with its sub-graphs inside. Raises ``BadInput`` for damaged files."""
+    check_shape(workflow)
     definitions = {entry["id"]: entry for entry in (workflow.get("definitions") or {}).get("subgraphs") or []}
     return _build(workflow, definitions, Graph("", {}, {}), ())
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "n
 def read_workflow(path: Path) -> dict:
     """The parsed file. Raises ``BadInput`` unless it is JSON and one of the two workflow formats."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -32,11 +34,16 @@ def read_workflow(path: Path) -> dict:
             f"{path} is not JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
             "Expected a workflow saved by ComfyUI: Workflow > Save, or Workflow > Export (API)."
         ) from None
+    except RecursionError:
+        raise BadInput(f"{path} is nested too deeply to be a ComfyUI workflow") from None
     if not is_ui_format(workflow) and not is_api_format(workflow):
         raise BadInput(
             f"{path} is JSON but not a ComfyUI workflow: it has neither a list of nodes (UI format) nor nodes with "
             "class_type and inputs (API format)."
         )
+    if not is_ui_format(workflow):
+        for node in workflow.values():
+            node.setdefault("inputs", {})
     return workflow
 
 
@@ -84,6 +91,25 @@ def check_known_nodes(workflow: dict, object_info: dict, packs: dict[str, str] |
     )
 
 
+def check_links(workflow: dict, object_info: dict) -> None:
+    """Raise ``BadInput`` for a link to a node that is not there, and for nodes that wait in a circle."""
+    sources: dict[str, list[str]] = {key: [] for key in workflow}
+    for key, node in workflow.items():
+        for name, value in node["inputs"].items():
+            if not is_link(value):
+                continue
+            origin = value[0]
+            if origin not in workflow:
+                where = f"{label_of(key, node, object_info)}: input {name!r}"
+                raise BadInput(f"{where} is linked to node {origin}, which is not in the workflow")
+            sources[key].append(origin)
+    try:
+        TopologicalSorter(sources).prepare()
+    except CycleError as error:
+        circle = " -> ".join(label_of(key, workflow[key], object_info) for key in error.args[1])
+        raise BadInput(f"these nodes wait for each other: {circle}") from None
+
+
 def guess_pack(class_type: str) -> str | None:
     """The pack of a node whose class name gives it away."""
     if class_type.startswith("TestTime"):
@@ -93,7 +119,8 @@ def guess_pack(class_type: str) -> str | None:
 
 def own_title(node: dict) -> str:
     """The title written in the file, or ""."""
-    return str(node.get("_meta", {}).get("title") or "")
+    meta = node.get("_meta")
+    return str(meta.get("title") or "") if isinstance(meta, dict) else ""
 
 
 def find_nodes(workflow: dict, name: str) -> list[str]:
@@ -103,6 +130,19 @@ def find_nodes(workflow: dict, name: str) -> list[str]:
     wanted = name.casefold()
     by_title = [key for key, node in workflow.items() if own_title(node).casefold() == wanted]
     return by_title or [key for key, node in workflow.items() if node["class_type"].casefold() == wanted]
+
+
+def names_of_nodes(workflow: dict) -> list[str]:
+    """Everything that --set may call a node, without repetition: ids, titles, classes."""
+    named = ((key, own_title(node), node["class_type"]) for key, node in workflow.items())
+    return list(dict.fromkeys(name for names in named for name in names if name))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the names that are spelled like ``name``, "" when there are none."""
+    by_lower = {candidate.casefold(): candidate for candidate in known}
+    near = [by_lower[match] for match in get_close_matches(name.casefold(), by_lower, n=3, cutoff=0.6)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def describe_nodes(workflow: dict, object_info: dict | None = None) -> str:
@@ -164,13 +204,15 @@ def apply_assignments(workflow: dict, assignments: Iterable[str], object_info: d
         found = find_nodes(changed, name)
         if len(found) != 1:
             what = "no node has that id, title or class" if not found else f"means several nodes: {', '.join(found)}"
-            raise BadInput(f"--set {assignment}: {name!r}: {what}. Nodes:\n{describe_nodes(changed, object_info)}")
+            near = "" if found else did_you_mean(name, names_of_nodes(changed))
+            listed = describe_nodes(changed, object_info)
+            raise BadInput(f"--set {assignment}: {name!r}: {what}.{near} Nodes:\n{listed}")
         node = changed[found[0]]
         specs = input_specs(object_info.get(node["class_type"], {}))
         if input_name not in specs and input_name not in node["inputs"]:
             raise BadInput(
-                f"--set {assignment}: {label_of(found[0], node, object_info)} has no input {input_name!r}. "
-                f"Inputs: {', '.join(specs) or 'none'}"
+                f"--set {assignment}: {label_of(found[0], node, object_info)} has no input {input_name!r}."
+                f"{did_you_mean(input_name, specs)} Inputs: {', '.join(specs) or 'none'}"
             )
         node["inputs"][input_name] = parse_value(text, specs.get(input_name), f"--set {name}.{input_name}")
     return changed

@@ -264,3 +264,40 @@ def test_bypassed_and_muted_subgraphs():
 def test_subgraph_inside_itself_is_named():
     with pytest.raises(BadInput, match="My sub-graph contains itself"):
         to_api(subgraph(nested=True), INFO)
+
+
+BORDERLESS = {"id": "a", "name": "Inner", "nodes": [], "links": []}
+BORDERLESS["nodes"] = [{"id": 5, "type": "Text", "inputs": [{"name": "text", "type": "STRING", "link": 1}]}]
+BORDERLESS["links"] = [{"id": 1, "origin_id": -10, "origin_slot": 0, "target_id": 5, "target_slot": 0}]
+
+DAMAGED = {
+    "the sub-graph Inner has no input 0": {
+        "nodes": [{"id": 1, "type": "a"}],
+        "definitions": {"subgraphs": [BORDERLESS]},
+    },
+    "nodes[0] must be an object": {"nodes": [1]},
+    "nodes[0].type must be": {"nodes": [{"id": 1}]},
+    "nodes[0].id must be": {"nodes": [{"type": "Text"}]},
+    "nodes[0].inputs must be a list": {"nodes": [{"id": 1, "type": "Text", "inputs": {"a": 1}}]},
+    "nodes[0].inputs[0].name must be": {"nodes": [{"id": 1, "type": "Text", "inputs": [{"link": 1}]}]},
+    "nodes[0].inputs[0].widget must be": {
+        "nodes": [{"id": 1, "type": "Text", "inputs": [{"name": "text", "widget": "text"}]}]
+    },
+    "nodes[0].widgets_values must be": {"nodes": [{"id": 1, "type": "Text", "widgets_values": "x"}]},
+    "links must be a list": {"nodes": [], "links": {"1": 2}},
+    "links[1] must be": {"nodes": [], "links": [[1, 2, 0, 3, 0, "IMAGE"], [1, 2]]},
+    "links[0] must be": {"nodes": [], "links": [{"id": 1, "origin_id": 2}]},
+    "definitions must be": {"nodes": [], "definitions": []},
+    "definitions.subgraphs[0].id must be": {"nodes": [], "definitions": {"subgraphs": [{"nodes": []}]}},
+    "definitions.subgraphs[0].nodes[0] must be": {
+        "nodes": [],
+        "definitions": {"subgraphs": [{"id": "a", "inputs": [], "outputs": [], "nodes": [None]}]},
+    },
+}
+
+
+@pytest.mark.parametrize("words", DAMAGED)
+def test_damaged_files_are_refused_by_place(words):
+    with pytest.raises(BadInput) as caught:
+        to_api(DAMAGED[words], INFO)
+    assert words in str(caught.value)

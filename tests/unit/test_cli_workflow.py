@@ -9,7 +9,8 @@ import pytest
 from testtime.cli.client import explain_refusal, normalise_url, text_lines, unused_path, websocket_url
 from testtime.cli.errors import EXIT_BAD_INPUT, BadInput
 from testtime.cli.main import main
-from testtime.cli.workflow import apply_assignments, check_known_nodes, read_workflow
+from testtime.cli.run import check_folder
+from testtime.cli.workflow import apply_assignments, check_known_nodes, check_links, read_workflow
 
 INFO = {
     "Sampler": {
@@ -82,6 +83,9 @@ def test_the_given_workflow_is_not_changed():
     [
         ("3.seed", ["NODE.INPUT=VALUE"]),
         ("seed=3", ["NODE.INPUT=VALUE"]),
+        ("Smapler.seed=3", ["no node has that id", "Did you mean Sampler?"]),
+        ("maim.seed=3", ["Did you mean Main?"]),
+        ("3.shceduler=karras", ["no input 'shceduler'", "Did you mean scheduler?"]),
         ("9.seed=3", ["no node has that id", "3 Main (Sampler): seed, cfg", "5 Text: text"]),
         ("Text.text=x", ["several nodes", "4, 5"]),
         ("3.sed=3", ["no input 'sed'", "seed, cfg, add_noise"]),
@@ -121,6 +125,8 @@ def test_unknown_nodes_are_all_listed_with_their_packs():
         ("{}", "not a ComfyUI workflow"),
         ('{"1": {"inputs": {}}}', "not a ComfyUI workflow"),
         ('{"1": {"class_type": "A", "inputs": []}}', "not a ComfyUI workflow"),
+        ('{"prompt": {"1": {"class_type": "A", "inputs": {}}}}', "not a ComfyUI workflow"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_wrong_files_are_refused(tmp_path, content, words, capsys):
@@ -140,6 +146,52 @@ def test_binary_and_missing_files_are_refused(tmp_path):
         read_workflow(path)
     with pytest.raises(BadInput, match="no such file"):
         read_workflow(tmp_path / "none.json")
+
+
+def test_files_of_windows_editors_are_read(tmp_path):
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(workflow()), encoding="utf-8-sig")
+    assert read_workflow(path) == workflow()
+
+
+def test_nodes_without_inputs_and_titles_that_are_none(tmp_path):
+    path = tmp_path / "workflow.json"
+    path.write_text('{"1": {"class_type": "Text", "_meta": null}, "2": {"class_type": "Text", "_meta": {}}}')
+    changed = apply_assignments(read_workflow(path), ["1.text=new"], INFO)
+    assert changed["1"]["inputs"] == {"text": "new"} and changed["2"]["inputs"] == {}
+    with pytest.raises(BadInput, match="several nodes: 1, 2"):
+        apply_assignments(read_workflow(path), ["text.text=new"], INFO)
+
+
+def test_links_to_nothing_and_circles_are_refused():
+    check_links(workflow(), INFO)
+    lost = workflow()
+    lost["3"]["inputs"]["model"] = ["99", 0]
+    with pytest.raises(BadInput, match="3 Main .Sampler.: input 'model' is linked to node 99, which is not"):
+        check_links(lost, INFO)
+    circle = workflow()
+    circle["4"]["inputs"]["text"] = ["3", 0]
+    with pytest.raises(BadInput, match="wait for each other: .*3 Main.* -> .*4 v1.5 prompt"):
+        check_links(circle, INFO)
+
+
+def test_output_folder_is_checked_before_anything_runs(tmp_path, capsys):
+    check_folder(tmp_path / "new" / "folder")
+    (tmp_path / "file").touch()
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(workflow()))
+    # No server is reached: nothing listens on port 9.
+    command = ["run", str(path), "--server", "http://127.0.0.1:9", "--out", str(tmp_path / "file" / "deep")]
+    assert main(command) == EXIT_BAD_INPUT
+    assert "is a file, not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "soon", "nan"])
+def test_timeout_must_be_positive(value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "workflow.json", f"--timeout={value}"])
+    assert caught.value.code == EXIT_BAD_INPUT
+    assert f"{value} is not a positive number" in capsys.readouterr().err
 
 
 def test_both_formats_are_read(tmp_path):
@@ -167,8 +219,9 @@ def test_refusal_names_node_input_and_reason():
 def test_addresses():
     assert normalise_url("localhost:8188/") == "http://localhost:8188"
     assert websocket_url("https://host", "me") == "wss://host/ws?clientId=me"
-    with pytest.raises(BadInput, match="http://127.0.0.1:8188"):
-        normalise_url("ftp://host")
+    for wrong in ("ftp://host", "", "http://"):
+        with pytest.raises(BadInput, match="http://127.0.0.1:8188"):
+            normalise_url(wrong)
 
 
 def test_files_are_never_overwritten(tmp_path):

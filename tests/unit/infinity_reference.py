@@ -200,3 +200,57 @@ def redraw(module, seed=0, std=0.08):
             parameter.copy_(1 + std * noise)
         else:
             parameter.copy_(std * noise)
+
+
+class _Codes:
+    """What the published transformer asks of an autoencoder when it is built."""
+
+    def __init__(self, d):
+        self.embed_dim, self.vocab_size = d, 2**d
+        self.quantizer = self.lfq = self
+        self.mask = None
+
+
+def build(infinity, config, chunks):
+    """The published transformer of ``config`` (its switches as in all released models)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return infinity.Infinity(
+            vae_local=_Codes(config.code_dim),
+            text_channels=config.text_width,
+            text_maxlen=config.text_length,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=4,
+            drop_path_rate=0,
+            block_chunks=chunks,
+            shared_aln=True,
+            raw_scale_schedule=None,
+            checkpointing=None,
+            customized_flash_attn=False,
+            fused_norm=True,
+            pad_to_multiplier=128,
+            use_flex_attn=False,
+            add_lvl_embeding_only_first_block=1,
+            use_bit_label=1,
+            rope2d_each_sa_layer=1,
+            rope2d_normalized_by_hw=2,
+            pn="0.06M",
+            apply_spatial_patchify=int(config.patchify),
+            inference_mode=True,
+            train_h_div_w_list=[1.0],
+        ).eval()
+
+
+def reference_shapes(infinity, config, chunks):
+    """Tensor names and shapes of the published class, built without memory."""
+    saved = torch.nn.init.trunc_normal_, torch.Tensor.item, infinity.precompute_rope2d_freqs_grid
+    torch.nn.init.trunc_normal_ = lambda tensor, *_, **__: tensor
+    torch.Tensor.item = lambda self: 0.0 if self.is_meta else saved[1](self)
+    infinity.precompute_rope2d_freqs_grid = lambda **_: {}
+    try:
+        with torch.device("meta"):
+            model = build(infinity, config, chunks)
+    finally:
+        torch.nn.init.trunc_normal_, torch.Tensor.item, infinity.precompute_rope2d_freqs_grid = saved
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}

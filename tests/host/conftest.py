@@ -170,6 +170,30 @@ def channels_of(kind: str) -> int:
     return 16 if kind in ("sd3", "flux") else 4
 
 
+def watched(model, before: Callable[[int], None] | None = None) -> tuple[object, list[int]]:
+    """(clone of a MODEL, list that gets the row count of every forward pass of its network).
+
+    ``before`` is called with that count before the network runs; what it raises, the network raises.
+    """
+    rows: list[int] = []
+
+    def count(apply_model, call):
+        if before is not None:
+            before(len(call["input"]))
+        rows.append(len(call["input"]))
+        return apply_model(call["input"], call["timestep"], **call["c"])
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(count)
+    return clone, rows
+
+
+def judged(given, latent, prompt: str = "a red square") -> torch.Tensor:
+    """Scores of a LATENT as the stock decoder shows it."""
+    with torch.inference_mode():
+        return given.verifier.score(given.vae.decode(latent["samples"]), [prompt] * len(latent["samples"]))
+
+
 class Redness:
     """A small real verifier: how much redder than blue an image is; the prompt "blue" turns it round."""
 

@@ -46,7 +46,7 @@ def compare_with_ksampler() -> Workflow:
     return Workflow(name, groups)
 
 
-def search_sampler_custom_advanced() -> Workflow:
+def search_sampler() -> Workflow:
     text = """
     ## Search Sampler
     A search as a stock **SAMPLER**: plug it into SamplerCustomAdvanced with any guider, sigmas and noise, in the place
@@ -54,7 +54,7 @@ def search_sampler_custom_advanced() -> Workflow:
 
     - **Recover Search** gives the finalists, scores and trace of the last search, also of one that was cancelled.
     """
-    name = "search_sampler_custom_advanced"
+    name = "search_sampler"
     world = World("two red stars", model="flow")
     load = world.load
     method = Node("TestTimeSVDD", {"candidates": 4})
@@ -239,7 +239,7 @@ def sdxl_fk_steering() -> Workflow:
 
 WORKFLOWS = [
     compare_with_ksampler,
-    search_sampler_custom_advanced,
+    search_sampler,
     image_to_image,
     inpainting,
     rank_images,

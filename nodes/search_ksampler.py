@@ -12,6 +12,7 @@ import latent_preview
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..samplers.protocols import SearchError
 from .host.latents import Latent, check_latent_input, with_samples
 from .host.residency import reserve_for
 from .host.results import HostResult
@@ -22,7 +23,11 @@ RESERVE_KEY = "testtime_reserve"
 
 
 def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
-    """KSampler's sigmas ``[steps + 1]`` for a MODEL."""
+    """KSampler's sigmas ``[steps + 1]`` for a MODEL; raises SearchError for steps or denoise that leave none."""
+    if steps < 1:
+        raise SearchError(f"steps is {steps}: at least 1 is needed")
+    if not 0.0 < denoise <= 1.0:
+        raise SearchError(f"denoise is {denoise}: it must be above 0 (keep the latent) and at most 1 (new image)")
     stock = comfy.samplers.KSampler(
         model,
         steps=steps,

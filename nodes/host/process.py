@@ -23,7 +23,14 @@ from .conditioning import GroupConditioning
 from .denoiser import HostDenoise
 from .interpolants import interpolant_for, widens_start
 from .pixels import HostDecode
-from .residency import GRADIENT_FACTOR, Residency, chunk_now, chunk_to_reserve, memory_per_particle
+from .residency import (
+    GRADIENT_FACTOR,
+    Residency,
+    check_previews_fit,
+    chunk_now,
+    chunk_to_reserve,
+    memory_per_particle,
+)
 
 log = logging.getLogger("testtime")
 
@@ -159,9 +166,12 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
     """Build the process of a sampling call.
 
     Raises:
-        SearchError: naming the input that cannot work (latent shape, model family, conditioning, schedule, vae).
+        SearchError: naming the input that cannot work (latent shape, model family, conditioning, schedule, vae), or
+            more particles than fit the memory.
     """
     check_latent(call.noise.shape)
+    if settings.vae is not None:
+        check_previews_fit(settings.vae, call.shape, settings.population)
     model, device = call.model, call.noise.device
     interpolant = interpolant_for(model.model_sampling)
     conds = getattr(call.guider, "conds", None)
@@ -184,7 +194,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
         streams,
         eta=settings.eta,
         start=_start(call),
-        inpainting=_inpainting(call),
+        inpainting=_inpainting(call, residency),
         chunker=Chunker(max(1, fits), is_oom=compat.is_oom, after_oom=management.soft_empty_cache),
         device=device,
         grad_context=lambda: _gradients(model, settings, residency),
@@ -216,17 +226,22 @@ def _start(call: SamplingCall) -> Start:
     )
 
 
-def _inpainting(call: SamplingCall) -> Inpainting | None:
-    """The known area, treated as ``KSamplerX0Inpaint`` treats it."""
+def _inpainting(call: SamplingCall, residency: Residency) -> Inpainting | None:
+    """The known area, treated as ``KSamplerX0Inpaint`` treats it.
+
+    Both functions read the model's sampling parameters, whose patches are undone while the model is away.
+    """
     if call.denoise_mask is None:
         return None
     own_mask = call.model_options.get("denoise_mask_function")
     extra = {"model": call.guider, "sigmas": call.sigmas}
 
     def mask_at(sigma: float, mask: Tensor) -> Tensor:
+        residency.ensure()
         return own_mask(_column(sigma, mask), mask, extra_options=extra)
 
     def known_at(sigma: float, noise: Tensor, latent: Tensor) -> Tensor:
+        residency.ensure()
         return call.model.scale_latent_inpaint(sigma=_column(sigma, noise), noise=noise, latent_image=latent)
 
     return Inpainting(

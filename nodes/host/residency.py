@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import comfy.model_management as management
 import torch
 
+from ...samplers.protocols import SearchError
 from ..compat import free_memory, total_memory
 from . import gradients
 from .conditioning import Conds
@@ -26,6 +27,8 @@ log = logging.getLogger("testtime")
 SAFETY = 1.5
 # Activations of a differentiated forward pass stay until its backward pass: roughly this many times those of inference.
 GRADIENT_FACTOR = 8
+# All previews of a step are alive together (a verifier may compare them), and once more while they are clamped.
+PREVIEW_COPIES = 2
 
 
 class Residency:
@@ -101,6 +104,25 @@ def chunk_to_reserve(patcher, per_particle: float, population: int) -> int:
     device = patcher.load_device
     beside = total_memory(device) - 1.1 * patcher.model_size() - management.extra_reserved_memory()
     return min(population, chunk_size(max(beside, 0.0), per_particle))
+
+
+def check_previews_fit(vae: Any, shape: Sequence[int], population: int) -> None:
+    """Raise SearchError if the previews of ``population`` latents of ``shape`` cannot be held in memory.
+
+    Models run in chunks, but the images that are compared with each other exist all at once, where ComfyUI keeps
+    images. Running out of main memory there would end the server, not only the search.
+    """
+    scale = vae.spacial_compression_decode()
+    height, width = int(scale * shape[-2]), int(scale * shape[-1])
+    needed = PREVIEW_COPIES * population * height * width * 3 * 4
+    available = free_memory(management.intermediate_device())
+    if needed > available:
+        gigabyte = 2**30
+        raise SearchError(
+            f"{population} particles of {width} x {height} pixels (all images of the batch together) need "
+            f"{needed / gigabyte:.1f} GiB for their previews and {available / gigabyte:.1f} GiB are free: use at most "
+            f"{int(population * available / needed)}, by fewer particles or a smaller batch"
+        )
 
 
 def reserve_for(population: int):

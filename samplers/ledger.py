@@ -42,6 +42,7 @@ class Ledger:
     rejected_rewards: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
+    flops: float = 0.0
 
     def __post_init__(self):
         if self.max_nfe is not None and self.max_nfe < 1:
@@ -63,7 +64,7 @@ class Ledger:
             raise BudgetSpent(f"{self.total_seconds:.1f} s of {self.max_seconds:g} s are spent")
 
     @contextmanager
-    def model(self, rows: int, backward: bool = False):
+    def model(self, rows: int, backward: bool = False, flops: float = 0.0):
         """Account for one batched model call of ``rows`` NFE; refuses it if the budget does not allow it."""
         self.check(rows)
         with self._timed("model"):
@@ -71,13 +72,15 @@ class Ledger:
         self.nfe += rows
         self.model_calls += 1
         self.backward += rows if backward else 0
+        self.flops += flops
 
     @contextmanager
-    def decode(self, images: int):
+    def decode(self, images: int, flops: float = 0.0):
         """Account for decoding ``images`` previews."""
         with self._timed("decode"):
             yield
         self.decodes += images
+        self.flops += flops
 
     @contextmanager
     def verify(self, images: int, held_out: bool = False):
@@ -122,7 +125,7 @@ class Ledger:
         """JSON-ready copy with ``total_seconds``."""
         names = (
             "max_nfe max_seconds nfe model_calls backward decodes verifier_images verifier_calls held_out_images "
-            "rewriter_calls rejected_rewards peak_memory"
+            "rewriter_calls rejected_rewards peak_memory flops"
         ).split()
         return {
             **{name: getattr(self, name) for name in names},

@@ -51,3 +51,11 @@ class Streams:
         """``n`` uniforms in [0, 1), float64 on the CPU."""
         generator = self._seeded(int(group) + self.group_offset, -1, int(step), purpose)
         return torch.rand(n, generator=generator, dtype=torch.float64)
+
+    def uniforms(self, count: int, group: Tensor, slot: Tensor, *, step: int, purpose: str) -> Tensor:
+        """Uniforms in [0, 1) ``[n, count]``, float32 on the CPU, row ``k`` from the stream of its group and slot."""
+        rows = [
+            torch.rand(count, generator=self._seeded(g + self.group_offset, s, int(step), purpose))
+            for g, s in zip(group.tolist(), slot.tolist(), strict=True)
+        ]
+        return torch.stack(rows) if rows else torch.empty((0, count))

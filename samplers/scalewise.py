@@ -1,0 +1,289 @@
+"""``ScalewiseProcess``: next-scale image generation (VAR, Infinity) as a ``Process``, so that every search runs on it.
+
+Step k draws the bits of scale k. A particle's state is its code map F, the sum of the scales so far: what the decoder
+would show at once, which makes previews free of model calls. The noise of a step is one uniform per bit from the
+particle's own stream, so that a particle does not depend on how many others there are, on chunking, or on the device.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..models.infinity import bits as codes
+from ..models.infinity.attention import KVCache
+from ..models.infinity.flops import cache_bytes, decode_flops, scale_flops
+from ..models.infinity.schedules import ScaleSchedule
+from ..models.infinity.transformer import Guidance, Infinity, Prompt
+from ..models.infinity.vae import VaeConfig
+from .chunking import Chunker
+from .ledger import Ledger
+from .protocols import SearchError, State, Values
+from .streams import Streams
+
+# F [n, d, h, w] -> images [n, H, W, 3] around 0..1 (the process clamps)
+Decode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ScaleState(State):
+    """A population between two scales: ``x`` is F ``[n, d, H, W]``, ``step`` the scale that comes next.
+
+    Attributes:
+        cache: keys and values of the scales so far, particles in the order of ``x``.
+    """
+
+    cache: KVCache = KVCache(0)
+
+    def select(self, index: Tensor, slot: Tensor | None = None) -> ScaleState:
+        """Reindex particles; the cache only notes it (see ``KVCache.select``)."""
+        return replace(super().select(index, slot), cache=self.cache.select(index))
+
+
+@dataclass(frozen=True)
+class ScaleSampling:
+    """How bits are drawn.
+
+    Attributes:
+        cfg, tau: guidance scale and temperature, one number or one per scale.
+        top_p: nucleus of two outcomes, 0 = off; a bit whose less likely value has at most ``1 - top_p`` is certain.
+        layers: where guidance is mixed, see ``Guidance``.
+    """
+
+    cfg: float | tuple[float, ...] = 3.0
+    tau: float | tuple[float, ...] = 0.5
+    top_p: float = 0.97
+    layers: tuple[int, ...] = (0,)
+
+    def check(self, scales: int, depth: int) -> None:
+        """Raise SearchError for settings that cannot work on ``scales`` scales of a network of ``depth`` blocks."""
+        for name, value in (("cfg", self.cfg), ("tau", self.tau)):
+            if isinstance(value, tuple) and len(value) != scales:
+                raise SearchError(f"{name} has {len(value)} numbers for {scales} scales: give one number or {scales}")
+        taus = self.tau if isinstance(self.tau, tuple) else (self.tau,)
+        if not all(tau > 0 for tau in taus):
+            raise SearchError(f"tau is {self.tau}: it must be > 0")
+        if not 0 <= self.top_p <= 1:
+            raise SearchError(f"top_p is {self.top_p}: it must lie between 0 (off) and 1")
+        if not self.layers or any(not -depth < layer <= 0 for layer in self.layers):
+            raise SearchError(
+                f"cfg layers are {self.layers}: use 0 (logits), or -1 .. -{depth - 1} (block counted from the end)"
+            )
+
+    def at(self, scale: int) -> tuple[Guidance, float]:
+        """Guidance and temperature of a scale."""
+        cfg, tau = (value[scale] if isinstance(value, tuple) else value for value in (self.cfg, self.tau))
+        return Guidance(cfg, self.layers), tau
+
+    @property
+    def guided(self) -> bool:
+        """Whether any scale needs the unconditional branch."""
+        return any(cfg != 1 for cfg in (self.cfg if isinstance(self.cfg, tuple) else (self.cfg,)))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The decoder and what it costs.
+
+    Attributes:
+        decode: F ``[n, d, h, w]`` at any size -> images.
+        config: its sizes, for the ledger; None if unknown.
+        preview_side: codes along the longer side that unfinished images are decoded at, 0 for the full size. Verifiers
+            look at 224 pixels or less, so that a quarter of the side costs a sixteenth and rarely changes a ranking.
+    """
+
+    decode: Decode
+    config: VaeConfig | None = None
+    preview_side: int = 0
+
+
+class ScalewiseProcess:
+    """N particles per group, drawn scale by scale.
+
+    Args:
+        model: the transformer.
+        prompt: prepared prompts (``model.prompt``), one for all groups or one per group.
+        schedule: grids, coarse to fine.
+        decoder: code maps -> images.
+        groups: output slots G.
+        streams: source of all noise.
+        sampling: cfg, temperature, nucleus.
+        chunker: how many particles fit a model call.
+        between: called before each scale and decode of a chunk: hosts raise their cancellation there.
+
+    Raises:
+        SearchError: prompts that do not match the groups, or sampling settings that cannot work.
+    """
+
+    ends_clean = False  # the last scale is drawn like the others: only the finished image can be judged as such
+
+    def __init__(
+        self,
+        model: Infinity,
+        prompt: Prompt,
+        schedule: ScaleSchedule,
+        decoder: Decoder,
+        groups: int,
+        streams: Streams,
+        *,
+        sampling: ScaleSampling | None = None,
+        chunker: Chunker | None = None,
+        between: Callable[[], None] = lambda: None,
+    ):
+        if groups < 1:
+            raise SearchError(f"groups is {groups}: there must be at least one image to make")
+        if len(prompt.pooled) not in (1, groups):
+            raise SearchError(f"{len(prompt.pooled)} prompts for {groups} images: give one, or one per image")
+        if len(schedule) > model.config.levels:
+            raise SearchError(f"{len(schedule)} scales: this model knows {model.config.levels} at most")
+        self.sampling = sampling or ScaleSampling()
+        self.sampling.check(len(schedule), model.config.depth)
+        if self.sampling.guided and prompt.branches != 2:
+            raise SearchError(
+                f"cfg is {self.sampling.cfg} but the prompt has no unconditional branch: prepare it guided"
+            )
+        self.model, self.schedule, self.decoder = model, schedule, decoder
+        self.prompt = prompt if self.sampling.guided else prompt.conditional()
+        self.groups, self.streams = groups, streams
+        self.chunker = chunker or Chunker()
+        self.between = between
+        self.steps = len(schedule)
+        # Noise level in the books: the share of tokens that is still to be drawn.
+        offsets = schedule.offsets
+        self.sigmas = [1.0 - done / offsets[-1] for done in offsets]
+        self.eta = 1.0
+        self.ledger = Ledger()
+        self._populations: Sequence[int] | None = None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether clones separate: always, unless this is the greedy version."""
+        return self.eta > 0
+
+    def branches(self, step: int) -> bool:
+        """Whether the move out of ``step`` draws noise."""
+        return self.stochastic and step < self.steps
+
+    def expect(self, populations: Sequence[int]) -> None:
+        """Announce with how many particles per group each scale is drawn, so that no more cache is reserved."""
+        self._populations = list(populations)
+
+    def without_noise(self, sigmas: Sequence[float] | None = None) -> ScalewiseProcess:
+        """The greedy version: every bit takes its likelier value. Same books. It knows no other schedule."""
+        if sigmas is not None:
+            _ = self.interpolant
+        greedy = copy.copy(self)
+        greedy.eta = 0.0
+        return greedy
+
+    @property
+    def interpolant(self):
+        """Not available: raises SearchError for searches that move between noise levels."""
+        raise SearchError("this search moves between noise levels, which a next-scale model does not have")
+
+    def start(self, particles: int) -> ScaleState:
+        """``G * N`` empty code maps."""
+        group = torch.arange(self.groups).repeat_interleave(particles)
+        slot = torch.arange(particles).repeat(self.groups)
+        return self.begin(self.initial_noise(group, slot), group, slot)
+
+    def initial_noise(self, group: Tensor, slot: Tensor) -> Tensor:
+        """Zeros: an image starts from nothing, and all its noise is drawn with its scales."""
+        h, w = (self.model.config.fold * side for side in self.schedule.grids[-1])
+        return torch.zeros(len(group), self.model.config.code_dim, h, w, device=self.model.device)
+
+    def begin(self, noise: Tensor, group: Tensor, slot: Tensor) -> ScaleState:
+        """Initial state of given groups and slots; ``noise`` is only its shape."""
+        return ScaleState(noise, group, slot, step=0, cache=KVCache(len(group)))
+
+    def predict(self, state: State) -> State:
+        """``x0`` is F itself: the image so far, without a model call."""
+        return state if state.x0 is not None else replace(state, x0=state.x)
+
+    def preview(self, state: State) -> Tensor:
+        """Images ``[n, H, W, 3]`` in 0..1 of the code maps so far; unfinished ones at the preview size."""
+        h, w = state.x0.shape[-2:]
+        side = self.decoder.preview_side
+        if side and state.step < self.steps and max(h, w) > side:
+            h, w = (max(1, round(length * side / max(h, w))) for length in (h, w))
+        flops = decode_flops(self.decoder.config, h, w) if self.decoder.config else 0
+
+        def decode(rows: slice) -> Tensor:
+            self.between()
+            maps = codes.resize(state.x0[rows], (h, w))
+            with self.ledger.decode(len(maps), flops * len(maps)):
+                return self.decoder.decode(maps).clamp(0.0, 1.0).float()
+
+        return self.chunker.cat(decode, len(state))
+
+    @torch.no_grad()
+    def advance(self, state: State, shift: Tensor | None = None) -> tuple[ScaleState, Tensor]:
+        """Draw the next scale of all particles; the log-ratio is 0."""
+        if shift is not None:
+            raise SearchError("gradients cannot steer a next-scale model, whose bits are discrete: set guidance to 0")
+        if not isinstance(state, ScaleState):
+            raise SearchError("this search joins populations, which the cache of a next-scale model cannot follow")
+        scale, start = state.step, state.cache.length
+        length, last = self.schedule.lengths[scale], scale == self.steps - 1
+        cache = state.cache
+        if not last:  # nothing attends to the last scale: it is not stored
+            cache = cache.grow(length, self._capacity(scale), self.model.layout(self.prompt.branches))
+
+        def draw(rows: slice) -> Tensor:
+            self.between()
+            part = cache.frozen(rows) if last else cache.chunk(rows, start)
+            return self._draw(state, rows, part)
+
+        x = self.chunker.cat(draw, len(state))
+        moved = ScaleState(x, state.group, state.slot, scale + 1, extra=state.extra, cache=cache)
+        return (replace(moved, cache=KVCache(len(state))) if last else moved), torch.zeros(len(state)).double()
+
+    def value_gradient(self, state: State, value) -> tuple[State, Values]:
+        """Not available: bits are discrete."""
+        raise SearchError("gradients cannot steer a next-scale model, whose bits are discrete: set guidance to 0")
+
+    def finish(self, state: State) -> Tensor:
+        """The code maps F."""
+        return state.x
+
+    def scale_cost(self, scale: int) -> float:
+        """FLOPs of one particle at one scale."""
+        tokens = self.prompt.text[0].shape[-2]
+        return scale_flops(self.model.config, self.schedule, scale, tokens, self.prompt.branches)
+
+    def memory(self, particles: int, scale: int) -> int:
+        """Bytes of cache that ``particles`` particles hold after ``scale`` (the last one is not stored)."""
+        layout = self.model.layout(self.prompt.branches)
+        tokens = self.schedule.offsets[min(scale + 1, self.steps - 1)]
+        return particles * cache_bytes(self.model.config, tokens, layout.branches, layout.dtype.itemsize)
+
+    def _capacity(self, scale: int) -> int:
+        """Tokens to reserve when ``scale`` needs new storage: up to where the population is next reindexed."""
+        until = scale
+        plan = self._populations
+        while until + 1 < self.steps - 1 and (plan is None or plan[until + 1] == plan[scale]):
+            until += 1
+        return self.schedule.offsets[until + 1]
+
+    def _draw(self, state: ScaleState, rows: slice, cache) -> Tensor:
+        """F of a chunk after the next scale."""
+        scale, fold = state.step, self.model.config.fold
+        grid = self.schedule.grids[scale]
+        total, group, slot = state.x[rows], state.group[rows], state.slot[rows]
+        guidance, tau = self.sampling.at(scale)
+        prompts = self.prompt.rows(group if len(self.prompt.pooled) > 1 else torch.zeros_like(group))
+        inputs = codes.scale_input(total, grid, fold) if scale else None
+        with self.ledger.model(len(group) * self.prompt.branches, flops=len(group) * self.scale_cost(scale)):
+            logits = self.model.step(inputs, prompts, self.schedule, scale, cache, guidance)
+            if self.stochastic:
+                count = logits.shape[1] * logits.shape[2]
+                uniforms = self.streams.uniforms(count, group, slot, step=scale, purpose="bits")
+                uniforms = uniforms.to(logits.device).view(logits.shape[:-1])
+            else:
+                uniforms = torch.full(logits.shape[:-1], 0.5, device=logits.device)
+            drawn = codes.sample_bits(logits, uniforms, tau, self.sampling.top_p)
+        return codes.add_scale(total, drawn, grid, fold)

@@ -60,7 +60,7 @@ def process(seed=3, groups=2, flow=False, steps=9, eta=1.0):
 
 
 @pytest.mark.parametrize("flow", [False, True])
-@pytest.mark.parametrize("search", SEARCHES, ids=lambda s: f"{s.name}-{id(s) % 97}")
+@pytest.mark.parametrize("search", SEARCHES, ids=[f"{search.name}-{k}" for k, search in enumerate(SEARCHES)])
 def test_every_finalist_is_found_again(search, flow):
     result = run_search(search, process(flow=flow), TARGET, ["p", "q"])
     for row, particle in enumerate(result.particles):

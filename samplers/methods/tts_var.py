@@ -1,0 +1,289 @@
+"""TTS-VAR: a population that shrinks while the image grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..clustering import REDUCTIONS, Extractor, reduce_tokens, representatives
+from ..protocols import Process, SearchError, SearchResult, Verifier
+from ..resampling import resample
+from ..session import Session
+from ..trace import StepRecord, particle_entries
+from ..weights import best_index, normalise
+
+POTENTIALS = ("value", "max", "sum", "diff")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a population shrinks, in multiples of N. Scales count from 0; selection comes after a scale is drawn.
+
+    Attributes:
+        start: particles of the first scale.
+        cluster, resample: scale -> particles that are kept after it.
+    """
+
+    start: int
+    cluster: Mapping[int, int]
+    resample: Mapping[int, int]
+
+    @property
+    def keep(self) -> dict[int, int]:
+        """Scale -> particles that are kept, both kinds."""
+        return {**self.cluster, **self.resample}
+
+    def populations(self, steps: int) -> list[int]:
+        """Multiples of N that each scale is drawn with."""
+        sizes, size = [], self.start
+        for step in range(steps):
+            sizes.append(size)
+            size = self.keep.get(step, size)
+        return sizes
+
+    def check(self, steps: int) -> None:
+        """Raise SearchError if the plan does not fit ``steps`` scales."""
+        both = sorted(self.cluster.keys() & self.resample.keys())
+        if both:
+            raise SearchError(f"scale {both[0]} is clustered and resampled: choose one of the two for each scale")
+        outside = [scale for scale in self.keep if not 0 <= scale < steps - 1]
+        if outside:
+            raise SearchError(
+                f"selection after scale {outside[0]}: with {steps} scales it must lie in 0 .. {steps - 2} "
+                f"(the best of the last scale is the result)"
+            )
+        size = self.start
+        for scale, kept in sorted(self.keep.items()):
+            if kept < 1 or kept > size:
+                raise SearchError(f"the population rises from {size} N to {kept} N at scale {scale}: it may only fall")
+            size = kept
+
+    @classmethod
+    def from_batches(cls, batches: Sequence[int], cluster: Sequence[int], resample: Sequence[int], steps: int) -> Plan:
+        """Plan of the paper's list: population after the selection at each scale, in multiples of N.
+
+        The published code draws scale i with ``batches[i - 1]`` particles and selects ``batches[i]`` of them.
+        """
+        if len(batches) != steps:
+            raise SearchError(f"the batch schedule has {len(batches)} numbers for {steps} scales: give {steps}")
+        for scale, (before, after) in enumerate(zip(batches, batches[1:], strict=False), 1):
+            if after > before:
+                raise SearchError(f"the batch schedule rises from {before} to {after} at scale {scale}")
+            if after < before and scale not in (*cluster, *resample):
+                raise SearchError(
+                    f"the batch schedule falls from {before} to {after} at scale {scale}, where nothing selects: "
+                    f"add it to the cluster or resample scales"
+                )
+        for scale in (*cluster, *resample):
+            if not 0 <= scale < steps:
+                raise SearchError(f"selection after scale {scale}: there are scales 0 .. {steps - 1}")
+        plan = cls(batches[0], {s: batches[s] for s in cluster}, {s: batches[s] for s in resample})
+        plan.check(steps)
+        return plan
+
+
+PLANS = {
+    13: Plan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),  # the published one
+    12: Plan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),
+    10: Plan(8, {2: 6, 4: 4}, {5: 2, 7: 1}),
+    7: Plan(8, {1: 6, 3: 4}, {4: 2, 5: 1}),
+    6: Plan(8, {1: 6, 2: 4}, {3: 2, 4: 1}),
+}
+
+
+def default_plan(steps: int) -> Plan:
+    """The plan for a number of scales, or of denoising steps: the published one in proportion where none is listed."""
+    if steps in PLANS:
+        return PLANS[steps]
+    if steps < 6:
+        raise SearchError(f"{steps} scales are too few for the default plan of four selections: give a plan")
+    at = [max(1, round(scale * (steps - 1) / 12)) for scale in (2, 5, 6, 9)]
+    for i in range(1, 4):
+        at[i] = max(at[i], at[i - 1] + 1)
+    return Plan(8, {at[0]: 6, at[1]: 4}, {at[2]: 2, at[3]: 1})
+
+
+@dataclass(frozen=True)
+class TTSVAR:
+    """Test-time scaling for visual autoregressive models (Chen et al. 2025, arXiv 2507.18537).
+
+    Many particles while scales are cheap, few when they are dear. After early scales, whose images say little about
+    the final quality, k-means over image features keeps one particle per cluster; after later ones particles are
+    drawn in proportion to ``exp(lambda * potential)`` of their scores (eq. 6 to 9):
+
+        value  r_k          diff  r_k - r_{k-1}          max  max_i r_i          sum  sum_i r_i
+
+    The result is the best finished image. It runs on diffusion processes too, where a scale is a denoising step.
+
+    Attributes:
+        particles: N; the plan multiplies it.
+        plan: where the population shrinks, None for ``default_plan``.
+        extractor: what sees the images for clustering; may be None if nothing is clustered.
+        features: reduction of the extractor's tokens, see ``clustering.reduce_tokens``.
+        potential: see above. All but "value" need scores of scales at which nothing is selected.
+        strength: lambda, the inverse temperature of the resampling, >= 0.
+        history: scales whose scores "max" and "sum" look at: "selection" starts at the first selection, "all" at 0.
+    """
+
+    particles: int = 2
+    plan: Plan | None = None
+    extractor: Extractor | None = field(default=None, compare=False)
+    features: str = "pca"
+    potential: str = "value"
+    strength: float = 10.0
+    history: str = "selection"
+    name: str = "tts_var"
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError for settings that cannot work on ``process``."""
+        self.check_settings()
+        if verifier is None:
+            raise SearchError("verifier is missing: connect one, a search needs a judge")
+        plan = self.plan or default_plan(process.steps)
+        plan.check(process.steps)
+        if plan.cluster and self.extractor is None:
+            raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
+        if not process.stochastic:
+            raise SearchError("this process draws no noise: copies of a particle would never separate")
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+        if self.particles < 1:
+            raise SearchError(f"particles is {self.particles}: at least 1 is needed")
+        if self.potential not in POTENTIALS:
+            raise SearchError(f"potential is {self.potential!r}: choose one of {', '.join(POTENTIALS)}")
+        if self.features not in REDUCTIONS:
+            raise SearchError(f"features is {self.features!r}: choose one of {', '.join(REDUCTIONS)}")
+        if not 0 <= self.strength < math.inf:
+            raise SearchError(f"strength (lambda) is {self.strength}: it must be >= 0 and finite")
+        if self.history not in ("selection", "all"):
+            raise SearchError(f"history is {self.history!r}: choose 'selection' or 'all'")
+
+    def scored_scales(self, plan: Plan) -> set[int]:
+        """Scales after which all particles are scored; the finished images are scored in any case."""
+        if not plan.resample or self.potential == "value":
+            return set(plan.resample)
+        if self.potential == "diff":
+            return {scale for k in plan.resample for scale in (k - 1, k) if scale >= 0}
+        first = 0 if self.history == "all" else min(plan.keep)
+        return set(range(first, max(plan.resample) + 1))
+
+    def run(self, session: Session) -> SearchResult:
+        """Draw, look, select; the module's names follow the paper."""
+        process, steps = session.process, session.process.steps
+        groups = process.groups
+        plan = self.plan or default_plan(steps)
+        scored = self.scored_scales(plan)
+        if self.potential != "value" and getattr(session.verifier, "relative", False):
+            session.warn(
+                f"verifier {session.verifier.name!r} compares the candidates of a scale with each other, but the "
+                f"potential {self.potential!r} compares scores of different scales: use 'value'"
+            )
+        expect = getattr(process, "expect", None)
+        if expect is not None:
+            expect([self.particles * size for size in plan.populations(steps)])
+
+        state = process.predict(process.start(self.particles * plan.start))
+        ids, parents = session.trace.new_ids(len(state)), [None] * len(state)
+        session.remember(state, None, ids)
+        session.record(StepRecord(0, steps, process.sigmas[0], particle_entries(state, ids, parents)), state)
+        past = torch.empty(len(state), 0, dtype=torch.float64)  # scores so far [n, scales], rows follow the particles
+        used = torch.full((len(state),), math.nan, dtype=torch.float64)
+        for scale in range(steps):
+            parents = ids
+            state, _ = process.advance(state)
+            ids = session.trace.new_ids(len(state))
+            if scale == steps - 1:
+                break
+            images, reward = None, None
+            if scale in scored:
+                state, values, images = session.evaluate(state)
+                reward = values.reward
+                past = torch.cat([past, reward[:, None]], 1)
+            else:
+                state = process.predict(state)
+                images = process.preview(state) if scale in plan.cluster else None
+            rows = None
+            if scale in plan.cluster:
+                rows = self._cluster(session, images, self.particles * plan.cluster[scale], scale)
+            elif scale in plan.resample:
+                rows = self._resample(session, past, self.particles * plan.resample[scale], scale)
+                used = reward
+            session.remember(state, reward, ids, hint=past[:, -1] if past.shape[1] else None)
+            chosen = None if rows is None else set(rows.tolist())
+            entries = particle_entries(state, ids, parents, reward, selected=chosen)
+            done = [scale in plan.resample] * groups
+            session.record(
+                StepRecord(scale + 1, steps, process.sigmas[scale + 1], entries, resampled=done), state, images
+            )
+            if rows is not None:
+                slot = None
+                if scale in plan.resample:  # copies must not draw the same bits again: the place owns the stream
+                    slot = torch.arange(len(rows) // groups).repeat(groups)
+                state, past, used = state.select(rows, slot=slot), past[rows], used[rows]
+                ids = [ids[row] for row in rows.tolist()]
+
+        state, values, images = session.evaluate(state)
+        reward = values.reward
+        session.remember(state, reward, ids)
+        size = len(state) // groups
+        best = best_index(reward.view(groups, size)) + torch.arange(groups) * size
+        entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
+        session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
+        gap = (used - reward)[torch.isfinite(used - reward)]
+        return session.result(state, reward, ids, best=best, optimism=float(gap.mean()) if len(gap) else 0.0)
+
+    def _cluster(self, session: Session, images: Tensor, keep: int, scale: int) -> Tensor:
+        """Rows of one particle per cluster, for every group."""
+        process = session.process
+        with torch.no_grad():
+            tokens = process.chunker.cat(lambda rows: self.extractor.tokens(images[rows]).cpu(), len(images))
+        size = len(images) // process.groups
+        rows = []
+        for g in range(process.groups):
+            points = reduce_tokens(tokens[g * size : (g + 1) * size], self.features)
+            if not bool(torch.isfinite(points).all()):
+                raise SearchError(f"extractor {self.extractor.name!r} gave features that are not finite")
+            uniforms = process.streams.uniform(keep, group=g, step=scale, purpose="cluster")
+            chosen, empty = representatives(points, keep, uniforms)
+            if empty:
+                session.warn(
+                    f"scale {scale}: fewer than {keep} different images to cluster; the remaining places went to the "
+                    f"ones farthest from those chosen"
+                )
+            rows.append(chosen + g * size)
+        return torch.cat(rows)
+
+    def _resample(self, session: Session, past: Tensor, keep: int, scale: int) -> Tensor:
+        """Rows drawn in proportion to ``exp(strength * potential)``, for every group."""
+        process = session.process
+        log_w = self.strength * self.log_potential(past).view(process.groups, -1)
+        # 0 * -inf is NaN: without selection pressure all finite scores are equal, a rejected one still may not live.
+        log_w = torch.where(torch.isnan(log_w), -math.inf, log_w)
+        if bool(torch.isneginf(log_w).all()):
+            session.warn("no particle has a finite score: selection is by chance where that happens")
+        rows = []
+        for g in range(process.groups):
+            uniforms = process.streams.uniform(keep, group=g, step=scale, purpose="resample")
+            rows.append(resample("multinomial", normalise(log_w[g]), uniforms) + g * log_w.shape[1])
+        return torch.cat(rows)
+
+    def log_potential(self, past: Tensor) -> Tensor:
+        """Potential ``[n]`` of score histories ``[n, scales]``, latest last; a rejected latest score is -inf."""
+        latest = past[:, -1]
+        rejected = torch.isneginf(latest)
+        known = torch.where(torch.isneginf(past), torch.nan, past)
+        if self.potential == "max":
+            value = past.amax(1)
+        elif self.potential == "sum":
+            value = known.nansum(1)
+        elif self.potential == "diff" and past.shape[1] > 1:
+            before = known[:, -2]
+            value = torch.where(torch.isnan(before), 0.0, latest - before)
+        else:
+            value = latest
+        return torch.where(rejected, -math.inf, value)

@@ -1,0 +1,44 @@
+"""The embedded next-scale model: it fits together, and its loss is what it says."""
+
+import math
+
+import pytest
+import torch
+
+from testtime.models.infinity.vae import teacher_inputs
+from testtime.models.tiny.text_encoder import TextEncoder
+from testtime.models.tiny.var import SCHEDULE, bit_loss, new_transformer, new_vae, text_features
+
+
+def test_parts_fit_together_and_learn():
+    torch.manual_seed(0)
+    vae, model = new_vae(), new_transformer()
+    images = torch.rand(2, 128, 128, 3)
+    bits, total = vae.encode(images, SCHEDULE)
+    assert vae.decode(total).shape == images.shape and total.shape == (2, 16, 8, 8)
+    inputs, targets = teacher_inputs(total, SCHEDULE)
+    with torch.no_grad():
+        text = text_features(["a red circle", "two stars"], TextEncoder())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(6):
+        loss = bit_loss(model(inputs, text, SCHEDULE), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(math.log(2), abs=0.02) and losses[-1] < losses[0] - 0.01
+
+
+def test_size():
+    assert sum(p.numel() for p in new_transformer().parameters()) < 5.5e6
+    assert sum(p.numel() for p in new_vae().parameters()) < 3.5e6
+
+
+def test_loss_weighs_scales():
+    bits = torch.ones(1, 130, 16)
+    logits = torch.zeros(1, 130, 16, 2)
+    assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2))
+    logits[:, 0, :, 1] = 100.0  # the first token is right: it weighs eight tokens of the last scale
+    share = 8 / sum(8 * side for side in (1, 2, 3, 4, 6, 8))
+    assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2) * (1 - share), rel=1e-4)

@@ -78,10 +78,14 @@ class Batches:
 
 
 def trunk_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
-    """Velocity error at log-normal noise levels, one in eight at a uniform angle to reach the ends."""
+    """Velocity error at log-normal noise levels, one in eight at a uniform angle to reach the ends.
+
+    The median is sigma = 3: a latent of this world says the same thing in many places, so that shapes can still be read at
+    sigma = 4 and are decided between 2 and 14, while nothing but texture is left to be learned below 1.
+    """
     x0, tokens, eps = batches.draw(rng, generator)
     n = len(x0)
-    phi = torch.atan(torch.exp(1.3 * torch.randn(n, generator=generator) + 0.3))
+    phi = torch.atan(torch.exp(1.1 * torch.randn(n, generator=generator) + 1.1))
     uniform = torch.rand(n, generator=generator) * (math.pi / 2)
     phi = torch.where(torch.rand(n, generator=generator) < 0.125, uniform, phi)
     sin, cos = phi.sin().view(-1, 1, 1, 1), phi.cos().view(-1, 1, 1, 1)

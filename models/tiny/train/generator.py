@@ -80,8 +80,8 @@ class Batches:
 def trunk_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
     """Velocity error at log-normal noise levels, one in eight at a uniform angle to reach the ends.
 
-    The median is sigma = 3: a latent of this world says the same thing in many places, so that shapes can still be read at
-    sigma = 4 and are decided between 2 and 14, while nothing but texture is left to be learned below 1.
+    The median is sigma = 3: a latent of this world says the same thing in many places, so that shapes can still be read
+    at sigma = 4 and are decided between 2 and 14, while nothing but texture is left to be learned below 1.
     """
     x0, tokens, eps = batches.draw(rng, generator)
     n = len(x0)

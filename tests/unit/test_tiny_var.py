@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from testtime.models.infinity.bits import add_scale
 from testtime.models.infinity.vae import teacher_inputs
 from testtime.models.tiny.text_encoder import TextEncoder
+from testtime.models.tiny.train.var import corrupted_batch, dropped, straight_through, vae_loss
 from testtime.models.tiny.var import SCHEDULE, bit_loss, new_transformer, new_vae, text_features
 
 
@@ -42,3 +44,32 @@ def test_loss_weighs_scales():
     logits[:, 0, :, 1] = 100.0  # the first token is right: it weighs eight tokens of the last scale
     share = 8 / sum(8 * side for side in (1, 2, 3, 4, 6, 8))
     assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2) * (1 - share), rel=1e-4)
+
+
+def test_quantiser_passes_gradients_and_changes_no_value():
+    torch.manual_seed(0)
+    z = torch.randn(2, 16, 8, 8, requires_grad=True)
+    codes, loss = straight_through(z)
+    bits, targets = teacher_inputs(z.detach(), SCHEDULE)
+    assert bits.shape == (2, 129, 16) and targets.shape == (2, 130, 16)
+    assert torch.isfinite(loss)
+    codes.square().sum().backward()
+    assert z.grad.abs().min() >= 0 and z.grad.abs().sum() > 0
+    total = torch.zeros(2, 16, 8, 8)
+    for bits, grid in zip(targets.split(SCHEDULE.lengths, 1), SCHEDULE.grids, strict=True):
+        total = add_scale(total, bits, grid)
+    assert torch.allclose(codes, total, atol=1e-5)
+
+
+def test_one_training_step_of_each_stage():
+    torch.manual_seed(0)
+    vae, generator = new_vae(), torch.Generator().manual_seed(0)
+    loss = vae_loss(vae, torch.rand(2, 3, 128, 128) * 2 - 1)
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in vae.parameters())
+    inputs, targets = corrupted_batch(torch.randn(4, 16, 8, 8), generator)
+    model = new_transformer()
+    with torch.no_grad():
+        text = text_features(["a star"] * 4, TextEncoder())
+    bit_loss(model(inputs, dropped(text, model.empty_text, generator), SCHEDULE), targets).backward()
+    assert torch.isfinite(model.head.weight.grad).all()

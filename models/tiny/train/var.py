@@ -1,0 +1,141 @@
+"""Train the embedded next-scale model: ``python -m testtime.models.tiny.train.var vae``, then ``... var transformer``.
+
+    vae          reconstruction, commitment and bit entropy through the straight-through quantiser on all scales
+    transformer  teacher forcing with bitwise self-correction (Han et al. 2024, section 3.3); autoencoder and the
+                 generators' text encoder are frozen
+
+Both resume from ``runs/`` and are deterministic for a seed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...infinity.bits import codes_of
+from ...infinity.text import TextFeatures, without_text
+from ...infinity.vae import BSQVae, quantize_scale, teacher_inputs
+from ..loading import load_into, load_text_encoder
+from ..var import SCHEDULE, bit_loss, new_transformer, new_vae
+from .common import Loop, arguments, as_images, drawings, export, record
+from .generator import DROPOUT, dataset
+
+HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
+FLIP = 0.3  # strongest corruption of a scale's bits in training
+
+
+def straight_through(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed codes of all scales with gradients to ``z`` ``[B, d, h, w]``, and the quantiser's loss.
+
+    Per scale: commitment of the unit residual to its code, certainty of each bit, variety of each bit over the batch.
+    """
+    total, passed, loss = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(())
+    for grid in SCHEDULE.grids:
+        residual = F.normalize(F.interpolate(z - total, size=grid, mode="area"), dim=1)
+        with torch.no_grad():
+            bits, total = quantize_scale(z, total, grid)
+            code = codes_of(bits, grid)
+        p = torch.sigmoid(4 * residual * 100 / z.shape[1] ** 0.5)
+        entropy = _entropy(p).sum(1).mean() - _entropy(p.mean((0, 2, 3))).sum()
+        loss = loss + 0.25 * (residual - code).square().sum(1).mean() + 1e-3 * entropy
+        passed = passed + F.interpolate(residual - residual.detach(), size=z.shape[-2:], mode="bilinear")
+    return total + passed, 0.1 * loss / len(SCHEDULE)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    p = p.clamp(1e-6, 1 - 1e-6)
+    return -(p * p.log() + (1 - p) * (1 - p).log())
+
+
+def vae_loss(vae: BSQVae, batch: Tensor) -> Tensor:
+    """Loss of images ``[B, 3, 128, 128]`` in -1..1."""
+    total, quantiser = straight_through(vae.encoder(batch).float())
+    decoded = vae.decoder(total).float()
+    edges = sum((decoded.diff(dim=axis) - batch.diff(dim=axis)).abs().mean() for axis in (2, 3))
+    return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges + quantiser
+
+
+@torch.no_grad()
+def psnr(vae: BSQVae, images: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of images ``[n, 3, 128, 128]`` in -1..1 after quantisation."""
+    values = []
+    for batch in images.split(32):
+        pixels = (batch.permute(0, 2, 3, 1) + 1) / 2
+        decoded = vae.decode(vae.encode(pixels, SCHEDULE)[1])
+        values.append(-10 * (decoded - pixels).square().mean((1, 2, 3)).log10())
+    return float(torch.cat(values).mean())
+
+
+def train_vae(options) -> None:
+    """Stage one."""
+    images, model = drawings(0, options.images), new_vae()
+    loop = Loop("var_vae", model, options.steps, options.rate, warmup=100, ema=0.999, seed=options.seed)
+    loop.resume()
+
+    def loss_of(rng, generator):
+        return vae_loss(model, as_images(images[rng.integers(0, len(images), options.batch)]))
+
+    if not options.export_only:
+        loop.run(loss_of)
+    model.load_state_dict(loop.averaged())
+    export("var_vae", model.state_dict())
+    quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT)[:]))
+    record("var_vae", {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds, "batch": options.batch})
+
+
+def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (see ``teacher_inputs``); every scale's bits flip with a probability of its own."""
+
+    def corrupt(bits: Tensor) -> Tensor:
+        strength = FLIP * torch.rand((), generator=generator)
+        return bits ^ (torch.rand(bits.shape, generator=generator) < strength).to(bits)
+
+    return teacher_inputs(z, SCHEDULE, corrupt=corrupt)
+
+
+def dropped(text: TextFeatures, empty: Tensor, generator: torch.Generator) -> TextFeatures:
+    """``text`` with a share of the captions replaced by the learned rows of the empty prompt."""
+    drop = torch.rand(len(text), generator=generator) < DROPOUT
+    features = torch.where(drop[:, None, None], without_text(text, empty).features, text.features)
+    return TextFeatures(features, text.mask)
+
+
+def train_transformer(options) -> None:
+    """Stage two."""
+    images, (_, captions) = drawings(0, options.images), dataset(options.images)
+    vae, encoder, model = new_vae(), load_text_encoder(), new_transformer()
+    load_into(vae, "var_vae")
+    loop = Loop("var", model, options.steps, options.rate, warmup=100, ema=0.999, seed=options.seed)
+    loop.resume()
+
+    def loss_of(rng, generator):
+        rows = rng.integers(0, len(images), options.batch)
+        tokens = captions[rows, rng.integers(0, captions.shape[1], options.batch)].long()
+        with torch.no_grad():
+            inputs, targets = corrupted_batch(vae.encoder(as_images(images[rows])).float(), generator)
+            context, _ = encoder(tokens)
+        text = TextFeatures(context.float(), torch.ones(context.shape[:2], dtype=torch.bool))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(inputs, dropped(text, model.empty_text, generator), SCHEDULE)
+        return bit_loss(logits.float(), targets)
+
+    if not options.export_only:
+        loop.run(loss_of)
+    export("var", loop.averaged())
+    record("var", {"loss": loop.recent_loss(), "steps": loop.step, "seconds": loop.seconds, "batch": options.batch})
+
+
+def main() -> None:
+    """Command line entry."""
+    stages = {"vae": (train_vae, 4000, 32, 1e-3), "transformer": (train_transformer, 12_000, 64, 1e-3)}
+    if len(sys.argv) < 2 or sys.argv[1] not in stages:
+        raise SystemExit(f"first argument: one of {', '.join(stages)}")
+    run, steps, batch, rate = stages[sys.argv.pop(1)]
+    run(arguments(__doc__.split(":")[0], steps=steps, batch=batch, rate=rate))
+
+
+if __name__ == "__main__":
+    main()

@@ -179,7 +179,8 @@ class Engine:
             if guided:
                 # The NEXT lambda: the move leads into the distribution that is weighed next (DAS, eq. 12).
                 strength = torch.maximum(lambdas[i + 1].expand(groups), temperature * scale.value())
-                pop.gradient_scale = self.guidance * strength / scale.value()
+                # Scores that are all equal give no scale; a gradient over next to nothing would blow the move up.
+                pop.gradient_scale = torch.where(scale.known(), self.guidance * strength / scale.value(), 0.0)
                 shift = grad * _column(pop.gradient_scale, state).to(grad)
             state, log_ratio = process.advance(state, shift)
             pop.add(log_ratio.view(groups, n))

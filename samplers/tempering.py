@@ -16,6 +16,8 @@ from torch import Tensor
 from .protocols import SearchError
 from .weights import effective_sample_size
 
+_LEAST_SPREAD = 1e-6
+
 
 @dataclass(frozen=True)
 class Alpha:
@@ -61,7 +63,13 @@ class AlphaScale:
         """Alpha ``[G]``, float64, > 0."""
         if self.alpha.mode == "absolute":
             return torch.full_like(self._spread, self.alpha.value)
-        return self.alpha.value * self._spread.clamp(min=1e-6)
+        return self.alpha.value * self._spread.clamp(min=_LEAST_SPREAD)
+
+    def known(self) -> Tensor:
+        """Whether alpha means anything yet, bool ``[G]``: scores that have all been equal give no relative scale."""
+        if self.alpha.mode == "absolute":
+            return torch.ones_like(self._spread, dtype=torch.bool)
+        return self._spread > _LEAST_SPREAD
 
 
 def exponential(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:

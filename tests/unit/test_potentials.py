@@ -78,3 +78,19 @@ def test_a_broken_score_weighs_nothing_and_is_not_remembered(kind):
 def test_unknown_potentials_are_named():
     with pytest.raises(ValueError, match="potential is 'sum': choose one of diff, max, rt, add"):
         Potential("sum", 1, 1)
+
+
+def test_equal_scores_do_not_blow_up_guided_moves():
+    """Relative alpha without any spread: DAS goes on unguided instead of dividing by next to nothing."""
+    import torch
+
+    from testtime.samplers.kernel import VE
+    from testtime.samplers.methods import DAS
+    from testtime.samplers.session import run_search
+
+    from . import oracles
+
+    denoiser = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, VE())
+    flat = oracles.FunctionVerifier(lambda x: x[:, 0] - x[:, 0].detach())  # score 0 everywhere, gradient 1
+    result = run_search(DAS(4), oracles.process(denoiser, 10, 3, 0), flat, ["p"] * 3)
+    assert float(result.latents.abs().max()) < 10

@@ -137,7 +137,9 @@ def test_relative_alpha_follows_the_spread_and_never_shrinks():
     assert scale.update(rewards / 10).tolist()[0] == pytest.approx(0.25)
     thousand = AlphaScale(Alpha(0.25, "relative"), 2).update(1000 * rewards)
     assert thousand.tolist()[0] == pytest.approx(250.0)
+    assert scale.known().tolist() == [True, False]  # the second image has seen one score only
     absolute = AlphaScale(Alpha(3.0, "absolute"), 2)
+    assert absolute.known().all()
     assert absolute.update(rewards).tolist() == [3.0, 3.0]
     for value in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="alpha is"):

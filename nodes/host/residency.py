@@ -42,7 +42,9 @@ class Residency:
 
     def __init__(self, memory_required: float = 0.0):
         self.memory_required = memory_required
-        self._home = list(management.loaded_models(only_currently_used=True))
+        # The host's list may still hold entries of models that were collected meanwhile; they come back as None.
+        used = management.loaded_models(only_currently_used=True)
+        self._home = [patcher for patcher in used if patcher is not None]
         self._away = False
         self._differentiable = False
 

@@ -208,3 +208,25 @@ def test_a_prompt_per_image_survives_resampling(setup, search_ksampler):
         alone.latent["batch_index"] = [image]
         best = search_ksampler(alone, STEERED).best["samples"][0]
         assert torch.allclose(best, both.best["samples"][image], atol=1e-3)
+
+
+def test_models_that_were_collected_are_no_longer_asked_for(setup, search_ksampler):
+    """The host's list may hold an entry whose model is gone: loading it again would end the run."""
+    import comfy.model_management as management
+
+    class Gone:
+        currently_used, model, device = True, None, torch.device("cpu")
+
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: True
+
+    from testtime.nodes.host.residency import Residency
+
+    kept = list(management.current_loaded_models)
+    management.current_loaded_models.append(Gone())
+    try:
+        residency = Residency()
+    finally:
+        management.current_loaded_models[:] = kept
+    residency.reserve()  # raised AttributeError on None
+    assert search_ksampler(setup("eps"), BestOfN(2), steps=2).scores.particles

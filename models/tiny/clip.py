@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .loading import WEIGHTS, load_into
-from .verifier_blocks import AttentionPool, ImageStem, TextEmbedding, TransformerBlock, padding_mask
+from .verifier_blocks import AttentionPool, ImageStem, Mix, TextEmbedding, TransformerBlock, padding_mask
 
 
 class ShapesCLIP(nn.Module):
@@ -28,6 +28,7 @@ class ShapesCLIP(nn.Module):
         self.text_embedding = TextEmbedding(width)
         self.text_layers = nn.ModuleList(TransformerBlock(width, 5) for _ in range(text_layers))
         self.text_pool = AttentionPool(width, 2, dim, 5)
+        self.image_mix, self.text_mix = Mix(dim), Mix(dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def image_tokens(self, images: torch.Tensor) -> torch.Tensor:
@@ -49,7 +50,11 @@ class ShapesCLIP(nn.Module):
         Raises:
             ValueError: images of another shape or an integer type.
         """
-        return F.normalize(self.image_pool(self.image_tokens(images)).float(), dim=-1)
+        return self.embed_tokens(self.image_tokens(images))
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`image_tokens` [B, 64, width] -> [B, dim], rows of unit length."""
+        return F.normalize(self.image_mix(self.image_pool(tokens)).float(), dim=-1)
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed captions: integers [B, 16] from `vocabulary.encode_batch` -> [B, dim], rows of unit length.
@@ -61,7 +66,7 @@ class ShapesCLIP(nn.Module):
         mask = padding_mask(tokens)
         for layer in self.text_layers:
             x = layer(x, mask)
-        return F.normalize(self.text_pool(x, mask).float(), dim=-1)
+        return F.normalize(self.text_mix(self.text_pool(x, mask)).float(), dim=-1)
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Cosine between each image and its caption: [B] in -1..1. Arguments as in the two encoders."""

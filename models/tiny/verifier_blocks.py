@@ -139,6 +139,22 @@ class AttentionPool(nn.Module):
         return self.project(pooled.transpose(1, 2).reshape(batch, -1))
 
 
+class Mix(nn.Module):
+    """Residual MLP on pooled vectors.
+
+    Pooling alone adds up what was found; "the star is the left one" is a conjunction and needs one more non-linearity.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.widen, self.narrow = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, dim] -> same shape."""
+        return x + self.narrow(F.gelu(self.widen(self.norm(x)), approximate="tanh"))
+
+
 def padding_mask(tokens: torch.Tensor, before: int = 0) -> torch.Tensor:
     """bool [B, 1, 1, before + 16]: True for `before` leading tokens, the first word and all that is no padding."""
     keep = tokens != PAD

@@ -16,11 +16,11 @@ from testtime.samplers.schedules import scaled_linear_sigmas
 @pytest.fixture(scope="module")
 def trunk():
     torch.manual_seed(0)
-    return Denoiser("v", width=48, depth=2, heads=4, channels=16, context=24).eval()
+    return Denoiser("v", width=48, middle=2, heads=4, channels=16, context=24).eval()
 
 
 def twin(trunk: Denoiser, parameterisation: str) -> Denoiser:
-    other = Denoiser(parameterisation, width=48, depth=2, heads=4, channels=16, context=24).eval()
+    other = Denoiser(parameterisation, width=48, middle=2, heads=4, channels=16, context=24).eval()
     other.load_state_dict(trunk.state_dict())
     return other
 

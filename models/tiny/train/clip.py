@@ -14,7 +14,7 @@ from ....shapes_world.scene import COLOURS, SHAPES
 from ..clip import ShapesCLIP
 from ..vocabulary import encode_batch
 from .degrade import blur
-from .verifier_data import Pair, meaning, mutate
+from .verifier_data import Pair, meaning, mutate, opposite
 from .verifier_loop import RUNS, VALIDATION_SEED, Feed, GridHead, parser, to_float, train
 
 MAX_SCALE = 60.0
@@ -54,13 +54,14 @@ def loss(model, head, pairs: list[Pair], images, labels, step):
     """Symmetric contrastive loss; what happens to be true of another picture of the batch is no negative there."""
     rng = np.random.default_rng([step, 0xC11F])
     prompts = [p for pair in pairs for p in pair.prompts]
-    prompts += [mutate(p, rng) for p in prompts for _ in range(2)]
+    misses = [mutate(p, rng) for p in prompts for _ in range(2)]
+    prompts += misses + [other for p in prompts if (other := opposite(p, rng))]
     pictures = [things for pair in pairs for things in pair.things]
     true, undecided = truth(prompts, pictures)
     true, undecided = torch.from_numpy(true), torch.from_numpy(undecided)
 
     tokens = model.image_tokens(images)
-    seen = F.normalize(model.image_pool(tokens).float(), dim=-1)
+    seen = model.embed_tokens(tokens)
     told = model.encode_text(encode_batch([p.text for p in prompts]))
     logits = model.logit_scale.exp().clamp(max=MAX_SCALE) * seen @ told.T
 

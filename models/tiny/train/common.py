@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 from safetensors.torch import save_file
 from torch import nn
 
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.drawing import draw
 from ....shapes_world.scene import TASKS, Scene, sample_scene
+from .muon import Muon, matrices
 
 log = logging.getLogger("testtime.train")
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -65,18 +67,15 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float 
 
 
 def optimizers(modules: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of linear layers, AdamW for everything else, at one learning rate.
+    """Muon for the matrices of linear and convolutional layers, AdamW for everything else, at one learning rate.
 
-    Orthogonalised updates need markedly fewer steps for transformers, which is what a training on a CPU is short of.
+    Orthogonalised updates need markedly fewer steps, which is what a training on a CPU is short of.
     """
-    matrices = {id(m.weight) for m in modules.modules() if isinstance(m, nn.Linear)}
-    trained = [p for p in modules.parameters() if p.requires_grad]
-    others = [p for p in trained if id(p) not in matrices]
+    weights = matrices(modules)
+    chosen = {id(weight) for weight in weights}
+    others = [p for p in modules.parameters() if p.requires_grad and id(p) not in chosen]
     rest = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    linear = [p for p in trained if id(p) in matrices]
-    if not linear:
-        return [rest]
-    return [rest, torch.optim.Muon(linear, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
+    return [rest, Muon(weights, rate)] if weights else [rest]
 
 
 class Loop:
@@ -88,6 +87,8 @@ class Loop:
         steps, peak, warmup: learning-rate schedule.
         ema: decay of the average, 0 for none.
         seed: of data order and noise; the same step draws the same numbers, resumed or not.
+
+    Under ``torchrun`` every process draws its share of the batch and the gradients are averaged.
     """
 
     def __init__(self, name: str, modules: nn.Module, steps: int, peak: float, warmup=200, ema=0.9995, seed=0):
@@ -97,6 +98,7 @@ class Loop:
         self.optimizers = optimizers(modules, peak)
         self.average = {key: value.detach().clone() for key, value in modules.state_dict().items()}
         self.step, self.seconds, self.losses = 0, 0.0, []
+        self.rank, self.processes = rank_and_processes()
 
     def resume(self) -> None:
         """Go on from the checkpoint if there is one."""
@@ -114,6 +116,8 @@ class Loop:
 
     def checkpoint(self) -> None:
         """Write ``runs/<name>.pt`` (all at once, so that an interruption never leaves half a file)."""
+        if self.rank:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         torch.save(
@@ -135,13 +139,14 @@ class Loop:
         started = saved = time.time()
         before = self.seconds
         while self.step < self.steps:
-            rng = np.random.default_rng([self.seed, self.step])
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+            rng = np.random.default_rng([self.seed, self.step, self.rank])
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             for group in [group for optimizer in self.optimizers for group in optimizer.param_groups]:
                 group["lr"] = learning_rate(self.step, self.steps, self.peak, self.warmup)
             loss = loss_of(rng, generator)
             self.modules.zero_grad(set_to_none=True)
             loss.backward()
+            self._share_gradients()
             nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -165,6 +170,17 @@ class Loop:
         """Mean loss of the last 200 steps of this process."""
         return sum(self.losses[-200:]) / max(len(self.losses[-200:]), 1)
 
+    def _share_gradients(self) -> None:
+        """Average the gradients over the processes, all in one message."""
+        if self.processes == 1:
+            return
+        gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.processes
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
@@ -173,6 +189,13 @@ class Loop:
                 self.average[key].lerp_(value.to(self.average[key]), 1 - decay)
             else:
                 self.average[key].copy_(value)
+
+
+def rank_and_processes() -> tuple[int, int]:
+    """This process's number and how many train together: (0, 1) outside ``torchrun``."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
 
 
 def export(name: str, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
@@ -202,6 +225,12 @@ def arguments(description: str, steps: int, batch: int, rate: float) -> argparse
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
     options = parser.parse_args()
+    if "RANK" in os.environ:  # set by torchrun
+        distributed.init_process_group("gloo")
+        share, rest = divmod(options.batch, distributed.get_world_size())
+        if rest:
+            parser.error(f"--batch is {options.batch}: must be a multiple of {distributed.get_world_size()} processes")
+        options.batch = share
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)

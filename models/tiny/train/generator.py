@@ -111,9 +111,10 @@ def diffusion_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Te
 
 
 def flow_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
-    """Flow-matching error with logit-normal times (Esser et al. 2024, section 3.1)."""
+    """Flow-matching error with logit-normal times (Esser et al. 2024, section 3.1), shifted to where shapes are decided
+    (see ``trunk_loss``)."""
     x0, tokens, eps = batches.draw(rng, generator)
-    s = torch.sigmoid(torch.randn(len(x0), generator=generator)).view(-1, 1, 1, 1)
+    s = torch.sigmoid(1.0 + torch.randn(len(x0), generator=generator)).view(-1, 1, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
             context, _ = model["text"](tokens)
@@ -153,6 +154,8 @@ def train(stage: str, options: argparse.Namespace) -> None:
         batches = Batches(options.images, options.batch)
         loss = {"trunk": trunk_loss, "diffusion": diffusion_loss, "flow": flow_loss}[stage]
         loop.run(lambda rng, generator: loss(model, batches, rng, generator))
+    if loop.rank:
+        return
     average = loop.averaged()
     if stage == "trunk":
         export("text_encoder", part(average, "text"))
@@ -161,7 +164,7 @@ def train(stage: str, options: argparse.Namespace) -> None:
                 export(name, part(average, "denoiser"))
     else:
         export(stage, part(average, "denoiser"))
-    metrics = {"steps": loop.step, "batch": options.batch, "loss": loop.recent_loss(), "seconds": loop.seconds}
+    metrics = {"steps": loop.step, "batch": options.batch * loop.processes, "loss": loop.recent_loss(), "seconds": loop.seconds}
     record(stage, {**metrics, "parameters": sum(p.numel() for p in model["denoiser"].parameters())})
 
 
@@ -170,7 +173,7 @@ def main() -> None:
     stage = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
     if stage not in STAGES:
         raise SystemExit(f"stage is {stage!r}: choose one of {', '.join(STAGES)}")
-    defaults = {"trunk": (11_000, 1e-3), "diffusion": (1_500, 2e-4), "flow": (1_500, 2e-4)}[stage]
+    defaults = {"trunk": (4_700, 1e-3), "diffusion": (300, 2e-4), "flow": (300, 2e-4)}[stage]
     options = arguments(__doc__.split(":")[0], steps=defaults[0], batch=64, rate=defaults[1])
     assert encode_batch([""]).sum() == 0, "the empty caption must be all padding: dropout relies on it"
     train(stage, options)

@@ -19,6 +19,8 @@ from ....shapes_world.drawing import draw, object_mask
 from ....shapes_world.rules import decide
 from ....shapes_world.scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, TASKS, Object, Scene, sample_scene
 
+_REVERSED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
 PARTIAL = 0.4
 """Credit of a malformed object for each of the two shapes or colours it could be."""
 
@@ -238,6 +240,24 @@ def mutate(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     else:
         needs = [replace(needs[0], colour=needs[1].colour), replace(needs[1], colour=needs[0].colour)]
     changed = replace(prompt, objects=tuple(needs), relation=relation)
+    return replace(changed, text=caption(changed, rng))
+
+
+def opposite(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
+    """The same words bound the other way round: relation reversed or colours swapped; None where nothing is bound.
+
+    A sum over words cannot tell these from the truth, which is why contrastive models rarely learn them by themselves
+    (Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words").
+    """
+    if prompt.relation:
+        changed = replace(prompt, relation=_REVERSED[prompt.relation])
+    elif len(prompt.objects) == 2 and len({need.colour for need in prompt.objects} - {None}) == 2:
+        first, second = prompt.objects
+        changed = replace(
+            prompt, objects=(replace(first, colour=second.colour), replace(second, colour=first.colour))
+        )
+    else:
+        return None
     return replace(changed, text=caption(changed, rng))
 
 

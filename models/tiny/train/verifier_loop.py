@@ -17,6 +17,7 @@ from torch import nn
 
 from ....shapes_world.scene import COLOURS, IMAGE_SIZE, SHAPES
 from ..verifier_blocks import GRID
+from .common import optimizers
 from .degrade import degrade
 from .verifier_data import Pair, Thing, load_pool
 
@@ -132,19 +133,14 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
     model.to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
     both = nn.ModuleList([model, head])
-    matrices = [p for p in both.parameters() if p.ndim >= 2]
-    vectors = [p for p in both.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-        lr=args.lr,
-        betas=(0.9, 0.98),
-    )
+    chosen = optimizers(both, args.lr)
     step, seconds, checkpoint = 0, 0.0, args.run / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         both.load_state_dict(state["both"])
         average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimizer, memory in zip(chosen, state["optimizers"], strict=True):
+            optimizer.load_state_dict(memory)
         step, seconds = state["step"], state["seconds"]
     args.run.mkdir(parents=True, exist_ok=True)
     log = open(args.run / "log.jsonl", "a", buffering=1)
@@ -153,15 +149,16 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
     while step < args.steps:
         if step % 100 == 0:
             feed.find_decoded()
-        for group in optimiser.param_groups:
+        for group in [group for optimizer in chosen for group in optimizer.param_groups]:
             group["lr"] = args.lr * schedule(step, args.steps)
         pairs, images, labels = feed.batch(args.batch, args.seed, step)
         with torch.autocast("cpu", torch.bfloat16):
             value, record = loss(model, head, pairs, images, labels, step)
-        optimiser.zero_grad(set_to_none=True)
+        both.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimiser.step()
+        for optimizer in chosen:
+            optimizer.step()
         average.update_parameters(model)
         step += 1
         for key, number in record.items():
@@ -175,7 +172,7 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
             state = {
                 "both": both.state_dict(),
                 "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in chosen],
                 "step": step,
                 "seconds": seconds + time.perf_counter() - began,
             }

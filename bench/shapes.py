@@ -52,7 +52,7 @@ class BenchSettings:
 
     model: str = "diffusion"
     steps: int = 20
-    cfg: float = 4.0
+    cfg: float = 2.5
     eta: float = 1.0
     verifier: str = "shapes_preference"
     held_out: str = "shapes_clip"

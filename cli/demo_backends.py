@@ -36,7 +36,7 @@ class Settings:
     budget: int = 8
     steps: int = 20
     seed: int = 0
-    cfg: float = 4.0
+    cfg: float = 2.5
     verifier: str = "shapes_preference"
     held_out: str = "shapes_clip"
 

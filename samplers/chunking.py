@@ -59,6 +59,20 @@ class Chunker:
         return results
 
     def cat(self, function: Callable[[slice], Tensor], n: int) -> Tensor:
-        """``torch.cat`` of ``map``."""
-        parts = self.map(function, n)
+        """``torch.cat`` of ``map``, written into the whole piece by piece: joining at the end would hold all twice."""
+        whole: Tensor | None = None
+
+        def piece(rows: slice) -> Tensor | None:
+            nonlocal whole
+            part = function(rows)
+            if len(part) == n or part.requires_grad:
+                return part
+            if whole is None:
+                whole = part.new_empty(n, *part.shape[1:])
+            whole[rows] = part
+            return None
+
+        parts = [part for part in self.map(piece, n) if part is not None]
+        if not parts:
+            return whole
         return parts[0] if len(parts) == 1 else torch.cat(parts)

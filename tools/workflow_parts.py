@@ -58,7 +58,7 @@ class World:
             "latent_image": self.latent["LATENT"],
             "seed": 7,
             "steps": 20,
-            "cfg": 4.0,
+            "cfg": 2.5,
             "sampler_name": "euler_ancestral",
             "scheduler": "normal",
             **changes,

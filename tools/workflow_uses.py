@@ -62,7 +62,7 @@ def search_sampler() -> Workflow:
     inputs = {**judged, "search": method["search"], "prompt": world.prompt["STRING"]}
     sampler = Node("TestTimeSearchSampler", inputs, width=320, lines=2)
     prompts = {"positive": world.positive["CONDITIONING"], "negative": world.negative["CONDITIONING"]}
-    guider = Node("CFGGuider", {**prompts, "model": load["model"], "cfg": 4.0})
+    guider = Node("CFGGuider", {**prompts, "model": load["model"], "cfg": 2.5})
     noise = Node("RandomNoise", {"noise_seed": 7})
     scheduler = Node("BasicScheduler", {"model": load["model"], "scheduler": "simple", "steps": 20})
     parts = {"noise": noise["NOISE"], "guider": guider["GUIDER"], "sampler": sampler["sampler"]}

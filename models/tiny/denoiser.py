@@ -9,14 +9,12 @@ schedule and a rectified flow are exact re-readings of the same network,
 so the trunk is trained once and each model is fine-tuned on its own objective.
 
 The body is a small U-Net: convolutions at the latents' own resolution and, at half of it, convolutions in turn with
-self-attention and cross-attention to the text. Shapes are local evidence summed over a few cells of a noisy latent, which
-is what convolutions do: a diffusion transformer of the same size and cost needed six times as many training steps for the
+self-attention and cross-attention to the text. A shape is local evidence summed over a few cells of a noisy latent,
+which is what convolutions do: a diffusion transformer of the same size needed six times as many training steps for the
 same loss, and drew half as many shapes right.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F

@@ -39,7 +39,7 @@ class SamplingSettings:
 
     model: str = "diffusion"
     steps: int = 20
-    cfg: float = 4.0
+    cfg: float = 2.5
     eta: float = 1.0
     seed: int = 0
     size: tuple[int, int] = (128, 128)

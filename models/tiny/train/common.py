@@ -97,7 +97,7 @@ class Loop:
         self.peak, self.warmup, self.decay = peak, warmup, ema
         self.optimizers = optimizers(modules, peak)
         self.average = {key: value.detach().clone() for key, value in modules.state_dict().items()}
-        self.step, self.seconds, self.losses = 0, 0.0, []
+        self.step, self.seconds, self.losses, self.stored_loss = 0, 0.0, [], 0.0
         self.rank, self.processes = rank_and_processes()
 
     def resume(self) -> None:
@@ -112,6 +112,7 @@ class Loop:
         else:
             log.warning("%s was written with another optimizer, whose memory is lost", self.path.name)
         self.average, self.step, self.seconds = stored["average"], stored["step"], stored["seconds"]
+        self.stored_loss = stored.get("loss", 0.0)
         log.info("%s: resuming at step %d", self.path.name, self.step)
 
     def checkpoint(self) -> None:
@@ -127,6 +128,7 @@ class Loop:
                 "average": self.average,
                 "step": self.step,
                 "seconds": self.seconds,
+                "loss": self.recent_loss(),
             },
             partial,
         )
@@ -167,8 +169,9 @@ class Loop:
         return self.average
 
     def recent_loss(self) -> float:
-        """Mean loss of the last 200 steps of this process."""
-        return sum(self.losses[-200:]) / max(len(self.losses[-200:]), 1)
+        """Mean loss of the last 200 steps of this process, or what the checkpoint says if it has trained none."""
+        recent = self.losses[-200:]
+        return sum(recent) / len(recent) if recent else self.stored_loss
 
     def _share_gradients(self) -> None:
         """Average the gradients over the processes, all in one message."""

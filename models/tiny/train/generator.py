@@ -164,7 +164,12 @@ def train(stage: str, options: argparse.Namespace) -> None:
                 export(name, part(average, "denoiser"))
     else:
         export(stage, part(average, "denoiser"))
-    metrics = {"steps": loop.step, "batch": options.batch * loop.processes, "loss": loop.recent_loss(), "seconds": loop.seconds}
+    metrics = {
+        "steps": loop.step,
+        "batch": options.batch * loop.processes,
+        "loss": loop.recent_loss(),
+        "seconds": loop.seconds,
+    }
     record(stage, {**metrics, "parameters": sum(p.numel() for p in model["denoiser"].parameters())})
 
 

@@ -1,4 +1,6 @@
-"""Muon for every matrix-like weight, convolutions included (Jordan et al. 2024, "Muon: an optimizer for hidden layers").
+"""Muon for every matrix-like weight, convolutions included.
+
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
 
 ``torch.optim.Muon`` takes two-dimensional weights only; a convolution's kernel is a matrix from all its inputs to its
 outputs, and most of the embedded denoiser's weights are such kernels.

@@ -253,9 +253,7 @@ def opposite(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
         changed = replace(prompt, relation=_REVERSED[prompt.relation])
     elif len(prompt.objects) == 2 and len({need.colour for need in prompt.objects} - {None}) == 2:
         first, second = prompt.objects
-        changed = replace(
-            prompt, objects=(replace(first, colour=second.colour), replace(second, colour=first.colour))
-        )
+        changed = replace(prompt, objects=(replace(first, colour=second.colour), replace(second, colour=first.colour)))
     else:
         return None
     return replace(changed, text=caption(changed, rng))

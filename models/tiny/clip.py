@@ -22,6 +22,7 @@ class ShapesCLIP(nn.Module):
 
     def __init__(self, width: int = 160, dim: int = 192, image_layers: int = 2, text_layers: int = 3):
         super().__init__()
+        self.dim = dim
         self.image_stem = ImageStem(width)
         self.image_layers = nn.ModuleList(TransformerBlock(width, 5) for _ in range(image_layers))
         self.image_pool = AttentionPool(width, 4, dim, 5)

@@ -166,3 +166,28 @@ def test_metrics_of_the_shipped_weights_are_recorded():
     preference = json.loads((WEIGHTS / "metrics_preference.json").read_text())
     assert clip["captions_per_picture"] == 64 and clip["steps"] > 0
     assert 0.5 < preference["pair_accuracy_drawn"] <= 1.0
+
+
+def test_binding_labels_say_what_belongs_together():
+    from testtime.models.tiny.train.clip import BindingHead, binding_of_picture, binding_of_prompt
+    from testtime.models.tiny.train.verifier_data import Thing
+    from testtime.shapes_world.scene import COLOURS, SHAPES
+
+    def asked(labels):
+        pairs = labels[: BindingHead.PAIRS].reshape(len(SHAPES), len(COLOURS))
+        return pairs, labels[BindingHead.PAIRS :].reshape(len(SHAPES), len(RELATIONS))
+
+    star, ring = Thing("star", "red", 30, 64, 14, 0), Thing("ring", "blue", 100, 64, 14, 0)
+    pairs, sides = asked(binding_of_picture((star, ring)))
+    assert {(SHAPES[s], list(COLOURS)[c]) for s, c in np.argwhere(pairs == 1)} == {("star", "red"), ("ring", "blue")}
+    assert {(SHAPES[s], RELATIONS[r]) for s, r in np.argwhere(sides == 1)} == {
+        ("star", "left of"),
+        ("ring", "right of"),
+    }
+    assert asked(binding_of_prompt(relation("ring", "star", "right of")))[1].tolist() == sides.tolist()
+    assert (asked(binding_of_prompt(relation("ring", "star", "right of")))[0] == -1).all()  # no colours asked
+    assert (asked(binding_of_picture((star,)))[1] == -1).all()  # nothing beside it
+    diagonal = Thing("ring", "blue", 100, 120, 14, 0)
+    assert (asked(binding_of_picture((star, diagonal)))[1] == -1).all()  # left and above
+    malformed = Thing("star", "red", 30, 64, 14, 0, other_colour="blue", tint="half")
+    assert asked(binding_of_picture((malformed, ring)))[0][SHAPES.index("star")].min() == -1

@@ -7,20 +7,81 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ....shapes_world.captions import Prompt
-from ....shapes_world.rules import decide
-from ....shapes_world.scene import COLOURS, SHAPES
+from ....shapes_world.rules import decide, relations
+from ....shapes_world.scene import COLOURS, RELATIONS, SHAPES
 from ..clip import ShapesCLIP
 from ..vocabulary import encode_batch
 from .degrade import blur
-from .verifier_data import Pair, meaning, mutate, opposite
+from .verifier_data import REVERSED, Pair, meaning, mutate, opposite
 from .verifier_loop import RUNS, VALIDATION_SEED, Feed, GridHead, parser, to_float, train
 
 MAX_SCALE = 60.0
 """Upper bound of the logit scale: sharper logits overfit the near misses."""
 
 _SHAPES, _COLOURS = {s: i for i, s in enumerate(SHAPES)}, {c: i for i, c in enumerate(COLOURS)}
+
+
+class BindingHead(GridHead):
+    """Grid labels, and which properties belong together, read from the finished vectors of both towers by one layer.
+
+    A contrastive loss alone is content with a bag of words. Here the vector of a picture and that of a caption have to
+    answer the same questions, "is a red star there", "is the star the left one", so that both learn to bind, in the
+    same directions of their common space.
+    """
+
+    PAIRS, SIDES = len(SHAPES) * len(COLOURS), len(SHAPES) * len(RELATIONS)
+
+    def __init__(self, width: int, dim: int):
+        super().__init__(width)
+        self.bind = nn.Linear(dim, self.PAIRS + self.SIDES)
+
+    def binding_loss(self, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of ``vectors [n, dim]`` (unit length) against ``labels [n, questions]``: 0, 1, or -1 (open)."""
+        asked = labels >= 0
+        error = F.binary_cross_entropy_with_logits(
+            self.bind(vectors * vectors.shape[-1] ** 0.5), labels.clamp(min=0).float(), reduction="none"
+        )
+        # Most answers are no: yes and no weigh the same in all.
+        yes, no = asked & (labels == 1), asked & (labels == 0)
+        return sum((error * chosen).sum() / chosen.sum().clamp(min=1) for chosen in (yes, no))
+
+
+def binding_of_prompt(prompt: Prompt) -> np.ndarray:
+    """int8 ``[questions]``: what the words of ``prompt`` bind, 1 or 0; -1 where they leave it open."""
+    pairs = np.full((len(SHAPES), len(COLOURS)), -1, np.int8)
+    sides = np.full((len(SHAPES), len(RELATIONS)), -1, np.int8)
+    if all(need.shape and need.colour for need in prompt.objects):
+        pairs[:] = 0
+        for need in prompt.objects:
+            pairs[_SHAPES[need.shape], _COLOURS[need.colour]] = 1
+    if prompt.relation:
+        sides[:] = 0
+        there, back = RELATIONS.index(prompt.relation), RELATIONS.index(REVERSED[prompt.relation])
+        for need, side in zip(prompt.objects, (there, back), strict=True):
+            sides[_SHAPES[need.shape], side] = 1
+    return np.concatenate([pairs.ravel(), sides.ravel()])
+
+
+def binding_of_picture(things: tuple) -> np.ndarray:
+    """int8 ``[questions]`` of what is drawn; -1 where a malformed object or an unclear position leaves it open."""
+    pairs = np.zeros((len(SHAPES), len(COLOURS)), np.int8)
+    sides = np.full((len(SHAPES), len(RELATIONS)), -1, np.int8)
+    for thing in things:
+        for shape in filter(None, (thing.shape, thing.other_shape)):
+            malformed = bool(thing.other_shape or thing.other_colour)
+            pairs[_SHAPES[shape], _COLOURS[thing.colour]] = -1 if malformed else 1
+            if thing.other_colour:
+                pairs[_SHAPES[shape], _COLOURS[thing.other_colour]] = -1
+    if len(things) == 2 and len({t.shape for t in things}) == 2 and not any(t.other_shape for t in things):
+        found = [relations(*things), relations(*things[::-1])]
+        if len(found[0]) == 1:
+            sides[:] = 0
+            for thing, names in zip(things, found, strict=True):
+                sides[_SHAPES[thing.shape], RELATIONS.index(names[0])] = 1
+    return np.concatenate([pairs.ravel(), sides.ravel()])
 
 
 def truth(prompts: list[Prompt], pictures: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
@@ -73,10 +134,12 @@ def loss(model, head, pairs: list[Pair], images, labels, step):
     back = masked[:, : len(own)].T[has]
     text_to_picture = F.cross_entropy(back, own[has])
     aux = head.loss(tokens, labels)
+    bound = head.binding_loss(seen, torch.from_numpy(np.stack([binding_of_picture(things) for things in pictures])))
+    bound = bound + head.binding_loss(told, torch.from_numpy(np.stack([binding_of_prompt(p) for p in prompts])))
     weight = 0.5 if step < 1500 else 0.2
     hit = (masked[has].argmax(1) == own[has]).float().mean()
-    return 0.6 * picture_to_text + 0.4 * text_to_picture + weight * aux, {
-        "image_to_text": picture_to_text, "text_to_image": text_to_picture, "aux": aux, "hit": hit,
+    return 0.6 * picture_to_text + 0.4 * text_to_picture + weight * aux + 0.5 * bound, {
+        "image_to_text": picture_to_text, "text_to_image": text_to_picture, "aux": aux, "bound": bound, "hit": hit,
         "scale": model.logit_scale.exp(),
     }  # fmt: skip
 
@@ -141,7 +204,7 @@ def main() -> None:
     args = parser("clip", seed=10).parse_args()
     torch.manual_seed(args.seed)
     model = ShapesCLIP()
-    train(args, model, GridHead(model.text_embedding.words.embedding_dim), loss, evaluate)
+    train(args, model, BindingHead(model.text_embedding.words.embedding_dim, model.dim), loss, evaluate)
 
 
 if __name__ == "__main__":

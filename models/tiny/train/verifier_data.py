@@ -19,7 +19,7 @@ from ....shapes_world.drawing import draw, object_mask
 from ....shapes_world.rules import decide
 from ....shapes_world.scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, TASKS, Object, Scene, sample_scene
 
-_REVERSED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+REVERSED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 PARTIAL = 0.4
 """Credit of a malformed object for each of the two shapes or colours it could be."""
@@ -250,7 +250,7 @@ def opposite(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
     (Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words").
     """
     if prompt.relation:
-        changed = replace(prompt, relation=_REVERSED[prompt.relation])
+        changed = replace(prompt, relation=REVERSED[prompt.relation])
     elif len(prompt.objects) == 2 and len({need.colour for need in prompt.objects} - {None}) == 2:
         first, second = prompt.objects
         changed = replace(prompt, objects=(replace(first, colour=second.colour), replace(second, colour=first.colour)))

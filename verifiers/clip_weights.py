@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import VerifierError
+from .openclip_layout import is_openclip, to_transformers
 
 if TYPE_CHECKING:
     from transformers import CLIPConfig, CLIPModel
@@ -32,6 +33,8 @@ def read_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for path in paths:
         state.update(_read(path))
+    if is_openclip(state):
+        state = to_transformers(state)
     return {key: value for key, value in state.items() if not key.endswith("position_ids")}
 
 
@@ -63,8 +66,6 @@ def infer_config(state: dict[str, Tensor], source: str, hidden_act: str | None =
     Raises:
         VerifierError: a tower is missing or the layout is another one.
     """
-    if any(key.startswith(("visual.", "transformer.resblocks.")) for key in state):
-        raise VerifierError(f"{source} is in open_clip's layout: use the model's Hugging Face (transformers) version")
     for key, what in {
         "vision_model.embeddings.patch_embedding.weight": "an image tower",
         "visual_projection.weight": "the projection of the image tower",

@@ -85,17 +85,27 @@ class ImageStem(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """Word and position embeddings."""
+    """Word and position embeddings, and a convolution over neighbouring words.
+
+    Which adjective belongs to which noun is a matter of neighbourhood. Attention has to discover that from absolute
+    positions, which takes it thousands of steps (until then it reads a bag of words); the convolution has it built in.
+    """
+
+    REACH = 2  # words to either side
 
     def __init__(self, width: int):
         super().__init__()
         self.words = nn.Embedding(VOCABULARY_SIZE, width)
         self.position = nn.Parameter(torch.randn(1, CONTEXT_LENGTH, width) * 0.02)
+        self.near = nn.Conv1d(width, width, 2 * self.REACH + 1, padding=self.REACH)
         nn.init.normal_(self.words.weight, std=0.1)
+        nn.init.zeros_(self.near.weight)
+        nn.init.zeros_(self.near.bias)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """LongTensor [B, 16] -> [B, 16, width]."""
-        return self.words(check_tokens(tokens)) + self.position
+        x = self.words(check_tokens(tokens)) + self.position
+        return x + self.near(x.transpose(1, 2)).transpose(1, 2)
 
 
 class TransformerBlock(nn.Module):

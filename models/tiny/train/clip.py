@@ -40,13 +40,15 @@ class BindingHead(GridHead):
 
     def binding_loss(self, vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of ``vectors [n, dim]`` (unit length) against ``labels [n, questions]``: 0, 1, or -1 (open)."""
-        asked = labels >= 0
         error = F.binary_cross_entropy_with_logits(
             self.bind(vectors * vectors.shape[-1] ** 0.5), labels.clamp(min=0).float(), reduction="none"
         )
-        # Most answers are no: yes and no weigh the same in all.
-        yes, no = asked & (labels == 1), asked & (labels == 0)
-        return sum((error * chosen).sum() / chosen.sum().clamp(min=1) for chosen in (yes, no))
+        total = error.new_zeros(())
+        for part in (slice(0, self.PAIRS), slice(self.PAIRS, None)):
+            for answer in (1, 0):  # most answers are no: yes and no weigh the same in all
+                chosen = labels[:, part] == answer
+                total = total + (error[:, part] * chosen).sum() / chosen.sum().clamp(min=1)
+        return total
 
 
 def binding_of_prompt(prompt: Prompt) -> np.ndarray:

@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
 
 def matrices(modules: nn.Module) -> list[Tensor]:
     """Trained weights of linear and convolutional layers that are no thinner than ``MINIMUM_SIDE`` either way."""
-    layers = [m for m in modules.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    layers = [m for m in modules.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
     return [
         layer.weight
         for layer in layers

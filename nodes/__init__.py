@@ -17,6 +17,7 @@ MODULES = (
     "recover_node",
     "family_nodes",
     "verifier_nodes",
+    "reward_nodes",
     "report_nodes",
     "live_routes",
 )

@@ -76,6 +76,41 @@ def _clip_score(folder, **options) -> Verifier:
     return load_clip_score_folder(folder, **options)
 
 
+@register("pickscore")
+def _pickscore(folder, **options) -> Verifier:
+    from .clip_rewards import load_pickscore
+
+    return load_pickscore(folder, **options)
+
+
+@register("hps_v2_1")
+def _hps(file, tokenizer, **options) -> Verifier:
+    from .clip_rewards import load_hps
+
+    return load_hps(file, tokenizer, **options)
+
+
+@register("image_reward")
+def _image_reward(file, tokenizer, **options) -> Verifier:
+    from .image_reward import load_image_reward
+
+    return load_image_reward(file, tokenizer, **options)
+
+
+@register("laion_aesthetic")
+def _laion_aesthetic(clip, head, **options) -> Verifier:
+    from .aesthetic import load_laion_aesthetic
+
+    return load_laion_aesthetic(clip, head, **options)
+
+
+@register("aesthetic_v25")
+def _aesthetic_v25(siglip, head, **options) -> Verifier:
+    from .aesthetic import load_aesthetic_v25
+
+    return load_aesthetic_v25(siglip, head, **options)
+
+
 @register("jpeg_compressibility")
 def _jpeg_compressibility(**options) -> Verifier:
     from .jpeg import JPEGVerifier

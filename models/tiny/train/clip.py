@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ....shapes_world.captions import Prompt
+from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.rules import decide, relations
 from ....shapes_world.scene import COLOURS, RELATIONS, SHAPES
 from ..clip import ShapesCLIP
@@ -17,6 +17,9 @@ from ..vocabulary import encode_batch
 from .degrade import blur
 from .verifier_data import REVERSED, Pair, meaning, mutate, opposite
 from .verifier_loop import RUNS, VALIDATION_SEED, Feed, GridHead, parser, to_float, train
+
+WORDS_ALONE = 96
+"""Captions a step that come without a picture: words are cheap, and order is what the text tower learns last."""
 
 MAX_SCALE = 60.0
 """Upper bound of the logit scale: sharper logits overfit the near misses."""
@@ -137,13 +140,21 @@ def loss(model, head, pairs: list[Pair], images, labels, step):
     text_to_picture = F.cross_entropy(back, own[has])
     aux = head.loss(tokens, labels)
     bound = head.binding_loss(seen, torch.from_numpy(np.stack([binding_of_picture(things) for things in pictures])))
-    bound = bound + head.binding_loss(told, torch.from_numpy(np.stack([binding_of_prompt(p) for p in prompts])))
+    bound = bound + words_loss(model, head, prompts, told, rng)
     weight = 0.5 if step < 1500 else 0.2
     hit = (masked[has].argmax(1) == own[has]).float().mean()
-    return 0.6 * picture_to_text + 0.4 * text_to_picture + weight * aux + 0.5 * bound, {
+    return 0.6 * picture_to_text + 0.4 * text_to_picture + weight * aux + bound, {
         "image_to_text": picture_to_text, "text_to_image": text_to_picture, "aux": aux, "bound": bound, "hit": hit,
         "scale": model.logit_scale.exp(),
     }  # fmt: skip
+
+
+def words_loss(model, head: BindingHead, prompts: list[Prompt], told: torch.Tensor, rng: np.random.Generator):
+    """What captions bind: those of the batch, told already, and ``WORDS_ALONE`` of the tasks that are about binding."""
+    tasks = [("position", "color_attr")[i % 2] for i in range(WORDS_ALONE)]
+    more = [sample_prompt(int(rng.integers(2**31)), task) for task in tasks]
+    vectors = torch.cat([told, model.encode_text(encode_batch([p.text for p in more]))])
+    return head.binding_loss(vectors, torch.from_numpy(np.stack([binding_of_prompt(p) for p in prompts + more])))
 
 
 def distractors(prompt: Prompt, things: tuple, rng: np.random.Generator, count: int = 63) -> list[Prompt]:

@@ -1,0 +1,176 @@
+"""``testtime score DIR``: score the images of a folder with one or more verifiers, into a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import EXIT_FAILED, BadInput
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+FIXED = ("file", "prompt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``testtime score``."""
+    parser.add_argument("folder", type=Path, help="folder of images; sub-folders are searched too")
+    parser.add_argument(
+        "--verifier",
+        action="append",
+        required=True,
+        metavar="NAME[:KEY=VALUE,...]",
+        help="a verifier and its options, e.g. clip_score:folder=models/verifiers/my-clip; may be repeated",
+    )
+    parser.add_argument("--prompt", default="", help="what all images should show")
+    parser.add_argument("--prompts", type=Path, help="CSV file with columns 'file' and 'prompt' instead")
+    parser.add_argument("--out", type=Path, help="CSV file to write and to resume from (DIR/scores.csv)")
+    parser.add_argument("--batch", type=int, default=16, help="images of one size per call")
+
+
+def parse_verifier(text: str) -> tuple[str, dict[str, Any]]:
+    """``NAME:KEY=VALUE,...`` -> name and options; numbers, true and false are read as such."""
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise BadInput(f"--verifier {text}: {item!r} is no KEY=VALUE")
+        options[key.strip()] = _value(value.strip())
+    return name, options
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def make_verifiers(texts: Sequence[str]) -> dict[str, Any]:
+    """Verifiers by column name, in order."""
+    from ..verifiers.base import VerifierError
+    from ..verifiers.registry import create
+
+    made: dict[str, Any] = {}
+    for text in texts:
+        name, options = parse_verifier(text)
+        column = name if name not in made else f"{name}#{sum(key.split('#')[0] == name for key in made) + 1}"
+        try:
+            made[column] = create(name, **options)
+        except VerifierError as error:
+            raise BadInput(f"--verifier {text}: {error}") from error
+    return made
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files below ``folder``, by name."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is no folder: name one that holds images")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    if not found:
+        raise BadInput(f"{folder} holds no image ({', '.join(sorted(ENDINGS))})")
+    return found
+
+
+def prompts_of(names: Sequence[str], options: argparse.Namespace, needed: bool) -> dict[str, str]:
+    """Prompt of every image."""
+    if options.prompts is None:
+        if needed and not options.prompt.strip():
+            raise BadInput("--prompt is empty: a verifier compares the images with their prompt")
+        return dict.fromkeys(names, options.prompt)
+    try:
+        with open(options.prompts, newline="", encoding="utf-8") as file:
+            listed = {row["file"]: row["prompt"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, TypeError) as error:
+        raise BadInput(f"--prompts {options.prompts}: columns 'file' and 'prompt' are needed ({error})") from error
+    missing = [name for name in names if not listed.get(name, "").strip()]
+    if missing and needed:
+        raise BadInput(f"--prompts {options.prompts} has no prompt for {missing[0]} ({len(missing)} such files)")
+    return {name: listed.get(name, "") for name in names}
+
+
+def finished(path: Path, columns: Sequence[str], prompts: dict[str, str]) -> set[str]:
+    """Files that the CSV holds already, with these prompts. BadInput if it was made with other verifiers."""
+    if not path.exists():
+        return set()
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if list(reader.fieldnames or []) != [*FIXED, *columns]:
+            raise BadInput(
+                f"{path} has the columns {', '.join(reader.fieldnames or ['none'])}, this run would write "
+                f"{', '.join([*FIXED, *columns])}: choose another --out, or delete the file",
+            )
+        return {row["file"] for row in reader if prompts.get(row["file"]) == row["prompt"]}
+
+
+def batches(paths: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Any]]:
+    """Consecutive images of one size -> (paths, float ``[n, H, W, 3]``); unreadable ones alone, with their error."""
+    import numpy as np
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    kept: list[Path] = []
+    arrays: list[Any] = []
+
+    def flush():
+        if kept:
+            yield list(kept), torch.from_numpy(np.stack(arrays)).float() / 255
+            kept.clear()
+            arrays.clear()
+
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                array = np.asarray(image.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            yield from flush()
+            yield [path], error
+            continue
+        if arrays and (arrays[0].shape != array.shape or len(arrays) == size):
+            yield from flush()
+        kept.append(path)
+        arrays.append(array)
+    yield from flush()
+
+
+def main(options: argparse.Namespace) -> int:
+    """Score what is not in the file yet; every batch is written as soon as it is known."""
+    import torch
+    from tqdm import tqdm
+
+    if options.batch < 1:
+        raise BadInput(f"--batch is {options.batch}: at least 1 is needed")
+    paths = {path.relative_to(options.folder).as_posix(): path for path in find_images(options.folder)}
+    verifiers = make_verifiers(options.verifier)
+    needed = any(getattr(verifier, "needs_prompt", True) for verifier in verifiers.values())
+    prompts = prompts_of(list(paths), options, needed)
+    out = options.out or options.folder / "scores.csv"
+    done = finished(out, list(verifiers), prompts)
+    names = {path: name for name, path in paths.items() if name not in done}
+    new, failed = not out.exists(), 0
+    with open(out, "a", newline="", encoding="utf-8") as file, tqdm(total=len(paths), initial=len(done)) as bar:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow([*FIXED, *verifiers])
+        for chosen, images in batches(list(names), options.batch):
+            if isinstance(images, Exception):
+                tqdm.write(f"{names[chosen[0]]} cannot be read: {images}", file=sys.stderr)
+                failed += 1
+            else:
+                texts = [prompts[names[path]] for path in chosen]
+                with torch.no_grad():
+                    table = [verifier.score(images, texts).tolist() for verifier in verifiers.values()]
+                for path, text, *scores in zip(chosen, texts, *table, strict=True):
+                    writer.writerow([names[path], text, *(f"{score:.6g}" for score in scores)])
+                file.flush()
+            bar.update(len(chosen))
+    sys.stdout.write(f"{len(paths) - failed} of {len(paths)} images scored in {out}\n")
+    return EXIT_FAILED if failed else 0

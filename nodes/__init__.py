@@ -18,6 +18,7 @@ MODULES = (
     "family_nodes",
     "verifier_nodes",
     "reward_nodes",
+    "compare_nodes",
     "report_nodes",
     "live_routes",
 )

@@ -1,0 +1,96 @@
+"""``Rank Images`` and ``Compare Verifiers``: for batches of any images, no search needed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..reports.canvas import THEMES
+from ..reports.compare import as_text, comparison
+from ..samplers.protocols import SearchError
+from ..verifiers.base import check_images
+from .types import VerifierType
+from .verifier_nodes import MEMBERS, VERIFIER_CATEGORY, prompts_for, score_batch
+
+
+class RankImagesNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeRankImages",
+            display_name="Rank Images",
+            category=VERIFIER_CATEGORY,
+            description="Sorts a batch of images by a verifier, best first, and keeps as many as wanted.",
+            inputs=[
+                io.Image.Input("images", tooltip="A batch of images."),
+                VerifierType.Input("verifier", tooltip="Judges the images."),
+                io.String.Input("prompt", multiline=True, default="", tooltip="What the images should show."),
+                io.Int.Input("keep", default=0, min=0, max=4096, tooltip="How many of the best to keep; 0 for all."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The images, best first."),
+                io.Int.Output(display_name="best_index", tooltip="Where the best image was in the batch, from 0."),
+                io.String.Output(display_name="order", tooltip="Former places of the images, best first."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, verifier, prompt, keep=0) -> io.NodeOutput:
+        images = check_images(images)
+        values = score_batch(verifier, images, prompts_for(prompt, len(images), verifier))
+        order = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)[: keep or None]
+        places = order.tolist()
+        return io.NodeOutput(images[order], places[0], ", ".join(map(str, places)))
+
+
+class CompareVerifiersNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs: list = [
+            io.Image.Input("images", tooltip="A batch of images; eight or more show something."),
+            io.String.Input("prompt", multiline=True, default="", tooltip="What the images should show."),
+        ]
+        for number in range(1, MEMBERS + 1):
+            inputs.append(
+                VerifierType.Input(f"verifier_{number}", optional=number > 2, tooltip="A verifier to be compared.")
+            )
+        inputs.append(
+            io.Combo.Input(
+                "theme", options=list(THEMES), default="dark", optional=True, tooltip="Colours of the picture."
+            )
+        )
+        return io.Schema(
+            node_id="TestTimeCompareVerifiers",
+            display_name="Compare Verifiers",
+            category=VERIFIER_CATEGORY,
+            description="Scores a batch with several verifiers and draws who agrees with whom.",
+            inputs=inputs,
+            outputs=[
+                io.Image.Output(display_name="picture", tooltip="Scatter plots and a table of scores."),
+                io.String.Output(display_name="text", tooltip="The scores as a table."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, prompt, verifier_1, verifier_2, theme="dark", **others) -> io.NodeOutput:
+        images = check_images(images)
+        judges = [verifier_1, verifier_2, *(v for _, v in sorted(others.items()) if v is not None)]
+        scores: dict[str, list[float | None]] = {}
+        for number, judge in enumerate(judges, 1):
+            name = judge.name if judge.name not in scores else f"{judge.name} ({number})"
+            values = score_batch(judge, images, prompts_for(prompt, len(images), judge)).tolist()
+            scores[name] = [value if math.isfinite(value) else None for value in values]
+        pixels = (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+        try:
+            drawn = comparison(pixels, scores, theme)
+        except ValueError as error:
+            raise SearchError(str(error)) from error
+        picture = torch.from_numpy(drawn.astype(np.float32) / 255)[None]
+        return io.NodeOutput(picture, as_text(scores), ui=ui.PreviewImage(picture, cls=cls))
+
+
+NODES = [RankImagesNode, CompareVerifiersNode]

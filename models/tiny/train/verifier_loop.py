@@ -34,7 +34,7 @@ _IGNORE = -100
 def parser(name: str, seed: int) -> argparse.ArgumentParser:
     """Command line options of a verifier's training."""
     options = argparse.ArgumentParser(description=f"Train the {name} model of the embedded family.")
-    options.add_argument("--steps", type=int, default=6000, help="optimiser steps in all")
+    options.add_argument("--steps", type=int, default=9000, help="optimiser steps in all")
     options.add_argument("--pairs", type=int, default=16000, help="training pairs to draw")
     options.add_argument("--batch", type=int, default=32, help="pairs a step")
     options.add_argument("--lr", type=float, default=1e-3)
@@ -93,7 +93,7 @@ class Feed:
         self.decoded: np.ndarray | None = None
 
     def find_decoded(self) -> bool:
-        """Map the autoencoder's renderings of this pool if `reconstruct.py` has made them."""
+        """Map the autoencoder's renderings of this pool that ``reconstruct.py`` has made, if any."""
         path = self.folder / f"decoded-{self.key}.npy"
         if self.decoded is None and path.exists():
             self.decoded = np.load(path, mmap_mode="r")

@@ -1,4 +1,4 @@
-"""Loaders of the published reward models: PickScore, HPSv2, ImageReward and two aesthetic predictors."""
+"""Loaders of published models: PickScore, HPSv2, ImageReward, two aesthetic predictors, image similarity."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..verifiers.aesthetic import load_aesthetic_v25, load_laion_aesthetic
 from ..verifiers.base import VerifierError
 from ..verifiers.clip_rewards import SCALES, load_hps, load_pickscore
 from ..verifiers.image_reward import load_image_reward
+from ..verifiers.similarity import COMBINATIONS, load_similarity
 from .host.managed_verifier import managed
 from .types import VerifierType
 from .verifier_nodes import FOLDER, NO_MODEL, VERIFIER_CATEGORY, clip_tokenizer
@@ -77,6 +78,7 @@ V25_HEAD = Weights(
     "2.6 MB",
     "AGPL-3.0",
 )
+DINO = Weights("Image similarity", "facebook/dinov2-base", "", "0.35 GB", "Apache-2.0")
 
 
 def folder_choices() -> list[str]:
@@ -266,4 +268,36 @@ class AestheticV25Node(io.ComfyNode):
             return io.NodeOutput(managed(load_aesthetic_v25(tower, file)))
 
 
-NODES = [PickScoreNode, HPSNode, ImageRewardNode, LAIONAestheticNode, AestheticV25Node]
+class SimilarityNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return _schema(
+            "TestTimeSimilarity",
+            "Image Similarity Verifier",
+            "How similar an image is to reference images, by CLIP, SigLIP or DINOv2. The prompt is not read. "
+            "Differentiable: fit for DAS.",
+            [
+                _combo("model", folder_choices(), DINO, "Folder of an image tower in models/verifiers."),
+                io.Image.Input("references", tooltip="One or several images to be similar to."),
+                io.Combo.Input(
+                    "combine",
+                    options=list(COMBINATIONS),
+                    default="mean",
+                    optional=True,
+                    tooltip="mean: similar to all references. max: to any of them.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model=None):
+        return _missing(model=(model, DINO))
+
+    @classmethod
+    def execute(cls, model, references, combine="mean") -> io.NodeOutput:
+        path = located("model", model, DINO)
+        with torch.inference_mode(False):
+            return io.NodeOutput(managed(load_similarity(path, references.clone(), combine=combine)))
+
+
+NODES = [SimilarityNode, PickScoreNode, HPSNode, ImageRewardNode, LAIONAestheticNode, AestheticV25Node]

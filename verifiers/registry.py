@@ -111,6 +111,13 @@ def _aesthetic_v25(siglip, head, **options) -> Verifier:
     return load_aesthetic_v25(siglip, head, **options)
 
 
+@register("similarity")
+def _similarity(folder, references, **options) -> Verifier:
+    from .similarity import load_similarity
+
+    return load_similarity(folder, references, **options)
+
+
 @register("jpeg_compressibility")
 def _jpeg_compressibility(**options) -> Verifier:
     from .jpeg import JPEGVerifier

@@ -113,17 +113,18 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
         "HPSNode": ("HPS_v2.1_compressed.pt", "Apache-2.0"),
         "ImageRewardNode": ("ImageReward.pt", "Apache-2.0"),
         "LAIONAestheticNode": ("clip-vit-large-patch14", "MIT"),
+        "SimilarityNode": ("dinov2-base", "Apache-2.0"),
         "AestheticV25Node": ("siglip-so400m-patch14-384", "Apache-2.0"),
     }
     for node in reward_nodes.NODES:
-        inputs = [item for item in node.define_schema().inputs if item.id != "scale"]
+        inputs = [item for item in node.define_schema().inputs if item.id not in ("scale", "references", "combine")]
         assert all(item.options == [reward_nodes.NO_MODEL] and len(item.tooltip) > 10 for item in inputs)
         message = node.validate_inputs(**{item.id: reward_nodes.NO_MODEL for item in inputs})
         for part in (*expected[node.__name__], inputs[0].id, str(folder_of(model_folders))):
             assert part in message, (node, part)
         assert node.validate_inputs() is True  # a choice that another node makes is not known yet
         with pytest.raises(VerifierError, match="Looked in"):
-            node.execute(*[reward_nodes.NO_MODEL for _ in inputs])
+            node.execute(*[reward_nodes.NO_MODEL for _ in inputs], *[None] * (node.__name__ == "SimilarityNode"))
 
 
 def test_a_wrong_file_is_refused_by_name(model_folders):  # noqa: F811
@@ -132,3 +133,10 @@ def test_a_wrong_file_is_refused_by_name(model_folders):  # noqa: F811
     (folder_of(model_folders) / "HPS_v2.1_compressed.pt").write_bytes(b"not a file of weights")
     with pytest.raises(ValueError, match="HPS_v2.1_compressed.pt is no readable weights file"):
         HPSNode.execute("HPS_v2.1_compressed.pt")
+
+
+def test_similarity(model_folders):  # noqa: F811
+    from testtime.nodes.reward_nodes import SimilarityNode
+
+    tiny_clip(folder_of(model_folders) / "some--clip")
+    assert run(SimilarityNode, "some--clip", torch.rand(2, 30, 30, 3)).name == "similarity(some--clip)"

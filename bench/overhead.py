@@ -88,7 +88,7 @@ def peak(model: str, search: Search, verifier, chunk: int) -> int:
 
 def measure(particles: int, chunk: int, repeats: int) -> list[dict]:
     """One row per method."""
-    verifier, rows = create("shapes_clip"), []
+    verifier, rows = create("shapes_preference"), []
     one_chunk = searches(chunk)
     for name, (model, search) in searches(particles).items():
         run(model, search, verifier, chunk)  # first calls pick and prepare kernels

@@ -54,8 +54,8 @@ class BenchSettings:
     steps: int = 20
     cfg: float = 2.5
     eta: float = 1.0
-    verifier: str = "shapes_clip"
-    held_out: str = "shapes_preference"
+    verifier: str = "shapes_preference"
+    held_out: str = "shapes_clip"
     prompts_per_task: int = 40
     seed: int = 0
     precision: str = "float32"

@@ -37,8 +37,8 @@ class Settings:
     steps: int = 20
     seed: int = 0
     cfg: float = 2.5
-    verifier: str = "shapes_clip"
-    held_out: str = "shapes_preference"
+    verifier: str = "shapes_preference"
+    held_out: str = "shapes_clip"
 
     def noise_seed(self, prompt: Prompt) -> int:
         """The sampling seed of a prompt: another one for each task, the same one for all methods."""

@@ -38,12 +38,12 @@ class LoadShapesWorldNode(io.ComfyNode):
                 io.Clip.Output(display_name="clip"),
                 io.Vae.Output(display_name="vae"),
                 VerifierType.Output(
-                    display_name="verifier", tooltip="A CLIP-like model: agreement of an image with its prompt."
+                    display_name="verifier", tooltip="A learned preference: how well an image follows its prompt."
                 ),
                 VerifierType.Output(
                     display_name="held_out",
-                    tooltip="A learned preference that shares nothing with the verifier: lets you see whether a search "
-                    "found better images or only better scores.",
+                    tooltip="A CLIP-like model that shares nothing with the preference model: lets you see whether a "
+                    "search found better images or only better scores.",
                 ),
             ],
         )
@@ -60,7 +60,7 @@ class LoadShapesWorldNode(io.ComfyNode):
     def execute(cls, model) -> io.NodeOutput:
         # Weights made in inference mode could not be differentiated through.
         with torch.inference_mode(False):
-            verifiers = [managed(create(name)) for name in ("shapes_clip", "shapes_preference")]
+            verifiers = [managed(create(name)) for name in ("shapes_preference", "shapes_clip")]
             return io.NodeOutput(load_model(model), load_clip(), load_vae(), *verifiers)
 
 

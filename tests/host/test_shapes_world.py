@@ -111,7 +111,7 @@ def test_gradient_through_host_equals_the_librarys(family):
         positive, negative = both_prompts(clip), encode(clip, "")
         sampler, sigmas = SearchSampler(options), torch.tensor(process.sigmas)
         comfy.sample.sample_custom(model, noise, 4.0, sampler, sigmas, positive, negative, latent, seed=7)
-    judge = create("shapes_clip")
+    judge = create("shapes_preference")
     _, ours = process.value_gradient(process.start(1), lambda images, group: judge.score(images, texts(group)))
     largest = float(ours.grad.abs().max())
     assert largest > 0

@@ -11,12 +11,8 @@ import torch
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-WORDS = [
-    "<|startoftext|>",
-    "<|endoftext|>",
-    *"abcdefghijklmnopqrstuvwxyz",
-    *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz"),
-]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
 
 
 def clip_tokenizer(folder: Path):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import VerifierError, check_images, freeze, module_device
+from .caching import ImageCache
 from .clip_score import _unit
 from .clip_weights import read_weights
 from .preprocessing import Preprocessing
@@ -72,6 +73,8 @@ def load_head(head: AffineHead, file: str | Path) -> AffineHead:
 class _ImageTower(nn.Module):
     """A tower and its head behind a plain module, whose ``device`` a host may set."""
 
+    half_safe = ("tower",)
+
     def __init__(self, tower: nn.Module, head: AffineHead):
         super().__init__()
         self.tower, self.head = tower, head
@@ -90,10 +93,12 @@ class _AestheticVerifier:
 
     def __init__(self, tower: nn.Module, head: AffineHead, prepare: Preprocessing, name: str):
         self.module, self.prepare, self.name = freeze(_ImageTower(tower, head)), prepare, name
+        self._images = ImageCache()
 
     def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; ``prompts`` are not read."""
-        return self.module(self.prepare(check_images(images).to(module_device(self.module))))
+        pixels = self.prepare(check_images(images).to(module_device(self.module)))
+        return self._images(pixels, lambda rows: self.module(pixels[rows.to(pixels.device)]))
 
 
 class LAIONAestheticVerifier(_AestheticVerifier):

@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
+from .caching import ImageCache
 from .clip_weights import build_clip, read_weights
 from .preprocessing import Preprocessing
+from .text import Tokens
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
@@ -34,6 +36,8 @@ _HESSEL_PREFIX = "A photo depicts "  # part of the published metric, easily miss
 
 class CLIPTowers(nn.Module):
     """Both towers of a ``CLIPModel`` behind a plain module, whose ``device`` a host may set."""
+
+    half_safe = ("clip",)
 
     def __init__(self, clip: CLIPModel):
         super().__init__()
@@ -91,7 +95,8 @@ class CLIPScoreVerifier:
         self.tokenizer, self.mode, self.name = tokenizer, mode, name
         self.prepare = Preprocessing(size=self.module.size, quantize=quantize)
         self.default_scale = {"cos": (0.26, 0.03), "x100": (26.0, 3.0), "hessel": (0.65, 0.075)}[mode]
-        self._texts = PromptCache(self._encode)
+        self._tokens = Tokens(tokenizer, clip.config.text_config.max_position_embeddings, name)
+        self._texts, self._images = PromptCache(self._encode), ImageCache()
 
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
@@ -100,18 +105,17 @@ class CLIPScoreVerifier:
         if self.mode == "hessel":
             prompts = [_HESSEL_PREFIX + prompt for prompt in prompts]
         device = module_device(self.module)
-        cosine = (self.module.encode_image(self.prepare(images.to(device))) * self._texts(prompts, device)).sum(-1)
+        pixels = self.prepare(images.to(device))
+        seen = self._images(pixels, lambda rows: self.module.encode_image(pixels[rows.to(device)]))
+        cosine = (seen * self._texts(prompts, device)).sum(-1)
         if self.mode == "x100":
             return 100.0 * cosine
         # clamp would turn a NaN pixel's score into a number on some devices; relu keeps it
         return 2.5 * torch.relu(cosine) if self.mode == "hessel" else cosine
 
     def _encode(self, prompts: list[str]) -> Tensor:
-        length = self.module.clip.config.text_config.max_position_embeddings
-        words = self.tokenizer(
-            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).to(module_device(self.module))
-        return self.module.encode_text(words["input_ids"], words["attention_mask"])
+        ids, mask = self._tokens(prompts).to(module_device(self.module)).unbind(1)
+        return self.module.encode_text(ids, mask)
 
 
 def load_clip_score_folder(folder: str | Path, tokenizer: str | Path | None = None, **options) -> CLIPScoreVerifier:

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .aesthetic import AffineHead
-from .base import VerifierError, check_images, check_prompts, freeze, module_device
+from .base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
+from .caching import ImageCache
 from .clip_weights import read_weights
 from .preprocessing import Preprocessing
+from .text import Tokens
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
@@ -58,6 +60,8 @@ class ImageRewardModel(nn.Module):
         vision, text: of ``transformers.BlipVisionConfig`` and ``BlipTextConfig``, over ``VISION`` and ``TEXT``.
     """
 
+    half_safe = ("vision", "text")
+
     def __init__(self, vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None):
         super().__init__()
         from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
@@ -71,7 +75,7 @@ class ImageRewardModel(nn.Module):
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Raw rewards ``[n]`` of normalised ``pixels [n, 3, s, s]`` for token ``ids`` and ``mask [n, tokens]``."""
-        seen = self.vision(pixel_values=pixels).last_hidden_state
+        seen = self.vision(pixel_values=pixels.to(next(self.vision.parameters()).dtype)).last_hidden_state
         read = self.text(
             input_ids=ids,
             attention_mask=mask,
@@ -118,6 +122,8 @@ class ImageRewardVerifier:
     ):
         self.module, self.tokenizer, self.normalise, self.name = freeze(model), tokenizer, normalise, name
         self.prepare = Preprocessing(size=int(model.vision.config.image_size), quantize=quantize)
+        # the prompt meets the image inside the network: only its tokens can be kept
+        self._tokens, self._images = PromptCache(Tokens(tokenizer, TOKENS, name)), ImageCache()
         self.default_scale = (0.0, 1.0) if normalise else (MEAN, STD)
 
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
@@ -125,10 +131,14 @@ class ImageRewardVerifier:
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name)
         device = module_device(self.module)
-        words = self.tokenizer(
-            prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        ).to(device)
-        reward = self.module(self.prepare(images.to(device)), words["input_ids"], words["attention_mask"])
+        ids, mask = self._tokens(prompts, device).unbind(1)
+        pixels = self.prepare(images.to(device))
+
+        def rate(rows: Tensor) -> Tensor:
+            rows = rows.to(device)
+            return self.module(pixels[rows], ids[rows], mask[rows])
+
+        reward = self._images(pixels, rate, prompts)
         return (reward - MEAN) / STD if self.normalise else reward
 
 

@@ -39,8 +39,11 @@ def names() -> list[str]:
     return sorted(_FACTORIES)
 
 
-def create(name: str, **options) -> Verifier:
+def create(name: str, precision: str | None = None, **options) -> Verifier:
     """Make the verifier ``name`` with its constructor's ``options``.
+
+    Args:
+        precision: "fp32", "fp16" or "bf16" for its towers, None leaves them as loaded (float32 for most).
 
     Raises:
         VerifierError: unknown name, or options that it does not have.
@@ -48,11 +51,16 @@ def create(name: str, **options) -> Verifier:
     if name not in _FACTORIES:
         raise VerifierError(f"there is no verifier {name!r}: choose one of {', '.join(names())}")
     try:
-        return _FACTORIES[name](**options)
+        verifier = _FACTORIES[name](**options)
     except TypeError as error:
         if not options:
             raise
         raise VerifierError(f"verifier {name!r} cannot be made with {options}: {error}") from error
+    if precision is not None:
+        from .precision import set_precision
+
+        set_precision(verifier, precision)
+    return verifier
 
 
 @register("shapes_clip")

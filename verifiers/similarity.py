@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import VerifierError, check_images, freeze, module_device
+from .caching import ImageCache
 from .clip_score import _unit
 from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 
@@ -35,6 +36,8 @@ _DINO_SIZE = 224  # DINOv2's configurations name the size of its position grid, 
 
 class ImageEmbedder(nn.Module):
     """An image tower that gives unit vectors, behind a plain module whose ``device`` a host may set."""
+
+    half_safe = ("tower",)
 
     def __init__(self, tower: nn.Module):
         super().__init__()
@@ -76,11 +79,14 @@ class SimilarityVerifier:
         self.module, self.combine, self.name = freeze(ImageEmbedder(tower)), combine, name
         self.references = check_images(references).detach().float().cpu().clone()
         self._embedded: Tensor | None = None
+        self._images = ImageCache()
 
     def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; ``prompts`` are not read."""
         device = module_device(self.module)
-        cosines = self.module(self.prepare(check_images(images).to(device))) @ self._references(device).T
+        pixels = self.prepare(check_images(images).to(device))
+        seen = self._images(pixels, lambda rows: self.module(pixels[rows.to(device)]))
+        cosines = seen @ self._references(device).T
         return cosines.mean(1) if self.combine == "mean" else cosines.amax(1)
 
     def _references(self, device: torch.device) -> Tensor:

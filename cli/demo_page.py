@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..reports.names import task_name
+from ..reports.page import COMMON_STYLE
 from ..samplers.trace import Trace
 from ..shapes_world.captions import Prompt
 from .demo_charts import best_so_far, curves, data_uri, step_scores, tree
@@ -103,7 +104,7 @@ def render(entries: Sequence[Entry], about: About) -> str:
     body = [_header(entries, about), _summary(entries, methods), _grid(entries, methods, prompts)]
     body += [_details(entries, methods, prompts), _methods(methods), _footer(about)]
     title = "Test-time scaling on six prompts"
-    style = STYLE_FILE.read_text(encoding="utf-8")
+    style = COMMON_STYLE.read_text(encoding="utf-8") + STYLE_FILE.read_text(encoding="utf-8")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'

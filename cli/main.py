@@ -27,6 +27,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     texts = {
         "run": "run a workflow on a running ComfyUI, or on one started headless",
         "demo": "compare the methods on the embedded models and write out/demo/index.html",
+        "report": "make a page (HTML) of the trace of a search",
         "score": "score a folder of images with verifiers, into a CSV file",
         "doctor": "say what was found: PyTorch, weights, ComfyUI",
     }

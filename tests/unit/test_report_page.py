@@ -1,0 +1,141 @@
+"""The report page: complete, self-contained, and deaf to what a prompt says."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from testtime.cli.main import main
+from testtime.reports.page import render
+from testtime.reports.thumbs import thumbnail
+from testtime.samplers.methods import SMC, BestOfN, PathSearch
+from testtime.samplers.session import run_search
+from testtime.samplers.tempering import Alpha
+from testtime.samplers.trace import Trace
+from testtime.samplers.trace_file import to_text
+
+from .oracles import keyed
+from .searches import TARGET
+
+HOSTILE = '</title><script>alert(1)</script><img src=x onerror="alert(2)"> \' " & star'
+ALPHA = Alpha(0.3, "absolute")
+
+
+class Reader(HTMLParser):
+    """What a browser would see: tags with their attributes, and the text of everything but style and script."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text, self._hidden = "", False
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._hidden = tag in ("style", "script")
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        self.text += "" if self._hidden else data
+
+
+@pytest.fixture(scope="module")
+def searched():
+    return run_search(SMC(5, alpha=ALPHA), keyed(), TARGET, [HOSTILE, "q"], held_out=TARGET)
+
+
+@pytest.fixture(scope="module")
+def page(searched):
+    picture = thumbnail(torch.full((64, 64, 3), 90, dtype=torch.uint8).numpy())
+    return render(searched.trace, dict.fromkeys(searched.particles[:3], picture), name='<x>&".json', version="0<1")
+
+
+def test_the_page_holds_everything(searched, page):
+    reader = Reader(page)
+    particles = {e["id"] for r in searched.trace.records for e in r.particles}
+    dots = [a for t, a in reader.tags if t == "circle" and "data-id" in a]
+    assert {int(a["data-id"]) for a in dots} == particles
+    parents = {e["id"]: e["parent"] for r in searched.trace.records for e in r.particles}
+    assert {int(a["data-id"]): int(a["data-parent"]) for a in dots if "data-parent" in a} == {
+        child: parent for child, parent in parents.items() if parent is not None
+    }
+    assert {int(a["data-id"]) for a in dots if "won" in a["class"].split()} >= {searched.particles[0]}
+    assert sum(t == "figure" for t, _ in reader.tags) == len(searched.particles)
+    assert page.count("data:image/jpeg;base64,") == 3
+    for text in (f"{float(searched.scores[0]):.3f}", str(searched.ledger.nfe), "SMC", "seed 3", "held-out"):
+        assert text in reader.text
+    assert len([a for t, a in reader.tags if t == "polyline" and a["class"] == "best"]) == 2
+
+
+def test_nothing_is_loaded_and_nothing_of_a_prompt_runs(page):
+    reader = Reader(page)
+    assert HOSTILE in reader.text and '<x>&".json' in reader.text
+    assert sum(t == "script" for t, _ in reader.tags) == 1
+    for tag, attributes in reader.tags:
+        assert tag not in ("link", "iframe", "object", "base", "form")
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("src", "href", "srcset", "action"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", page)
+    policy = next(a["content"] for t, a in reader.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy and "unsafe-eval" not in policy
+
+
+def test_runs_cut_short_and_unscored_ones_have_a_page_too():
+    cut = run_search(SMC(4, alpha=ALPHA), keyed(), TARGET, ["p", "q"], max_nfe=30)
+    assert "Ended early: budget" in Reader(render(cut.trace)).text
+    plain = run_search(BestOfN(1), keyed(groups=1), None, ["p"])
+    assert "Nothing was scored" in Reader(render(plain.trace)).text
+    rounds = run_search(PathSearch(2, 2), keyed(groups=1), TARGET, ["p"])
+    assert f"{float(rounds.scores[0]):.3f}" in Reader(render(rounds.trace)).text
+    with pytest.raises(ValueError, match="empty"):
+        render(Trace())
+
+
+def test_prompts_of_a_rewriter_are_text(searched):
+    trace = Trace.from_json(searched.trace.to_json())
+    trace.records[1].rewrites = [{"prompts": [HOSTILE], "missing": "<i>star</i>"}]
+    reader = Reader(render(trace))
+    assert f"step {trace.records[1].step}: {HOSTILE}" in reader.text and "<i>star</i>" in reader.text
+
+
+def test_the_command_writes_a_page(searched, tmp_path, capsys):
+    source = tmp_path / "trace.json"
+    source.write_text(to_text(searched.trace), encoding="utf-8")
+    assert main(["report", str(source)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "trace.html")
+    assert main(["report", str(source), "-o", str(tmp_path / "deep" / "page.html")]) == 0
+    assert (tmp_path / "deep" / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ('{"schema": 1, "records": [{"particles": [', "ends in the middle"),
+        ('{"schema": 99, "records": []}', "update the pack"),
+        ('{"schema": 1, "records": []}', "empty"),
+        ("\x00\xff", "not JSON"),
+    ],
+)
+def test_bad_files_are_bad_input(tmp_path, capsys, text, message):
+    source = tmp_path / "trace.json"
+    if text is not None:
+        source.write_text(text, encoding="utf-8")
+    assert main(["report", str(source)]) == 2
+    assert message in capsys.readouterr().err
+    assert not source.with_suffix(".html").exists()
+
+
+def test_the_trace_itself_is_never_overwritten(searched, tmp_path, capsys):
+    source = tmp_path / "trace.json"
+    source.write_text(to_text(searched.trace), encoding="utf-8")
+    assert main(["report", str(source), "-o", str(source)]) == 2
+    assert json.loads(source.read_text(encoding="utf-8"))["schema"] == 1
+    assert "that is the trace itself" in capsys.readouterr().err

@@ -11,8 +11,11 @@ log = logging.getLogger("testtime")
 MODULES = (
     "method_nodes",
     "flow_method_nodes",
+    "tts_var_node",
     "search_ksampler",
     "search_sampler",
+    "infinity_nodes",
+    "infinity_sampler",
     "replay_node",
     "recover_node",
     "family_nodes",

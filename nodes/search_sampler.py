@@ -113,6 +113,22 @@ def noise_of(search: Search | OnPath, eta: float) -> float | SDE:
     return search.sde if isinstance(search, OnPath) else eta
 
 
+def live_run(options: SearchOptions) -> LiveRun | None:
+    """What shows a run in the front end, or None when that is switched off."""
+    if not live_store.enabled:
+        return None
+    return LiveRun(
+        {
+            "method": method_of(options.search).name,
+            "prompts": [options.prompt],
+            "verifier": getattr(options.verifier, "name", None),
+            "held_out": getattr(options.held_out, "name", None),
+            "max_nfe": options.max_nfe or None,
+            "max_seconds": options.max_seconds or None,
+        }
+    )
+
+
 class SearchSampler(comfy.samplers.Sampler):
     """A SAMPLER that searches: takes G latents, returns the best of N particles for each.
 
@@ -147,7 +163,7 @@ class SearchSampler(comfy.samplers.Sampler):
             latent_image=torch.zeros_like(noise) if latent_image is None else latent_image,
             denoise_mask=denoise_mask,
         )
-        live = self._live()
+        live = live_run(self.options)
         listener = both(both(report_to(callback, call.groups), options.listener), live)
         try:
             result = self._run(call, listener, live)
@@ -164,22 +180,6 @@ class SearchSampler(comfy.samplers.Sampler):
         if result.status != "complete":
             log.warning("search ended early (%s): returning the best so far", result.status)
         return _finish(call, result.status)(result.latents)
-
-    def _live(self) -> LiveRun | None:
-        """What shows this run in the front end, or None when that is switched off."""
-        options, search = self.options, method_of(self.options.search)
-        if not live_store.enabled:
-            return None
-        return LiveRun(
-            {
-                "method": search.name,
-                "prompts": [options.prompt],
-                "verifier": getattr(options.verifier, "name", None),
-                "held_out": getattr(options.held_out, "name", None),
-                "max_nfe": options.max_nfe or None,
-                "max_seconds": options.max_seconds or None,
-            }
-        )
 
     def _run(self, call: SamplingCall, listener: Listener | None, live: LiveRun | None) -> SearchResult:
         search, noise = method_of(self.options.search), self.options.eta

@@ -6,6 +6,8 @@
 | TESTTIME_VERIFIER | a judge, ``samplers.protocols.Verifier`` |
 | TESTTIME_TRACE | the record of a run, ``samplers.trace.Trace`` |
 | TESTTIME_SCORES | ``Scores`` below |
+| TESTTIME_INFINITY | a next-scale model, ``host.infinity_host.InfinityModel`` |
+| TESTTIME_EXTRACTOR | image features for clustering, ``samplers.clustering.Extractor`` |
 
 Every Custom type is created here and nowhere else, because two classes of the same name would look alike in the
 graph and differ in Python.
@@ -23,6 +25,8 @@ SearchType = io.Custom("TESTTIME_SEARCH")
 VerifierType = io.Custom("TESTTIME_VERIFIER")
 TraceType = io.Custom("TESTTIME_TRACE")
 ScoresType = io.Custom("TESTTIME_SCORES")
+InfinityType = io.Custom("TESTTIME_INFINITY")
+ExtractorType = io.Custom("TESTTIME_EXTRACTOR")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,20 @@ class Extractor(Protocol):
         ...
 
 
+class PixelFeatures:
+    """Average colours of a ``side`` x ``side`` grid: needs no network, sees layout and palette, nothing else."""
+
+    name = "pixels"
+
+    def __init__(self, side: int = 16):
+        self.side = side
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """``[n, side * side, 3]``."""
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images.float().movedim(-1, 1), self.side)
+        return pooled.flatten(2).transpose(1, 2)
+
+
 def reduce_tokens(tokens: Tensor, how: str) -> Tensor:
     """One vector per image, float32 on the CPU.
 

@@ -83,3 +83,23 @@ class ShapesPreferenceVerifier(_ShapesVerifier):
 
     def _score(self, images: Tensor, prompts: list[str]) -> Tensor:
         return self.module(images, self._tokens(prompts, images.device))
+
+
+class ShapesFeatures:
+    """Patch tokens of ShapesCLIP's image tower, for clustering: what DINOv2's are for photographs.
+
+    Args:
+        module: a ``models.tiny.clip.ShapesCLIP``; None loads the trained one.
+    """
+
+    name = "shapes_clip"
+
+    def __init__(self, module: nn.Module | None = None):
+        from ..models.tiny.clip import load_clip
+
+        self.module = freeze(load_clip() if module is None else module)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """``[n, 64, 160]`` of ``images [n, H, W, 3]`` in 0..1, row by row of an 8 x 8 grid."""
+        images = check_images(images).to(module_device(self.module))
+        return self.module.image_tokens(images.float().movedim(-1, 1))

@@ -98,3 +98,21 @@ def schedule_for(aspect: float = 1.0, budget: str = "1M", exact: bool = False) -
     if exact and abs(nearest - aspect) > 0.01 * aspect:
         raise ValueError(f"aspect ratio (height / width) {aspect:g} has no schedule: the nearest is {nearest:g}")
     return ScaleSchedule(TABLES[nearest][: BUDGETS[budget]], TABLES[nearest][-1])
+
+
+def schedule_of_grid(grid: Grid) -> ScaleSchedule:
+    """Schedule whose finest grid is ``grid`` (tokens high, tokens wide), at the largest budget that ends there.
+
+    Raises:
+        ValueError: no schedule ends on this grid; the message names the nearest that does.
+    """
+    ends = {
+        table[count - 1]: ScaleSchedule(table[:count], table[-1])
+        for table in TABLES.values()
+        for count in sorted(BUDGETS.values())
+    }
+    if grid not in ends:
+        nearest = min(ends, key=lambda known: abs(known[0] - grid[0]) + abs(known[1] - grid[1]))
+        pixels = " x ".join(str(side * TOKEN_PIXELS) for side in nearest)
+        raise ValueError(f"no schedule ends on {grid[0]} x {grid[1]} tokens: the nearest image has {pixels} pixels")
+    return ends[grid]

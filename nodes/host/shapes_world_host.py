@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import comfy.ldm.models.autoencoder
 import comfy.model_base
 import comfy.model_management as management
 import comfy.model_patcher
@@ -27,6 +26,7 @@ from ...models.tiny.loading import load_autoencoder, load_into, load_text_encode
 from ...shapes_world.captions import sample_prompt
 from ...shapes_world.drawing import draw
 from ...shapes_world.scene import TASKS, sample_scene
+from .own_vae import as_vae
 
 log = logging.getLogger("testtime")
 
@@ -91,22 +91,14 @@ def load_vae() -> comfy.sd.VAE:
     # The host's layers can run while their weights stay in main memory, as --novram asks for.
     autoencoder = Autoencoder(operations=comfy.ops.disable_weight_init)
     load_into(autoencoder, "autoencoder")
-    # A stock constructor sets some two dozen attributes that differ between versions of ComfyUI; a small stock network
-    # serves to run it, and is then exchanged for ours.
-    stock = {"double_z": True, "z_channels": 4, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32}
-    stock |= {"ch_mult": [1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
-    parameters = {"ddconfig": stock, "embed_dim": LATENT_CHANNELS}
-    weights = comfy.ldm.models.autoencoder.AutoencoderKL(**parameters).state_dict()
-    vae = comfy.sd.VAE(sd=weights, config={"params": parameters}, dtype=torch.float32)
-    vae.first_stage_model = autoencoder.to(dtype=vae.vae_dtype, memory_format=torch.channels_last)
-    vae.size = None  # newer hosts keep the size of the network that they made
-    vae.patcher = comfy.model_patcher.ModelPatcher(
-        vae.first_stage_model, load_device=vae.device, offload_device=management.vae_offload_device()
-    )
     # Nothing in it runs above a quarter of the image's resolution, at no more than 384 channels there.
-    vae.memory_used_decode = lambda shape, dtype: 3_000 * shape[-2] * shape[-1] * management.dtype_size(dtype)
-    vae.memory_used_encode = lambda shape, dtype: 40 * shape[-2] * shape[-1] * management.dtype_size(dtype)
-    return vae
+    return as_vae(
+        autoencoder,
+        LATENT_CHANNELS,
+        DOWNSCALE,
+        lambda shape, dtype: 3_000 * shape[-2] * shape[-1] * management.dtype_size(dtype),
+        lambda shape, dtype: 40 * shape[-2] * shape[-1] * management.dtype_size(dtype),
+    )
 
 
 class ShapesTokenizer:

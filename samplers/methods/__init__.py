@@ -10,6 +10,8 @@ from .path_search import PathSearch
 from .rbf import RBF
 from .smc import SMC
 from .svdd import SVDD
+from .ttgen import TTGen
+from .tts_var import TTSVAR
 
 METHODS = {
     "best_of_n": BestOfN,
@@ -23,6 +25,8 @@ METHODS = {
     "random_search": RandomSearch,
     "zero_order_search": ZeroOrderSearch,
     "path_search": PathSearch,
+    "ttgen": TTGen,
+    "tts_var": TTSVAR,
 }
 
 __all__ = [
@@ -37,5 +41,7 @@ __all__ = [
     "RandomSearch",
     "SMC",
     "SVDD",
+    "TTGen",
+    "TTSVAR",
     "ZeroOrderSearch",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -137,13 +138,14 @@ class TTSVAR:
     strength: float = 10.0
     history: str = "selection"
     name: str = "tts_var"
+    needs_schedule: ClassVar[bool] = True
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process``."""
         self.check_settings()
         if verifier is None:
             raise SearchError("verifier is missing: connect one, a search needs a judge")
-        plan = self.plan or default_plan(process.steps)
+        plan = self.plan_for(process.steps)
         plan.check(process.steps)
         if plan.cluster and self.extractor is None:
             raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
@@ -163,6 +165,10 @@ class TTSVAR:
         if self.history not in ("selection", "all"):
             raise SearchError(f"history is {self.history!r}: choose 'selection' or 'all'")
 
+    def plan_for(self, steps: int) -> Plan:
+        """The plan on ``steps`` scales."""
+        return self.plan or default_plan(steps)
+
     def scored_scales(self, plan: Plan) -> set[int]:
         """Scales after which all particles are scored; the finished images are scored in any case."""
         if not plan.resample or self.potential == "value":
@@ -176,7 +182,7 @@ class TTSVAR:
         """Draw, look, select; the module's names follow the paper."""
         process, steps = session.process, session.process.steps
         groups = process.groups
-        plan = self.plan or default_plan(steps)
+        plan = self.plan_for(steps)
         scored = self.scored_scales(plan)
         if self.potential != "value" and getattr(session.verifier, "relative", False):
             session.warn(

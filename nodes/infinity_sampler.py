@@ -1,0 +1,281 @@
+"""``Infinity Sampler`` draws images scale by scale; ``Infinity Search`` searches while it does."""
+
+from __future__ import annotations
+
+import logging
+
+import comfy.model_management as management
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..models.infinity.schedules import BUDGETS
+from ..samplers.protocols import Search, SearchResult, State
+from ..samplers.scalewise import ScaleSampling, ScalewiseProcess
+from ..samplers.session import run_search
+from ..samplers.trace import Listener, StepRecord
+from .compat import InterruptProcessing
+from .host.infinity_host import RATIOS
+from .host.pixels import HostVerifier
+from .host.progress import best_rows, both
+from .host.results import HostResult, host_result, store
+from .host.scalewise_host import ScaleCall, scalewise_process
+from .search_sampler import STOP, SearchOptions, common_inputs, live_run, population, prompt_problem
+from .types import CATEGORY, InfinityType, ScoresType, TraceType
+
+log = logging.getLogger("testtime")
+
+INFINITY_CATEGORY = f"{CATEGORY}/infinity"
+PREVIEW_SIDE = 512
+
+
+def populations(search: Search, steps: int) -> list[int]:
+    """Particles per image that each scale is drawn with."""
+    plan = getattr(search, "plan_for", None)
+    if plan is not None:
+        return [search.particles * size for size in plan(steps).populations(steps)]
+    return [population(search)] * steps
+
+
+def report_to_bar(steps: int, groups: int) -> Listener:
+    """A listener that moves the progress bar and shows the best particle where images were decoded anyway."""
+    bar = comfy.utils.ProgressBar(steps)
+
+    def listener(record: StepRecord, state: State, images: Tensor | None) -> None:
+        show(bar, record.step, steps, None if images is None else images[best_rows(record, groups)[0]])
+
+    return listener
+
+
+def show(bar: comfy.utils.ProgressBar, step: int, steps: int, image: Tensor | None) -> None:
+    """Move a progress bar; ``image`` ``[H, W, 3]`` in 0..1 becomes the node's preview."""
+    preview = None
+    if image is not None:
+        from PIL import Image
+
+        pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        preview = ("JPEG", Image.fromarray(pixels), PREVIEW_SIDE)
+    bar.update_absolute(step, steps, preview)
+
+
+def drawing_inputs() -> list:
+    """Inputs of both nodes: the model, the prompt, how bits are drawn, the size."""
+    return [
+        InfinityType.Input("infinity", tooltip="The transformer of Load Infinity or Load Shapes World VAR."),
+        io.Conditioning.Input("positive", tooltip="What to draw: the prompt, encoded by the model's own CLIP."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Seed of all noise: every particle draws its bits from a stream of its own.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=3.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Classifier-free guidance scale. 1.0 leaves the unconditional branch out, which halves the cost.",
+        ),
+        io.Float.Input(
+            "tau",
+            default=0.5,
+            min=0.01,
+            max=10.0,
+            step=0.05,
+            tooltip="Temperature of the bits: lower is cleaner and less varied. Infinity 2B: 0.5, 8B and Shapes World: "
+            "1.0. A search needs some variety to choose from.",
+        ),
+        io.Float.Input(
+            "top_p",
+            default=0.97,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Bits whose less likely value has a probability of at most 1 - top_p are certain. 0 = off.",
+        ),
+        io.Combo.Input(
+            "aspect_ratio", options=list(RATIOS), tooltip="Width : height. The model has a schedule for each of these."
+        ),
+        io.Combo.Input(
+            "pixels",
+            options=list(BUDGETS),
+            default="1M",
+            tooltip="Size of the image: 0.06M = 256 x 256, 0.25M = 512 x 512, 0.60M = 768 x 768, 1M = 1024 x 1024, or "
+            "as many pixels in another shape. Shapes World always draws 128 x 128.",
+        ),
+        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Images to make."),
+    ]
+
+
+def optional_inputs() -> list:
+    """Optional inputs of both nodes."""
+    return [
+        io.Conditioning.Input(
+            "negative",
+            optional=True,
+            tooltip="What guidance pushes away from. Left out, the model uses what it learned for the empty prompt.",
+        ),
+        io.Int.Input(
+            "cfg_layer",
+            default=0,
+            min=-64,
+            max=0,
+            optional=True,
+            tooltip="Where guidance is mixed: 0 = at the logits, -n = after the n-th block from the end.",
+        ),
+    ]
+
+
+def sampling_of(cfg: float, tau: float, top_p: float, cfg_layer: int = 0) -> ScaleSampling:
+    """The widgets as the library takes them."""
+    return ScaleSampling(cfg=cfg, tau=tau, top_p=top_p, layers=(cfg_layer,))
+
+
+def to_graph(latents: Tensor) -> Tensor:
+    """Code maps for the graph."""
+    return latents.float().to(management.intermediate_device())
+
+
+class InfinitySamplerNode(io.ComfyNode):
+    """Infinity Sampler: plain sampling, no search."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeInfinitySampler",
+            display_name="Infinity Sampler",
+            category=INFINITY_CATEGORY,
+            description="Draws images with Infinity, scale by scale, from 1 x 1 tokens up. Decode with VAE Decode.",
+            inputs=[
+                *drawing_inputs(),
+                *optional_inputs(),
+                io.Int.Input(
+                    "top_k",
+                    default=2,
+                    min=1,
+                    max=2,
+                    optional=True,
+                    tooltip="Values a bit may take: 2 = both, drawn by chance; 1 = the likelier one, always the same "
+                    "image. (The published code's 900 means 2.)",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Shows the image between the scales. Not needed otherwise."),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Summed codes, one map per image.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, infinity, positive, seed, cfg, tau, top_p, aspect_ratio, pixels, batch_size, negative=None, cfg_layer=0,
+        top_k=2, vae=None,
+    ) -> io.NodeOutput:  # fmt: skip
+        schedule = infinity.schedule(aspect_ratio, pixels)
+        sampling = sampling_of(cfg, tau, top_p, cfg_layer)
+        call = ScaleCall(
+            infinity, vae, positive, negative, schedule, batch_size, seed, sampling, [1] * len(schedule)
+        )  # fmt: skip
+        process, _ = scalewise_process(call)
+        latents = draw(process if top_k == 2 else process.without_noise(), preview=vae is not None)
+        return io.NodeOutput({"samples": to_graph(latents)})
+
+
+def draw(process: ScalewiseProcess, preview: bool) -> Tensor:
+    """All scales of one particle per image, with progress -> code maps ``[G, d, h, w]``."""
+    bar = comfy.utils.ProgressBar(process.steps)
+    state = process.start(1)
+    for step in range(process.steps):
+        state, _ = process.advance(state)
+        image = None
+        if preview and 0 < step < process.steps - 1:  # a single token shows a flat colour, the last scale is the result
+            image = process.preview(process.predict(state.select(torch.tensor([0]))))[0]
+        show(bar, step + 1, process.steps, image)
+    return process.finish(state)
+
+
+class InfinitySearchNode(io.ComfyNode):
+    """Infinity Search: any search that a next-scale model allows."""
+
+    @classmethod
+    def define_schema(cls):
+        shared = [entry for entry in common_inputs() if entry.id != "eta"]
+        return io.Schema(
+            node_id="TestTimeInfinitySearch",
+            display_name="Infinity Search",
+            category=INFINITY_CATEGORY,
+            description="Infinity Sampler that spends extra compute on finding a better image: many particles are "
+            "drawn together, a verifier judges them between the scales. Works with TTS-VAR, Best-of-N, Importance "
+            "Sampling, SMC and FK Steering. Gives the best image, all finalists sorted, their scores and the trace.",
+            inputs=[*drawing_inputs(), *shared, *optional_inputs()],
+            outputs=[
+                io.Latent.Output(display_name="best", tooltip="The best code map of every image."),
+                io.Latent.Output(display_name="finalists", tooltip="All survivors, by image, then score, best first."),
+                ScoresType.Output(display_name="scores", tooltip="Scores of the finalists, in their order."),
+                TraceType.Output(display_name="trace", tooltip="The record of the search, for reports."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt=None):
+        return prompt_problem(prompt)
+
+    @classmethod
+    def execute(
+        cls, infinity, positive, seed, cfg, tau, top_p, aspect_ratio, pixels, batch_size, negative=None, cfg_layer=0,
+        **search,
+    ) -> io.NodeOutput:  # fmt: skip
+        options = SearchOptions(**search)
+        options.check()
+        schedule = infinity.schedule(aspect_ratio, pixels)
+        sizes = populations(options.search, len(schedule))
+        sampling = sampling_of(cfg, tau, top_p, cfg_layer)
+        call = ScaleCall(infinity, options.vae, positive, negative, schedule, batch_size, seed, sampling, sizes)
+        result = search_scales(call, options)
+        latents = {"samples": result.best}
+        return io.NodeOutput(latents, {"samples": result.finalists}, result.scores, result.trace)
+
+
+def search_scales(call: ScaleCall, options: SearchOptions) -> HostResult:
+    """Run a search; the host's interruption exception passes through when cancelled under ``STOP``."""
+    live = live_run(options)
+    try:
+        result = _run(call, options, live)
+    except BaseException as error:
+        if live is not None:
+            live.finish("failed", [f"{type(error).__name__}: {error}"])
+        raise
+    if live is not None:
+        live.finish(result.status, result.warnings)
+    hosted = host_result(result, options.verifier, options.held_out, to_graph)
+    store.add(hosted)
+    if result.status == "interrupted" and options.on_cancel == STOP:
+        log.info("search cancelled: the best so far is kept, see the Recover Search node")
+        raise InterruptProcessing()
+    if result.status != "complete":
+        log.warning("search ended early (%s): returning the best so far", result.status)
+    return hosted
+
+
+def _run(call: ScaleCall, options: SearchOptions, live) -> SearchResult:
+    process, residency = scalewise_process(call)
+    if live is not None:
+        live.process = process
+    result = run_search(
+        options.search,
+        process,
+        HostVerifier(options.verifier, residency),
+        [options.prompt] * call.groups,
+        held_out=None if options.held_out is None else HostVerifier(options.held_out, residency),
+        listener=both(report_to_bar(process.steps, call.groups), live),
+        max_nfe=options.max_nfe or None,
+        max_seconds=options.max_seconds or None,
+        interrupts=(InterruptProcessing,),
+    )
+    result.trace.meta.update({"sigmas": process.sigmas, "cfg": call.sampling.cfg, "warnings": result.warnings})
+    return result
+
+
+NODES = [InfinitySamplerNode, InfinitySearchNode]

@@ -14,6 +14,7 @@ from torch import nn
 from . import vocabulary
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
+from .packing import unpack
 from .text_encoder import TextEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -57,7 +58,8 @@ def load_state(name: str, folder: Path = WEIGHTS) -> tuple[dict[str, torch.Tenso
         raise WeightsError(missing_weights([name], folder))
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return unpack(state), file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path.name} in {path.parent} is damaged ({error}): {_REMEDY}") from error
 

@@ -21,6 +21,7 @@ from torch import nn
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.drawing import draw
 from ....shapes_world.scene import TASKS, Scene, sample_scene
+from ..packing import pack
 from .muon import Muon, matrices
 
 log = logging.getLogger("testtime.train")
@@ -201,11 +202,14 @@ def rank_and_processes() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def export(name: str, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
-    """Write ``weights/<name>.safetensors`` in float16."""
+def export(
+    name: str, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None, packed: bool = False
+) -> Path:
+    """Write ``weights/<name>.safetensors`` in float16, or with ``packed`` at a byte per number (see ``packing``)."""
     WEIGHTS.mkdir(exist_ok=True)
     path = WEIGHTS / f"{name}.safetensors"
-    save_file({key: value.half().contiguous() for key, value in state.items()}, str(path), metadata=metadata)
+    stored = pack(state) if packed else {key: value.half().contiguous() for key, value in state.items()}
+    save_file(stored, str(path), metadata=metadata)
     return path
 
 

@@ -81,7 +81,7 @@ def train_vae(options) -> None:
     if not options.export_only:
         loop.run(loss_of)
     model.load_state_dict(loop.averaged())
-    export("var_vae", model.state_dict())
+    export("var_vae", model.state_dict(), packed=True)
     quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT)[:]))
     record("var_vae", {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds, "batch": options.batch})
 
@@ -124,7 +124,7 @@ def train_transformer(options) -> None:
 
     if not options.export_only:
         loop.run(loss_of)
-    export("var", loop.averaged())
+    export("var", loop.averaged(), packed=True)
     record("var", {"loss": loop.recent_loss(), "steps": loop.step, "seconds": loop.seconds, "batch": options.batch})
 
 

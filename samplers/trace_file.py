@@ -118,6 +118,7 @@ def essentials(trace: Trace) -> dict[str, Any]:
                 **({"held_out": entry["held_out"]} if "held_out" in entry else {}),
                 "slots": list(lineage.slots),
                 "gradient_scales": list(lineage.gradient_scales),
+                **({"prompts": list(lineage.prompts)} if lineage.prompts else {}),
             }
         )
     spent = meta.get("ledger") or {}
@@ -171,6 +172,8 @@ def _path(winner: dict[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(f"{len(slots)} slots and {len(scales) - 1} moves")
     blank = {"parent": None, "group": int(winner["image"]), "score": None, "log_weight": None, "selected": True}
     entries = [{**blank, "slot": slot, "gradient_scale": scale} for slot, scale in zip(slots, scales, strict=True)]
+    for entry, prompt in zip(entries, winner.get("prompts") or (), strict=False):
+        entry["prompt"] = None if prompt is None else str(prompt)
     entries[-1].update(id=int(winner["particle"]), score=winner.get("score"))
     return entries
 

@@ -62,9 +62,10 @@ class ImageCache:
         found = []
         for key in keys:
             row = fresh[key] if key in fresh else self._kept[key]
-            self._kept[key] = row
-            self._kept.move_to_end(key)
             found.append(row)
+            if bool(torch.isfinite(row).all()):  # what failed may work the next time
+                self._kept[key] = row
+                self._kept.move_to_end(key)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
         # stack copies, so a row that was made under inference mode can be saved for a backward pass outside of it

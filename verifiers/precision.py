@@ -1,7 +1,7 @@
 """Half precision for the large part of a verifier's network.
 
-Towers run in half precision; normalisation, cosines and heads stay in float32 (the verifiers see to that). A module says
-which of its children may be cast in ``half_safe``; without that attribute it stays as it is.
+Towers run in half precision; normalisation, cosines and heads stay in float32 (the verifiers see to that). A module
+says which of its children may be cast in ``half_safe``; without that attribute it stays as it is.
 """
 
 from __future__ import annotations

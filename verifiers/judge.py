@@ -1,0 +1,171 @@
+"""A vision-language model as the judge, on this machine or behind an OpenAI-compatible endpoint.
+
+It is asked whether the image shows the prompt (probability of yes), or to fill in a rubric (``rubric.py``). An image
+whose answer cannot be had or read after the retries gets no score (or a neutral one, where the user chose so) and is
+counted; the search goes on with the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .base import VerifierError, check_images, check_prompts
+from .caching import ImageCache
+from .pictures import finite_rows, to_bytes, to_pictures
+from .rubric import RUBRICS, NotUnderstood, Rubric
+from .vlm import ChatVLM, load_vlm
+
+log = logging.getLogger("testtime")
+
+FAILURES = ("skip", "neutral", "error")
+MEAN = "mean"
+
+
+class Asker(Protocol):
+    """Somebody who can be shown pictures. ``name`` for reports, ``module`` the network or None."""
+
+    name: str
+    module: nn.Module | None
+
+    def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
+        """Scores per axis of uint8 ``pixels [k, H, W, 3]``, or in their place the reason why there are none."""
+        ...
+
+
+class LocalAsker:
+    """A chat model on this machine.
+
+    Args:
+        vlm: the model.
+        longest: pixels of an image's longer side that it is shown; None leaves images as they are.
+        name: for reports.
+    """
+
+    def __init__(self, vlm: ChatVLM, longest: int | None = 768, name: str = "vlm"):
+        self.module, self.longest, self.name = vlm, longest, name
+
+    def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
+        """See ``Asker``: the probability of yes in one pass, a rubric with one more try where it cannot be read."""
+        shown = to_pictures(pixels, self.longest)
+        if rubric.name == "yes_no":
+            said = self.module.next_token(shown, questions)
+            yes, no = (said[:, self.module.first_token(word)].exp() for word in ("Yes", "No"))
+            return [{"yes": share} for share in (yes / (yes + no)).tolist()]
+        return [self._fill(picture, question, rubric) for picture, question in zip(shown, questions, strict=True)]
+
+    def _fill(self, picture, question: str, rubric: Rubric) -> dict[str, float] | str:
+        reason = ""
+        for hint in ("", "\nOnly the answer in exactly this form, nothing before or after it."):
+            (text,) = self.module.answer([picture], [question + hint], rubric.tokens)
+            try:
+                return rubric.read(text)
+            except NotUnderstood as error:
+                reason = str(error)
+        return reason
+
+
+class VLMJudgeVerifier:
+    """Scores of a vision-language model.
+
+    Args:
+        asker: who is asked.
+        rubric: "yes_no" (P(yes) / (P(yes) + P(no)), 0 to 1), "axes" (0 to 10) or "unified_reward" (1 to 5).
+        axis: which score of the rubric counts, or "mean" of all; None takes "overall" where there is one.
+        on_failure: for an image without an answer: "skip" gives NaN (it cannot win), "neutral" the middle of the scale,
+            "error" ends the run.
+        batch: images asked about together.
+
+    Attributes:
+        failed: how many images got no answer so far.
+        last_scores: every axis of the last call, ``[n]`` each, by name.
+
+    Raises:
+        VerifierError: unknown rubric, axis or manner.
+    """
+
+    differentiable = False
+    needs_prompt = True
+    bytes_per_image = 2 * 2**30
+
+    def __init__(
+        self,
+        asker: Asker,
+        rubric: str = "yes_no",
+        axis: str | None = None,
+        on_failure: str = "skip",
+        batch: int = 1,
+        name: str | None = None,
+    ):
+        if rubric not in RUBRICS:
+            raise VerifierError(f"rubric is {rubric!r}: choose one of {', '.join(RUBRICS)}")
+        if on_failure not in FAILURES:
+            raise VerifierError(f"on_failure is {on_failure!r}: choose one of {', '.join(FAILURES)}")
+        self.rubric = RUBRICS[rubric]
+        self.axis = axis or ("overall" if "overall" in self.rubric.axes else MEAN)
+        if self.axis not in (MEAN, *self.rubric.axes):
+            raise VerifierError(f"axis is {axis!r}: choose one of {', '.join((MEAN, *self.rubric.axes))}")
+        self.asker, self.on_failure, self.module = asker, on_failure, asker.module
+        self.name = name or f"vlm_judge({asker.name})"
+        self.default_scale = self.rubric.scale
+        self.failed = 0
+        self.last_scores: dict[str, Tensor] = {}
+        self._images = ImageCache(batch=batch)
+
+    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+        """Scores float32 ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``on_failure`` for what cannot be had."""
+        images = check_images(images)
+        prompts = check_prompts(prompts, len(images), self.name)
+        good, pixels = finite_rows(images), to_bytes(images)
+        table = torch.full((len(images), len(self.rubric.axes)), math.nan)
+
+        def ask(rows: Tensor) -> Tensor:
+            return self._ask(pixels[rows], [prompts[row] for row in rows.tolist()])
+
+        if bool(good.any()):
+            chosen = torch.nonzero(good).flatten()
+            kept = self._images(pixels[chosen], lambda rows: ask(chosen[rows]), [prompts[i] for i in chosen.tolist()])
+            table[chosen] = kept
+        if self.on_failure == "neutral":
+            table[good] = table[good].nan_to_num(sum(self.rubric.span) / 2)
+        self.last_scores = {f"{self.name}.{axis}": table[:, i] for i, axis in enumerate(self.rubric.axes)}
+        if len(self.rubric.axes) == 1:
+            self.last_scores = {}
+        return table.mean(1) if self.axis == MEAN else table[:, self.rubric.axes.index(self.axis)].clone()
+
+    def _ask(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Scores ``[k, axes]``, NaN where there was no answer."""
+        answers = self.asker.ask(pixels, [self.rubric.ask(prompt) for prompt in prompts], self.rubric)
+        reasons = [answer for answer in answers if isinstance(answer, str)]
+        if reasons:
+            self.failed += len(reasons)
+            message = f"verifier {self.name} gave no score for {len(reasons)} of {len(answers)} images: {reasons[-1]}"
+            if self.on_failure == "error":
+                raise VerifierError(message)
+            log.warning("%s (%d so far); %s", message, self.failed, _CONSEQUENCE[self.on_failure])
+        blank = dict.fromkeys(self.rubric.axes, math.nan)
+        rows = [blank if isinstance(answer, str) else answer for answer in answers]
+        return torch.tensor([[row[axis] for axis in self.rubric.axes] for row in rows])
+
+
+_CONSEQUENCE = {"skip": "they cannot win", "neutral": "they get the middle of the scale"}
+
+
+def load_vlm_judge(folder: str | Path, longest: int | None = 768, **options) -> VLMJudgeVerifier:
+    """A judge that runs on this machine. Nothing is downloaded.
+
+    Args:
+        folder: Hugging Face folder of a chat model that sees images.
+        longest: of ``LocalAsker``.
+        options: of ``VLMJudgeVerifier``.
+
+    Raises:
+        VerifierError: no such model there, or bad options.
+    """
+    return VLMJudgeVerifier(LocalAsker(load_vlm(folder), longest, Path(folder).name), **options)

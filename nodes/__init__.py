@@ -11,6 +11,7 @@ log = logging.getLogger("testtime")
 MODULES = (
     "method_nodes",
     "flow_method_nodes",
+    "value_nodes",
     "tts_var_node",
     "search_ksampler",
     "search_sampler",
@@ -23,6 +24,7 @@ MODULES = (
     "reward_nodes",
     "compare_nodes",
     "report_nodes",
+    "trace_nodes",
     "live_routes",
 )
 

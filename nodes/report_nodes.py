@@ -13,9 +13,10 @@ from ..reports.canvas import THEMES
 from ..reports.report import Finalists, report
 from ..samplers.protocols import SearchError
 from ..verifiers.base import check_images
+from .host.saved import thumbs_of, with_essentials, write_trace
 from .types import CATEGORY, ScoresType, TraceType
 
-NO_FILE, PICTURE, PICTURE_AND_TRACE = "nothing", "picture", "picture and trace"
+NO_FILE, PICTURE, PICTURE_AND_TRACE, EVERYTHING = "nothing", "picture", "picture and trace", "picture, trace and page"
 
 
 class SearchReportNode(io.ComfyNode):
@@ -42,10 +43,11 @@ class SearchReportNode(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "save",
-                    options=[PICTURE, PICTURE_AND_TRACE, NO_FILE],
+                    options=[PICTURE, PICTURE_AND_TRACE, EVERYTHING, NO_FILE],
                     default=PICTURE,
                     optional=True,
-                    tooltip="What to write into the output folder. The trace is a JSON file that can be read again.",
+                    tooltip="What to write into the output folder. The trace is a JSON file that Load Trace reads again, "
+                    "the page one HTML file with tree, curves, images and cost.",
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -68,11 +70,13 @@ class SearchReportNode(io.ComfyNode):
         if save == NO_FILE:
             return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
         # The host's own helper: numbering, sub-folders, and the workflow in the file unless the user switched that off.
-        saved = ui.ImageSaveHelper.get_save_images_ui(image, filename_prefix, cls=cls).as_dict()
-        if save == PICTURE_AND_TRACE:
+        # Beside it go the essentials of the search.
+        saved = ui.ImageSaveHelper.get_save_images_ui(image, filename_prefix, cls=with_essentials(cls, trace)).as_dict()
+        if save in (PICTURE_AND_TRACE, EVERYTHING):
             entry = saved["images"][0]
             file = Path(folder_paths.get_output_directory(), entry["subfolder"], entry["filename"])
-            file.with_suffix(".json").write_text(trace.to_json(), encoding="utf-8")
+            found = finalists_of(finalists, scores)
+            write_trace(file, trace, thumbs_of(trace, found.images, found.particles), page=save == EVERYTHING)
         return io.NodeOutput(image, ui=saved)
 
 

@@ -237,6 +237,7 @@ class SearchSampler(comfy.samplers.Sampler):
             {
                 "sigmas": process.sigmas,
                 "cfg": getattr(call.guider, "cfg", None),
+                "run": None if live is None else live.run,
                 "stream_ids": None if options.stream_ids is None else list(options.stream_ids),
                 "warnings": result.warnings,
             }

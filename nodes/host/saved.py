@@ -1,0 +1,63 @@
+"""What is saved of a search: its trace with small pictures, its page, and the essentials inside images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ...reports.page import render
+from ...reports.thumbs import thumbnail
+from ...reports.tree import particles_of, winner_ids
+from ...samplers.trace import Trace
+from ...samplers.trace_file import ESSENTIALS_KEY, essentials, to_text
+from .live import store as live_store
+
+THUMBS = 64
+"""Finished images that get a picture in the trace file."""
+
+
+def with_essentials(cls: Any, trace: Trace) -> Any:
+    """What the host's saving helpers take as the node class, with the essentials of ``trace`` beside the workflow."""
+    hidden = getattr(cls, "hidden", None)
+    extra = dict(getattr(hidden, "extra_pnginfo", None) or {})
+    extra[ESSENTIALS_KEY] = essentials(trace)
+    return SimpleNamespace(hidden=SimpleNamespace(prompt=getattr(hidden, "prompt", None), extra_pnginfo=extra))
+
+
+def thumbs_of(trace: Trace, images: np.ndarray, particles: Sequence[int]) -> dict[int, str]:
+    """Pictures of finished images uint8 ``[n, H, W, 3]`` (of ``particles``), and the previews of the winners' ways.
+
+    Previews come from the live panel's store; where that is switched off, or has forgotten the run, there are none.
+    """
+    found = {}
+    run = live_store.snapshot(str(trace.meta.get("run")))
+    if run is not None:
+        wanted = _ancestors(trace, winner_ids(trace))
+        for record in run["records"]:
+            for row, thumb in zip(record["particles"], record["thumbs"] or (), strict=False):
+                if thumb and row[0] in wanted:
+                    found[row[0]] = thumb
+    for particle, image in list(zip(particles, images, strict=False))[:THUMBS]:
+        found[particle] = thumbnail(image)
+    return found
+
+
+def write_trace(file: Path, trace: Trace, thumbs: dict[int, str], page: bool = False) -> None:
+    """Write the trace beside ``file`` (same name, ``.json``), and on request its page (``.html``)."""
+    file.with_suffix(".json").write_text(to_text(trace, thumbs), encoding="utf-8")
+    if page:
+        file.with_suffix(".html").write_text(render(trace, thumbs, name=f"{file.stem}.json"), encoding="utf-8")
+
+
+def _ancestors(trace: Trace, particles: Sequence[int]) -> set[int]:
+    table, found = particles_of(trace), set()
+    for particle in particles:
+        current: int | None = particle
+        while current is not None and current not in found:
+            found.add(current)
+            current = table[current]["parent"]
+    return found

@@ -1,0 +1,228 @@
+"""``Save Search``, ``Load Trace`` and ``Continue Search``: a search that outlives its session."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..reports.tree import winner_ids
+from ..samplers.continued import MAX_BRANCH, continued
+from ..samplers.protocols import SearchError
+from ..samplers.replay import WINNER
+from ..samplers.sde import OnPath
+from ..samplers.trace_file import TraceFileError, read_trace_file
+from .host.saved import thumbs_of, with_essentials, write_trace
+from .report_nodes import finalists_of
+from .types import CATEGORY, ScoresType, SearchType, TraceType
+
+NO_TRACE = "none found"
+SUFFIXES = (".json", ".png")
+LISTED = 500
+DEPTHS = ("*.json", "*/*.json", "*/*/*.json")  # output folders can be huge: no deeper
+ROOTS = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
+
+
+def trace_choices() -> list[str]:
+    """Traces of the output and input folders as ``name [folder]``, newest first.
+
+    Only names are read here, so other JSON files are listed too; Load Trace says what is wrong with one.
+    """
+    found: list[tuple[float, str]] = []
+    for folder, root in ROOTS.items():
+        base = Path(root())
+        for pattern in DEPTHS:
+            for path in base.glob(pattern):
+                found.append((path.stat().st_mtime, f"{path.relative_to(base).as_posix()} [{folder}]"))
+    return [name for _, name in sorted(found, reverse=True)][:LISTED] or [NO_TRACE]
+
+
+def trace_path(name: str) -> Path:
+    """The file that ``name [folder]`` stands for; without a folder, the output folder's.
+
+    Raises:
+        SearchError: nothing chosen, no such file, another kind of file, or one outside the folder.
+    """
+    if not name or name == NO_TRACE:
+        raise SearchError("file is empty: choose a trace, e.g. one written by Save Search into the output folder")
+    stem, folder = name, "output"
+    for known in ROOTS:
+        if name.endswith(f" [{known}]"):
+            stem, folder = name.removesuffix(f" [{known}]"), known
+    base = Path(ROOTS[folder]()).resolve()
+    path = (base / stem).resolve()
+    if not path.is_relative_to(base):
+        raise SearchError(f"file is {name!r}: it must lie in ComfyUI's {folder} folder")
+    if path.suffix.lower() not in SUFFIXES:
+        raise SearchError(f"file is {name!r}: a trace (.json), or an image with one in its metadata (.png), is needed")
+    if not path.is_file():
+        raise SearchError(f"file is {name!r}: there is no such file in ComfyUI's {folder} folder")
+    return path
+
+
+class SaveSearchNode(io.ComfyNode):
+    """Images with the essentials of their search in the metadata, the whole trace and its page beside them."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeSaveSearch",
+            display_name="Save Search",
+            category=CATEGORY,
+            description="Saves images with the workflow and the essentials of the search inside (seed, settings, cost, "
+            "and how to make the winners again), the trace as a JSON file beside them, and on request its page.",
+            inputs=[
+                io.Image.Input(
+                    "images", tooltip="The decoded `best` or `finalists` of Search KSampler, in their order."
+                ),
+                TraceType.Input("trace", tooltip="The record of the search, from Search KSampler."),
+                ScoresType.Input(
+                    "scores", optional=True, tooltip="Needed with `finalists`: says which image is which particle."
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="search",
+                    optional=True,
+                    tooltip="Name of the saved files, as in Save Image.",
+                ),
+                io.Boolean.Input(
+                    "page",
+                    default=True,
+                    optional=True,
+                    tooltip="Also write the page of the search: one HTML file with tree, curves, images and cost.",
+                ),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, trace, scores=None, filename_prefix="search", page=True) -> io.NodeOutput:
+        found = finalists_of(images, scores)
+        particles = list(found.particles) or winner_ids(trace)
+        if len(particles) != len(images):
+            raise SearchError(
+                f"images has {len(images)} images and the search made {len(particles)}: decode the `best` output, or "
+                f"the `finalists` output and connect `scores`"
+            )
+        saved = ui.ImageSaveHelper.get_save_images_ui(
+            images, filename_prefix, cls=with_essentials(cls, trace)
+        ).as_dict()
+        entry = saved["images"][0]
+        file = Path(folder_paths.get_output_directory(), entry["subfolder"], entry["filename"])
+        write_trace(file, trace, thumbs_of(trace, found.images, particles), page)
+        return io.NodeOutput(ui=saved)
+
+
+class LoadTraceNode(io.ComfyNode):
+    """A trace from a file, for Search Report, Replay Particle and Continue Search."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeLoadTrace",
+            display_name="Load Trace",
+            category=CATEGORY,
+            description="Reads the trace of an earlier search from ComfyUI's output or input folder, also from an "
+            "image saved by Save Search. Replay Particle and Continue Search work from it.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=trace_choices(),
+                    tooltip="A trace file, newest first. Through the API also an image: `name.png [output]`.",
+                )
+            ],
+            outputs=[
+                TraceType.Output(display_name="trace", tooltip="The record of the search."),
+                io.Int.Output(display_name="seed", tooltip="Its seed, for the sampler that goes on from it."),
+                io.String.Output(display_name="prompt", tooltip="What the first image was judged against."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file):
+        """Naming the input makes the host accept names that are not in its list (images, files that came later)."""
+        try:
+            trace_path(file)
+        except SearchError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        try:
+            return hashlib.sha256(trace_path(file).read_bytes()).hexdigest()
+        except (SearchError, OSError):
+            return ""
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        path = trace_path(file)
+        try:
+            trace = read_trace_file(path).trace
+        except (TraceFileError, OSError) as error:
+            raise SearchError(f"file is {file!r}: {error}") from error
+        return io.NodeOutput(trace, trace.seed, str((trace.meta.get("prompts") or [""])[0]))
+
+
+class ContinueSearchNode(io.ComfyNode):
+    """A search that begins at a particle of an earlier one."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeContinueSearch",
+            display_name="Continue Search",
+            category=CATEGORY,
+            description="Lets a search method go on from a particle of an earlier search instead of from noise. "
+            "Connect it to Search KSampler with the model, seed, schedule and conditioning of the earlier search.",
+            inputs=[
+                SearchType.Input("search", tooltip="The method that goes on; it need not be the earlier one."),
+                TraceType.Input("trace", tooltip="The record of the earlier search, from its sampler or Load Trace."),
+                io.Int.Input(
+                    "particle",
+                    default=WINNER,
+                    min=WINNER,
+                    max=10_000_000,
+                    tooltip="Number of the particle in the trace; -1 is the winner.",
+                ),
+                io.Int.Input(
+                    "step",
+                    default=-1,
+                    min=-1,
+                    max=10_000,
+                    tooltip="Go back to the particle's ancestor at this step; -1 goes on from where the particle is.",
+                ),
+                io.Int.Input(
+                    "new_noise",
+                    default=0,
+                    min=0,
+                    max=MAX_BRANCH,
+                    tooltip="0 repeats the noise of the earlier search from there on; every other number gives other "
+                    "noise, and so other images.",
+                ),
+                io.Int.Input(
+                    "image",
+                    default=0,
+                    min=0,
+                    max=4095,
+                    optional=True,
+                    tooltip="For the winner: of which image of the batch, counted from 0. The other images of a batch "
+                    "go on from their own winners.",
+                ),
+            ],
+            outputs=[SearchType.Output(display_name="search")],
+        )
+
+    @classmethod
+    def execute(cls, search, trace, particle, step, new_noise, image=0) -> io.NodeOutput:
+        method = search.search if isinstance(search, OnPath) else search
+        made = continued(method, trace, particle, group=image, step=step, branch=new_noise)
+        made.check_settings()
+        return io.NodeOutput(replace(search, search=made) if isinstance(search, OnPath) else made)
+
+
+NODES = [SaveSearchNode, LoadTraceNode, ContinueSearchNode]

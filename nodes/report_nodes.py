@@ -46,8 +46,8 @@ class SearchReportNode(io.ComfyNode):
                     options=[PICTURE, PICTURE_AND_TRACE, EVERYTHING, NO_FILE],
                     default=PICTURE,
                     optional=True,
-                    tooltip="What to write into the output folder. The trace is a JSON file that Load Trace reads again, "
-                    "the page one HTML file with tree, curves, images and cost.",
+                    tooltip="What to write into the output folder. The trace is a JSON file that Load Trace reads "
+                    "again, the page one HTML file with tree, curves, images and cost.",
                 ),
                 io.String.Input(
                     "filename_prefix",

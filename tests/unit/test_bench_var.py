@@ -1,0 +1,66 @@
+"""The benchmark of next-scale models, on untrained networks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from testtime.bench import var
+from testtime.bench.results_files import load_results
+from testtime.models.tiny.text_encoder import TextEncoder
+from testtime.models.tiny.var import SCHEDULE, new_transformer, new_vae
+from testtime.models.tiny.var_pipeline import VarFamily, VarSettings, var_process
+from testtime.samplers.protocols import SearchError
+
+
+@pytest.fixture(scope="module")
+def family():
+    torch.manual_seed(0)
+    parts = [part.eval().requires_grad_(False) for part in (new_transformer(), new_vae(), TextEncoder())]
+    return VarFamily(*parts)
+
+
+def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, caplog):
+    out = tmp_path / "shapes-var.json"
+    arguments = ["--prompts-per-task", "1", "--budgets", "1", "2", "--methods", "plain", "best_of_n", "tts_var"]
+    assert var.main([*arguments, "--out", str(out)], family) == 0
+    results = load_results(out)
+    assert {(r["method"], r["budget"]) for r in results.rows} == {
+        ("plain", 1), ("tts_var", 1), ("best_of_n", 2), ("tts_var", 2),
+    }  # fmt: skip
+    plain, both = results.row("plain", 1), results.row("best_of_n", 2)
+    assert plain["nfe_per_image"] == 2 * len(SCHEDULE) and both["nfe_per_image"] == 4 * len(SCHEDULE)
+    # Images that are judged are decoded: one for plain sampling as well.
+    assert both["tflop_per_image"] == pytest.approx(2 * plain["tflop_per_image"], rel=1e-4)
+    populations = [8, 8, 6, 4, 2, 1]
+    assert results.row("tts_var", 1)["nfe_per_image"] == 2 * sum(populations)
+    before = out.read_text()
+    assert var.main([*arguments, "--out", str(out)], family) == 0
+    assert out.read_text() == before
+
+
+def test_consistency_ends_at_one(family):
+    from testtime.shapes_world.suite import suite
+    from testtime.verifiers.registry import create
+
+    rows = var.consistency(suite(1, 5)[:3], var.VarBench(), create("shapes_preference"), family, particles=3)
+    assert [entry["side"] for entry in rows] == [1, 2, 3, 4, 6, 8]
+    assert rows[-1]["best_stays_best"] == 1.0 and rows[-1]["rank_correlation"] == pytest.approx(1.0)
+    assert all(-1 <= entry["rank_correlation"] <= 1 for entry in rows)
+
+
+def test_ablations_are_valid_searches(family):
+    from testtime.verifiers.registry import create
+
+    judge = create("shapes_preference")
+    for name, search in var.ablations(var.VarBench()).items():
+        search.check(var_process(["a red star"], VarSettings(), family), judge)
+        assert search.particles in (2, 16), name
+    assert json.dumps(sorted(var.ablations(var.VarBench())))
+
+
+def test_prompts_are_needed(family):
+    with pytest.raises(SearchError, match="prompts is empty"):
+        var_process([], VarSettings(), family)

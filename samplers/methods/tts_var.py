@@ -165,6 +165,11 @@ class TTSVAR:
         if self.history not in ("selection", "all"):
             raise SearchError(f"history is {self.history!r}: choose 'selection' or 'all'")
 
+    @property
+    def population(self) -> int:
+        """Particles per image that the search begins with, its largest number."""
+        return self.particles * (self.plan or PLANS[13]).start
+
     def plan_for(self, steps: int) -> Plan:
         """The plan on ``steps`` scales."""
         return self.plan or default_plan(steps)

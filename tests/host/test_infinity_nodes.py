@@ -313,3 +313,16 @@ def test_a_transformer_of_another_autoencoder_is_refused(files):
     (files[0] / "text_encoders" / "odd.json").write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="cannot be read as weights"):
         LoadInfinityNode.execute("infinity_small.pth", "infinity_vae_small.pth", "odd.json", "default")
+
+
+@pytest.mark.parametrize("kind", ["eps", "flux"])
+def test_tts_var_runs_on_diffusion_models(setup, search_ksampler, kind):
+    """A descending population with clusters, where steps take the place of scales."""
+    from testtime.samplers.clustering import PixelFeatures
+    from testtime.samplers.methods import TTSVAR
+
+    given = setup(kind, batch=2)
+    out = search_ksampler(given, TTSVAR(1, extractor=PixelFeatures(), features="pool"), cfg=1.0, steps=6)
+    assert out.best["samples"].shape[0] == 2 and out.scores.group == [0, 1]
+    # 8, 8, 6, 4, 2 and 1 particles per image make the six moves; the chosen ones are predicted before they are judged.
+    assert [len(record.particles) for record in out.trace.records] == [16, 16, 16, 12, 8, 4, 2]

@@ -76,8 +76,12 @@ def load_results(path: Path) -> Results:
 
 
 def load_folder(folder: Path) -> dict[str, Results]:
-    """All results files of a folder with at least one row, by name; empty where there is no such folder."""
-    found = [load_results(path) for path in sorted(folder.glob("*.json"))]
+    """All results files of a folder with at least one row, by name; empty where there is no such folder.
+
+    Files with "cases" instead of rows hold comparisons with other implementations and are no suites.
+    """
+    paths = [path for path in sorted(folder.glob("*.json")) if '"cases"' not in path.read_text(encoding="utf-8")]
+    found = [load_results(path) for path in paths]
     return {results.name: results for results in found if results.rows}
 
 

@@ -116,6 +116,11 @@ class Ledger:
             if torch.cuda.is_available() and torch.cuda.is_initialized():
                 self.peak_memory = max(self.peak_memory, torch.cuda.max_memory_allocated())
 
+    def excuse(self, seconds: float, kind: str = "verifier") -> None:
+        """Take out seconds spent waiting for a person in a call of ``kind``: no budget and no report counts them."""
+        self._started += seconds
+        self.seconds[kind] = self.seconds.get(kind, 0.0) - seconds
+
     def overhead(self) -> float:
         """Total seconds over the seconds spent inside model, decode and verifier calls (1.0 = the search is free)."""
         paid = sum(self.seconds.values())

@@ -71,7 +71,7 @@ class Session:
             return state, Values(self._clean(values.reward), values.grad), None
         state = self.process.predict(state)
         images = self.process.preview(state)
-        return state, Values(self._clean(self.score(images, state.group))), images
+        return state, Values(self.rate(state, images)), images
 
     def score(self, images: Tensor, group: Tensor, held_out: bool = False) -> Tensor:
         """Scores float64 ``[n]`` of images by the verifier (or the held-out one), in chunks, without gradients."""
@@ -83,9 +83,17 @@ class Session:
             with torch.no_grad(), self.ledger.verify(len(prompts[rows]), held_out):
                 return as_float64_cpu(self._checked(judge, images[rows], prompts[rows]))
 
-        if getattr(judge, "relative", False):  # compares the candidates with each other: must see all of them at once
+        # Judges that compare the candidates with each other must see all of them at once; ``whole``: this time only.
+        if getattr(judge, "relative", False) or getattr(judge, "whole", False):
             return chunk(slice(0, len(images)))
         return self.process.chunker.cat(chunk, len(images))
+
+    def rate(self, state: State, images: Tensor) -> Tensor:
+        """Scores float64 ``[n]`` of previews that were made already; non-finite ones as -inf, counted."""
+        notice = getattr(self.verifier, "notice", None)
+        if notice is not None:  # a judge that wants to know what it is shown, see ``verifiers.human``
+            notice(self, state)
+        return self._clean(self.score(images, state.group))
 
     def warn(self, message: str) -> None:
         """Keep a sentence for the user, and log it, once."""
@@ -158,7 +166,8 @@ class Session:
         reward, bad = clean_rewards(reward)
         if bad:
             self.ledger.rejected_rewards += bad
-            self.warn(f"verifier {self.verifier.name!r} gave NaN or infinite scores: such particles cannot win")
+            if not getattr(self.verifier, "rejects", False):  # a person may
+                self.warn(f"verifier {self.verifier.name!r} gave NaN or infinite scores: such particles cannot win")
         return reward
 
     def _value(self, images: Tensor, group: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ log = logging.getLogger("testtime")
 MODULES = (
     "method_nodes",
     "flow_method_nodes",
+    "ttgen_nodes",
+    "rewriter_nodes",
     "value_nodes",
     "tts_var_node",
     "search_ksampler",
@@ -22,6 +24,7 @@ MODULES = (
     "family_nodes",
     "verifier_nodes",
     "reward_nodes",
+    "human_node",
     "compare_nodes",
     "report_nodes",
     "trace_nodes",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..samplers.replay import WINNER, check_same_run, replay_of
 from .host.latents import check_latent_input, with_samples
+from .host.prompts import ClipEncoder
 from .host.results import HostResult
 from .search_ksampler import guided_sample, sampling_inputs, schedule
 from .search_sampler import SearchOptions, SearchSampler
@@ -50,6 +53,9 @@ class ReplayParticleNode(io.ComfyNode):
                     "verifier", optional=True, tooltip="Only needed for a particle that followed a gradient (DAS)."
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Needed together with the verifier."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Only needed for a particle whose prompt was rewritten (TTGen)."
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The particle's finished latent.")],
         )
@@ -57,13 +63,16 @@ class ReplayParticleNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, trace, particle, image, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, eta,
-        verifier=None, vae=None,
+        verifier=None, vae=None, clip=None,
     ) -> io.NodeOutput:  # fmt: skip
         check_latent_input(latent_image)
         results: list[HostResult] = []
-        guided = replay_of(trace, particle, image).guidance > 0
+        replay = replay_of(trace, particle, image)
+        guided = replay.guidance > 0
+        if replay.lineage.prompts and clip is not None:
+            replay = replace(replay, encoder=ClipEncoder(clip))
         options = SearchOptions(
-            replay_of(trace, particle, image),
+            replay,
             verifier if guided else None,
             vae if guided else None,
             prompt=(trace.meta.get("prompts") or ["replay"])[0],

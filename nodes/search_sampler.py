@@ -28,6 +28,7 @@ from .host.pixels import HostVerifier
 from .host.process import GradientUnavailable, HostProcess, HostSettings, SamplingCall, check_latent, host_process
 from .host.progress import both, report_to
 from .host.results import HostResult, host_result, store
+from .host.rewriting import with_hosted_rewriter
 from .types import CATEGORY, SearchType, VerifierType
 
 log = logging.getLogger("testtime")
@@ -210,6 +211,7 @@ class SearchSampler(comfy.samplers.Sampler):
                 gradient=getattr(search, "guidance", 0.0) > 0,
                 judges=[] if options.verifier is None else [options.verifier],
                 stream_ids=options.stream_ids,
+                encoder=getattr(search, "encoder", None),
             ),
         )
         if options.before_run is not None:
@@ -219,7 +221,7 @@ class SearchSampler(comfy.samplers.Sampler):
         process.denoise.on_extra_rows = lambda rows: _add_nfe(process, rows)
         try:
             result = run_search(
-                search,
+                with_hosted_rewriter(search, process.residency),
                 process,
                 _hosted(options.verifier, process),
                 [options.prompt] * call.groups,

@@ -25,7 +25,7 @@ from .kernel import (
     transition_variance,
 )
 from .ledger import Ledger
-from .protocols import SearchError, State, Values
+from .protocols import PROMPT, SearchError, State, Values
 from .streams import Streams
 
 
@@ -34,6 +34,10 @@ class Denoise(Protocol):
 
     ``group`` says whose conditioning each row uses. ``rows_per_particle`` is the number of forward passes one row
     costs: 2 under classifier-free guidance, else 1.
+
+    A model that can be given other prompts also has ``encode(texts)``, which prepares prompts in one go, takes a fourth
+    argument ``prompts`` (a text per row, None for the group's own), and may leave in ``rows_saved`` how many forward
+    passes of the latest call it could share between rows with the same ``x``.
     """
 
     rows_per_particle: int
@@ -144,6 +148,12 @@ class DiffusionProcess:
         self.grad_context = grad_context
         self.ledger = Ledger()
         self._initial_noise: dict[int, Tensor] = {}
+        self._texts: list[str] = []  # prompts that particles were given, numbered as in State.extra[PROMPT]
+
+    @property
+    def can_reprompt(self) -> bool:
+        """Whether particles can be given prompts of their own."""
+        return hasattr(self.denoise, "encode")
 
     @property
     def stochastic(self) -> bool:
@@ -221,6 +231,22 @@ class DiffusionProcess:
         x, log_ratio = move.sample(noise, shift)
         return replace(state, x=x, x0=None, step=state.step + 1), log_ratio
 
+    def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
+        """See ``Process.reprompt``. New texts are encoded together."""
+        if not self.can_reprompt:
+            raise SearchError("this model's conditioning cannot be changed during the search: it takes no prompts")
+        new = [text for text in dict.fromkeys(prompts) if text is not None and text not in self._texts]
+        if new:
+            self.denoise.encode(new)
+            self._texts += new
+        ids = torch.tensor([-1 if text is None else self._texts.index(text) for text in prompts], dtype=torch.int64)
+        return replace(state, x0=None, extra={**state.extra, PROMPT: ids})
+
+    def prompts_of(self, state: State) -> list[str | None] | None:
+        """The prompt of every particle, None for its group's own; None altogether where nothing was re-prompted."""
+        ids = state.extra.get(PROMPT)
+        return None if ids is None else [None if i < 0 else self._texts[i] for i in ids.tolist()]
+
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         """Predict, decode, score and differentiate, chunk by chunk; every stage is checkpointed.
 
@@ -245,13 +271,20 @@ class DiffusionProcess:
     def _predict(self, state: State, rows: slice) -> Tensor:
         """``x0`` of some rows, with the known area of an inpainting put in before and after the model."""
         x, group, slot = state.x[rows], state.group[rows], state.slot[rows]
-        sigma = self.sigmas[state.step]
+        sigma, prompts = self.sigmas[state.step], self.prompts_of(state)
         with self.ledger.model(len(group) * self.denoise.rows_per_particle):
-            return self._denoise(x, sigma, group, slot)
+            x0 = self._denoise(x, sigma, group, slot, None if prompts is None else prompts[rows])
+        if prompts is not None:
+            self.ledger.nfe -= getattr(self.denoise, "rows_saved", 0)
+        return x0
 
-    def _denoise(self, x: Tensor, sigma: float, group: Tensor, slot: Tensor) -> Tensor:
+    def _denoise(
+        self, x: Tensor, sigma: float, group: Tensor, slot: Tensor, prompts: list[str | None] | None = None
+    ) -> Tensor:
+        # Denoisers that know of no prompts are never given the argument.
+        conditions = (group,) if prompts is None else (group, prompts)
         if self.inpainting is None:
-            return self.denoise(x, sigma, group)
+            return self.denoise(x, sigma, *conditions)
         known = self.inpainting
         mask = known.mask.to(x)[group]
         if known.mask_at is not None:
@@ -263,7 +296,7 @@ class DiffusionProcess:
         else:
             a, b = self.interpolant.coefficients(sigma)
             noised = a * latent + b * noise
-        x0 = self.denoise(x * mask + noised * (1 - mask), sigma, group)
+        x0 = self.denoise(x * mask + noised * (1 - mask), sigma, *conditions)
         return x0 * mask + latent * (1 - mask)
 
     def _decode(self, x0: Tensor) -> Tensor:
@@ -273,6 +306,8 @@ class DiffusionProcess:
     def _value_gradient(self, state: State, rows: slice, value) -> tuple[Tensor, Tensor, Tensor]:
         group, slot, sigma = state.group[rows], state.slot[rows], self.sigmas[state.step]
         n = len(group)
+        prompts = self.prompts_of(state)
+        prompts = None if prompts is None else prompts[rows]
         through_denoiser = self.gradient_through == "denoiser"
         x0 = None if through_denoiser else self._predict(state, rows)
         with self.grad_context():
@@ -280,7 +315,8 @@ class DiffusionProcess:
                 leaf = state.x[rows].detach().clone().requires_grad_()
                 with self.ledger.model(n * self.denoise.rows_per_particle, backward=True):
                     # In a closure: hosts make group and slot in inference mode, and checkpoint saves its arguments.
-                    x0 = checkpoint(lambda x: self._denoise(x, sigma, group, slot), leaf, use_reentrant=False)
+                    denoise = lambda x: self._denoise(x, sigma, group, slot, prompts)  # noqa: E731
+                    x0 = checkpoint(denoise, leaf, use_reentrant=False)
                 scale = 1.0
             else:
                 leaf = x0 = x0.detach().clone().requires_grad_()

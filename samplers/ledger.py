@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .protocols import BudgetSpent, SearchError
+from .protocols import BudgetSpent, Rewrite, SearchError
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Ledger:
         nfe, model_calls: samples x branches, and batched calls.
         backward: NFE that were also differentiated (about two further forward passes' worth of time each).
         decodes: images decoded for verification or preview.
-        verifier_images, verifier_calls, held_out_images, rewriter_calls: counts.
+        verifier_images, verifier_calls, held_out_images, rewriter_calls, rewriter_failures: counts.
         seconds: wall-clock seconds per kind ("model", "decode", "verifier", "held_out", "backward",
             "rewriter").
         rejected_rewards: non-finite scores met (each such particle was barred from winning).
@@ -39,6 +39,7 @@ class Ledger:
     verifier_calls: int = 0
     held_out_images: int = 0
     rewriter_calls: int = 0
+    rewriter_failures: int = 0
     rejected_rewards: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
@@ -101,10 +102,13 @@ class Ledger:
 
     @contextmanager
     def rewrite(self):
-        """Account for one rewriter call."""
+        """Account for a round of rewriting; yields a list that takes the round's ``Rewrite``s."""
+        answers: list[Rewrite] = []
+        self.check()
         with self._timed("rewriter"):
-            yield
-        self.rewriter_calls += 1
+            yield answers
+        self.rewriter_calls += sum(answer.calls for answer in answers)
+        self.rewriter_failures += sum(answer.failed for answer in answers)
 
     @contextmanager
     def _timed(self, kind: str):
@@ -130,7 +134,7 @@ class Ledger:
         """JSON-ready copy with ``total_seconds``."""
         names = (
             "max_nfe max_seconds nfe model_calls backward decodes verifier_images verifier_calls held_out_images "
-            "rewriter_calls rejected_rewards peak_memory flops"
+            "rewriter_calls rewriter_failures rejected_rewards peak_memory flops"
         ).split()
         return {
             **{name: getattr(self, name) for name in names},

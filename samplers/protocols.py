@@ -17,6 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+PROMPT = "prompt"
+"""Key of ``State.extra``: which prompt a particle is conditioned on."""
+
 
 class SearchError(ValueError):
     """Bad input of a search. The message names the input, its value and what would be right."""
@@ -40,7 +43,8 @@ class State:
         slot: int64 ``[n]`` owner of the noise stream that drives the particle's next move (0..N-1 within a group).
         step: index of the transition that comes next; ``x`` sits at ``sigmas[step]``.
         x0: ``[n, ...]`` expected clean latents at ``x``, or None while not computed (a cache, see ``Process.predict``).
-        extra: further per-particle tensors of a process (KV caches, prompt ids), particle axis first.
+        extra: further per-particle tensors of a process, particle axis first: KV caches, and ``PROMPT``, the number
+            of the prompt in the process's table that a particle has instead of its group's own (-1: its group's).
     """
 
     x: Tensor
@@ -52,6 +56,19 @@ class State:
 
     def __len__(self) -> int:
         return self.x.shape[0]
+
+    @staticmethod
+    def joined(states: Sequence[State]) -> State:
+        """One population of several at the same step, rows in order. All must be predicted, or none."""
+        first = states[0]
+        return replace(
+            first,
+            x=torch.cat([s.x for s in states]),
+            group=torch.cat([s.group for s in states]),
+            slot=torch.cat([s.slot for s in states]),
+            x0=None if first.x0 is None else torch.cat([s.x0 for s in states]),
+            extra={name: torch.cat([s.extra[name] for s in states]) for name in first.extra},
+        )
 
     def select(self, index: Tensor, slot: Tensor | None = None) -> State:
         """Reindex particles (duplicates allowed). ``slot`` re-assigns stream owners, default: the parents' slots."""
@@ -95,6 +112,72 @@ class Verifier(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A prompt that was tried: its text, at which step, and the score of its preview (None while unknown)."""
+
+    prompt: str
+    step: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class RewriteRequest:
+    """What a rewriter is asked.
+
+    Attributes:
+        image: ``[H, W, 3]`` in 0..1, the preview.
+        prompt: what the image should show, as the user wrote it.
+        count: M, rewrites wanted, >= 1.
+        step, steps: how far the image is, ``step`` counted from 1.
+        history: what was tried before, oldest first.
+        seed: of the rewriter's own randomness.
+    """
+
+    image: Tensor
+    prompt: str
+    count: int
+    step: int = 1
+    steps: int = 1
+    history: tuple[Attempt, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What a rewriter answers.
+
+    Attributes:
+        prompts: at most M prompts, none equal to the original or to each other.
+        missing: what the image lacks, in words.
+        aligned: nothing is missing; ``prompts`` is then empty.
+        failed: no usable answer; ``note`` says why.
+        note: for the log and the trace.
+        calls: model or endpoint calls made, retries included.
+    """
+
+    prompts: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    aligned: bool = False
+    failed: bool = False
+    note: str = ""
+    calls: int = 1
+
+
+class Rewriter(Protocol):
+    """Preview + prompt + history -> better prompts. Never raises for a bad answer: that is a ``failed`` Rewrite.
+
+    Attributes:
+        name: short name for reports.
+    """
+
+    name: str
+
+    def rewrite(self, requests: Sequence[RewriteRequest]) -> list[Rewrite]:
+        """One answer per request, in order."""
+        ...
+
+
 class Process(Protocol):
     """Something that is advanced step by step and can be previewed: a diffusion or flow model, or a next-scale VAR."""
 
@@ -124,6 +207,13 @@ class Process(Protocol):
 
     def value_gradient(self, state: State, value) -> tuple[State, Values]:
         """Predict, score and differentiate: ``value(images, group) -> reward [n]``; the gradient is w.r.t. ``x``."""
+        ...
+
+    def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
+        """The states conditioned on ``prompts``, one per particle (None: its group's own); ``x0`` is forgotten.
+
+        Only where ``can_reprompt`` is true. A particle's descendants keep its prompt.
+        """
         ...
 
     def finish(self, state: State) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,10 +25,12 @@ class Replay:
     differently for one row than for many (float32 rounding).
 
     Attributes:
-        lineage: slots and guidance of the path, see ``Trace.lineage``.
+        lineage: slots, guidance and prompts of the path, see ``Trace.lineage``.
+        encoder: a host's text encoder, for a path with rewritten prompts.
     """
 
     lineage: Lineage
+    encoder: Any = None
     name: str = "replay"
     particles: int = 1
     needs_schedule: ClassVar[bool] = True
@@ -50,6 +52,8 @@ class Replay:
             )
         if self.guidance > 0 and (verifier is None or not verifier.differentiable):
             raise SearchError("the particle was guided by a gradient: connect the verifier (and vae) of that search")
+        if self.lineage.prompts and not getattr(process, "can_reprompt", False):
+            raise SearchError("the particle went on under rewritten prompts: connect the clip of that search")
         moves = len(self.lineage.slots) - 1
         noisy = sum(process.branches(i) for i in range(process.steps)) if process.stochastic else 0
         if not noisy <= moves <= process.steps:
@@ -61,11 +65,14 @@ class Replay:
         group = torch.tensor([path.group])
         slots = [*path.slots, *[0] * process.steps]
         scales = [*path.gradient_scales, *[0.0] * process.steps]
+        prompts = [*path.prompts, *[None] * process.steps]
         slot = torch.tensor([slots[0]])
         state = process.begin(process.initial_noise(group, slot), group, slot)
         parents: list[int | None] = [None]
         for i in range(process.steps):
             gradient = None
+            if path.prompts:
+                state = process.reprompt(state, [prompts[i]])
             if scales[i] > 0:
                 state, values, _ = session.evaluate(state, gradient=True)
                 gradient = scales[i] * values.grad

@@ -56,6 +56,7 @@ class Session:
         self.ledger = ledger or Ledger()
         self.trace = trace or Trace()
         self.warnings: list[str] = []
+        self.rewrites: list[dict] = []  # of the step that is recorded next
         self.remembered: _Remembered | None = None
         process.ledger = self.ledger
 
@@ -112,6 +113,10 @@ class Session:
     def record(self, record: StepRecord, state: State, images: Tensor | None = None) -> None:
         """Add a step to the trace with the ledger's totals."""
         record.nfe, record.seconds = self.ledger.nfe, round(self.ledger.total_seconds, 4)
+        record.rewrites, self.rewrites = record.rewrites or self.rewrites, []
+        prompts = getattr(self.process, "prompts_of", lambda _: None)(state)
+        for entry, prompt in zip(record.particles, prompts or (), strict=False):
+            entry["prompt"] = prompt
         self.trace.add(record, state, images)
 
     def result(self, state: State, reward: Tensor, ids: Sequence[int], **fields) -> SearchResult:

@@ -35,11 +35,14 @@ class StepRecord:
         particles: one dict per particle: ``id``, ``parent`` (id or None), ``group``, ``slot`` (stream that made it),
             ``score`` (float or None), ``log_weight`` (float or None), ``selected`` (has children), ``gradient_scale``
             (multiplier of the reward gradient in the move that made it, 0 without guidance); finalists of a run with a
-            held-out verifier also have ``held_out`` (float or None).
+            held-out verifier also have ``held_out`` (float or None), particles of a search that re-prompts ``prompt``
+            (None: the original).
         ess: effective sample size per group; resampled: per group.
         temperature: lambda / alpha in force per group (0 = not scored).
         nfe, seconds: ledger totals after the step.
         phase: "search" or "final".
+        rewrites: what the rewriter was asked and said before this step's particles were predicted, a dict per question:
+            ``group``, ``slot``, ``missing``, ``prompts``, ``aligned``, ``failed``, ``note``, ``calls``.
     """
 
     step: int
@@ -52,6 +55,7 @@ class StepRecord:
     nfe: int = 0
     seconds: float = 0.0
     phase: str = "search"
+    rewrites: list[dict[str, Any]] = field(default_factory=list)
 
 
 def particle_entries(
@@ -101,13 +105,14 @@ class Lineage:
     """How to make one particle again: with ``seed`` and ``group``, the slot of its initial noise and of every move.
 
     ``slots[0]`` is the initial noise's; ``slots[i + 1]`` drove the move of step i, guided with strength
-    ``gradient_scales[i]`` (0 without guidance).
+    ``gradient_scales[i]`` (0 without guidance). ``prompts[i]`` is the prompt of step i where it is not the original.
     """
 
     seed: int
     group: int
     slots: tuple[int, ...]
     gradient_scales: tuple[float, ...]
+    prompts: tuple[str | None, ...] = ()
 
 
 class Trace:
@@ -176,6 +181,7 @@ class Trace:
             group=chain[0]["group"],
             slots=tuple(entry["slot"] for entry in chain),
             gradient_scales=tuple(entry["gradient_scale"] for entry in chain[1:]),
+            prompts=tuple(entry.get("prompt") for entry in chain) if any(e.get("prompt") for e in chain) else (),
         )
 
     def finalists(self) -> list[dict[str, Any]]:

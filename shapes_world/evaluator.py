@@ -1,7 +1,8 @@
 """ShapesEval: the exact evaluator of Shapes World.
 
 It reads pictures with image processing only (`segmentation`, `templates`), shares nothing with a learned verifier, and
-is never used to steer a search: it measures what a search has gained. Check it against drawn ground truth with
+never scores a candidate of a search: it measures what a search has gained. (The rule-based rewriter looks at previews
+with its detector; what that achieves, it cannot judge as an outsider.) Check it against drawn ground truth with
 `python -m testtime.shapes_world.evaluator --check 2000`, which writes `metrics.json` beside this file.
 """
 

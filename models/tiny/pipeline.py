@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from ...samplers.diffusion import DiffusionProcess, Start
 from ...samplers.kernel import VE, Flow
 from ...samplers.protocols import SearchError
 from ...samplers.schedules import flow_schedule, normal_schedule, scaled_linear_sigmas, timestep_at
+from ...samplers.sharing import SharedRows
 from ...samplers.streams import Streams
 from .loading import Family, load_family
 
@@ -52,12 +53,17 @@ class SamplingSettings:
 class TinyDenoise:
     """Classifier-free guidance over an embedded network, as ``samplers.diffusion.Denoise``.
 
+    Particles may have prompts of their own (``encode``, ``prompts``). Rows of the same state then share their
+    unconditional pass, within a call and with the call before: candidates that differ in their prompt only cost one
+    pass each.
+
     Args:
         network: eps- or flow-network of the family.
         model: "diffusion" or "flow".
         context: ``[G, L, W]`` text states per group; unconditional: ``[1, L, W]``.
         cfg: guidance scale.
         autocast: dtype for autocast, or None.
+        reader: texts -> text states ``[n, L, W]``, for prompts of particles; None where there are none.
     """
 
     def __init__(
@@ -68,30 +74,57 @@ class TinyDenoise:
         unconditional: Tensor,
         cfg: float,
         autocast: torch.dtype | None = None,
+        reader: Callable[[Sequence[str]], Tensor] | None = None,
     ):
         self.network, self.model, self.cfg = network, model, cfg
         self.context, self.unconditional, self.autocast = context, unconditional, autocast
         self.table = scaled_linear_sigmas()
         self.rows_per_particle = 1 if cfg == 1.0 else 2
+        self.rows_saved = 0
+        self._reader = reader
+        self._read: dict[str, Tensor] = {}
+        self._shared = SharedRows()
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor) -> Tensor:
+    def encode(self, texts: Sequence[str]) -> None:
+        """Prepare prompts of particles."""
+        self._read.update(zip(texts, self._reader(list(texts)), strict=True))
+
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Tensor:
         """Clean estimates ``[n, 4, h, w]`` float32 of states ``x`` at ``sigma``."""
-        if self.model == "flow":
-            scaled, timestep = x, torch.full((len(x),), sigma * 1000.0)
-        else:
-            scaled = x / (1.0 + sigma * sigma) ** 0.5
-            timestep = timestep_at(sigma, self.table).float().expand(len(x))
         context = self.context[group]
-        if self.rows_per_particle == 2:
-            # [uncond, cond] rows in one call, as ComfyUI batches them
-            scaled, timestep = torch.cat([scaled, scaled]), torch.cat([timestep, timestep])
-            context = torch.cat([self.unconditional.expand_as(context), context])
+        if prompts is not None:
+            own = [context[row] if text is None else self._read[text] for row, text in enumerate(prompts)]
+            context = torch.stack(own)
+        if self.rows_per_particle == 1:
+            return x - sigma * self._predict(x, sigma, context)
+        if prompts is not None:
+            return x - sigma * self._guided_and_shared(x, sigma, context)
+        # [uncond, cond] rows in one call, as ComfyUI batches them
+        context = torch.cat([self.unconditional.expand_as(context), context])
+        negative, positive = self._predict(torch.cat([x, x]), sigma, context).chunk(2)
+        # eps and flow velocity alike: x0 = x - sigma * prediction
+        return x - sigma * (negative + self.cfg * (positive - negative))
+
+    def _guided_and_shared(self, x: Tensor, sigma: float, context: Tensor) -> Tensor:
+        """Guided prediction; the unconditional pass is run once per state that was not seen before."""
+        plan = self._shared.plan(x, sigma)
+        rows = torch.cat([x[plan.new], x])
+        unconditional = self.unconditional.expand(len(plan.new), -1, -1)
+        output = self._predict(rows, sigma, torch.cat([unconditional, context]))
+        negative = self._shared.complete(plan, output[: len(plan.new)])
+        positive = output[len(plan.new) :]
+        self.rows_saved = len(x) - len(plan.new)
+        return negative + self.cfg * (positive - negative)
+
+    def _predict(self, x: Tensor, sigma: float, context: Tensor) -> Tensor:
+        """The network's prediction (noise or velocity) for states in the sampler's scale."""
+        if self.model == "flow":
+            timestep = torch.full((len(x),), sigma * 1000.0)
+        else:
+            timestep = timestep_at(sigma, self.table).float().expand(len(x))
+            x = x / (1.0 + sigma * sigma) ** 0.5
         with self._precision():
-            output = self.network(scaled, timestep.to(x), context).float()
-        if self.rows_per_particle == 2:
-            negative, positive = output.chunk(2)
-            output = negative + self.cfg * (positive - negative)
-        return x - sigma * output  # eps and flow velocity alike: x0 = x - sigma * prediction
+            return self.network(x, timestep.to(x), context).float()
 
     def _precision(self):
         if self.autocast is None:
@@ -145,6 +178,7 @@ def shapes_process(
         encode_prompts(family, [""]),
         settings.cfg,
         settings.autocast,
+        lambda texts: encode_prompts(family, texts),
     )
     flow = settings.model == "flow"
     return DiffusionProcess(

@@ -20,7 +20,7 @@ from ...samplers.protocols import SearchError
 Conds = dict[str, list[dict[str, Any]]]
 
 
-def _batch(value: Any) -> int:
+def batch_of(value: Any) -> int:
     """Rows of a processed condition (an object with ``.cond``); 1 for constants."""
     cond = getattr(value, "cond", None)
     if isinstance(cond, Tensor):
@@ -30,7 +30,7 @@ def _batch(value: Any) -> int:
     return 1
 
 
-def _gathered(value: Any, group: Tensor) -> Any:
+def take_rows(value: Any, group: Tensor) -> Any:
     """A processed condition with one row per particle."""
     cond = value.cond
     if isinstance(cond, list):
@@ -66,7 +66,7 @@ class GroupConditioning:
         self.controls = _multi_hint_controls(conds, groups)
 
     def _check(self, name: str, entry: dict[str, Any]) -> None:
-        batches = {key: _batch(value) for key, value in entry.get("model_conds", {}).items()}
+        batches = {key: batch_of(value) for key, value in entry.get("model_conds", {}).items()}
         if "mask" in entry:
             batches["mask"] = entry["mask"].shape[0]
         for key, rows in batches.items():
@@ -90,7 +90,7 @@ class GroupConditioning:
         entry = entry.copy()
         model_conds = entry.get("model_conds", {})
         entry["model_conds"] = {
-            key: _gathered(value, group) if _batch(value) > 1 else value for key, value in model_conds.items()
+            key: take_rows(value, group) if batch_of(value) > 1 else value for key, value in model_conds.items()
         }
         if "mask" in entry and entry["mask"].shape[0] > 1:
             entry["mask"] = _take(entry["mask"], group)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_patcher
@@ -12,11 +14,14 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...samplers.sharing import SharedRows
 from ..compat import throw_if_interrupted
-from .conditioning import GroupConditioning
+from .conditioning import Conds, GroupConditioning
+from .prompts import POSITIVE, PromptConditions
 from .residency import Residency
 
 COUNTER_KEY = "testtime_nfe"
+SHARE_KEY = "testtime_shared"
 
 
 class HostDenoise:
@@ -28,12 +33,16 @@ class HostDenoise:
         model_options: the options of this sampling run; a copy gets the counter, the caller's stay untouched.
         seed: passed on to the guider.
         residency: brings the model back after others were loaded.
+        prompts: conditions of prompts that particles are given, None where that is not possible.
 
     Attributes:
         rows_per_particle: forward passes per particle; an estimate before the first call, then measured. ControlNets
             are not counted.
         on_extra_rows: called with (measured - announced) rows after a call whose cost was announced wrongly.
+        rows_saved: always 0: ``on_extra_rows`` already tells what was shared.
     """
+
+    rows_saved = 0
 
     def __init__(
         self,
@@ -42,6 +51,7 @@ class HostDenoise:
         model_options: dict[str, Any],
         seed: int | None,
         residency: Residency,
+        prompts: PromptConditions | None = None,
     ):
         self.guider = guider
         self.conditioning = conditioning
@@ -50,8 +60,10 @@ class HostDenoise:
         self.on_extra_rows: Callable[[int], None] = ignore_extra_rows
         self.rows_per_particle = announced_rows(guider)
         self.model_options = comfy.model_patcher.create_model_options_clone(model_options)
+        self.prompts = prompts
         self._rows = 0
         self._thawed: GroupConditioning | None = None
+        self._negatives = SharedNegatives(self)
         comfy.patcher_extension.add_wrapper_with_key(
             comfy.patcher_extension.WrappersMP.APPLY_MODEL,
             COUNTER_KEY,
@@ -59,38 +71,77 @@ class HostDenoise:
             self.model_options,
             is_model_options=True,
         )
+        if prompts is not None:
+            comfy.patcher_extension.add_wrapper_with_key(
+                comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+                SHARE_KEY,
+                self._negatives,
+                self.model_options,
+                is_model_options=True,
+            )
+
+    def encode(self, texts: Sequence[str]) -> None:
+        """Prepare prompts of particles."""
+        self.residency.leave()
+        self.prompts.encode(texts)
 
     def _count(self, executor, x: Tensor, *args, **kwargs):
         self._rows += x.shape[0]
         return executor(x, *args, **kwargs)
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor) -> Tensor:
-        """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; row i is conditioned as ``group[i]``."""
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Tensor:
+        """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; row i is conditioned as ``group[i]``.
+
+        With ``prompts``, row i has prompt i (None: its image's own), and rows of equal state share what does not depend
+        on the prompt.
+        """
         throw_if_interrupted()
         self.residency.ensure()
         announced = len(group) * self.rows_per_particle
         self._rows = 0
-        x0 = self._guided(x, sigma, group)
-        if self._rows:
-            self.rows_per_particle = math.ceil(self._rows / len(group))
+        x0 = self._guided(x, sigma, group, prompts)
+        if self._rows or prompts is not None:
+            if prompts is None:  # shared rows say nothing about the next call
+                self.rows_per_particle = math.ceil(self._rows / len(group))
             if self._rows != announced:
                 self.on_extra_rows(self._rows - announced)
         return x0
 
-    def _guided(self, x: Tensor, sigma: float, group: Tensor) -> Tensor:
+    def condition(self, group: Tensor) -> Tensor | None:
+        """Prompt embedding ``[n, W]`` per particle, the mean of the (first) positive text states over the tokens."""
+        conds = {} if self.conditioning is None else self.conditioning.conds
+        for entry in conds.get("positive") or []:
+            states = getattr(entry.get("model_conds", {}).get("c_crossattn"), "cond", None)
+            if isinstance(states, Tensor) and states.dim() == 3:
+                pooled = states.float().mean(1)
+                return pooled[(group % len(pooled)).to(pooled.device)]
+        return None
+
+    def _guided(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None) -> Tensor:
         conditioning = self._conditioning(x)
         if conditioning is None:
             return self._call(x, sigma)
         parts, order = [], []
         for rows, groups in conditioning.calls(group):
-            whole = len(rows) == len(group)
-            with conditioning.hints_of(groups), self._conds(conditioning.gather(groups)):
-                parts.append(self._call(x if whole else x[rows.to(x.device)], sigma))
-            order.append(rows)
-        if len(parts) == 1:
+            for mine, conds in self._batches(conditioning, rows, groups, prompts):
+                whole = len(mine) == len(group) and torch.equal(mine, torch.arange(len(group)))
+                with conditioning.hints_of(groups), self._conds(conds), self._negatives.of(group[mine], prompts):
+                    parts.append(self._call(x if whole else x[mine.to(x.device)], sigma))
+                order.append(mine)
+        if len(parts) == 1 and whole:
             return parts[0]
         back = torch.cat(order).argsort().to(x.device)
         return torch.cat(parts)[back]
+
+    def _batches(
+        self, conditioning: GroupConditioning, rows: Tensor, groups: Tensor, prompts: Sequence[str | None] | None
+    ) -> Iterator[tuple[Tensor, Conds]]:
+        """(rows, their conditions) of the calls that ``rows`` are split into."""
+        if prompts is None or self.prompts is None:
+            yield rows, conditioning.gather(groups)
+            return
+        for mine, conds in self.prompts.calls(conditioning, groups, [prompts[row] for row in rows.tolist()]):
+            yield rows[mine], conds
 
     def _call(self, x: Tensor, sigma: float) -> Tensor:
         sigmas = torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
@@ -105,6 +156,57 @@ class HostDenoise:
 
     def _conds(self, conds):
         return _Swapped(self.guider, "conds", conds)
+
+
+class SharedNegatives:
+    """A CALC_COND_BATCH wrapper: what does not depend on the prompt is computed once for rows of equal state.
+
+    Candidates that differ in their prompt only have the same negative prediction, and so has the call that came before
+    them at the same state. Calls with other model options than the run's own (perturbed attention and its like) are
+    left alone.
+    """
+
+    def __init__(self, denoise: HostDenoise):
+        self._denoise = weakref.proxy(denoise)  # which keeps this object, and through its options the model
+        self._shared: dict[tuple[str, ...], SharedRows] = {}
+        self._group: Tensor | None = None
+
+    @contextmanager
+    def of(self, group: Tensor, prompts: Sequence[str | None] | None):
+        """Share within the calls inside, whose rows are of ``group``; nothing is shared where ``prompts`` is None."""
+        self._group = None if prompts is None or self._denoise.prompts is None else group
+        try:
+            yield
+        finally:
+            self._group = None
+
+    def __call__(self, executor, model, conds, x: Tensor, timestep: Tensor, model_options):
+        guider, group = self._denoise.guider, self._group
+        names = {id(entries): name for name, entries in guider.conds.items()}
+        called = [None if entries is None else names.get(id(entries)) for entries in conds]
+        others = tuple(name for name in called if name not in (None, POSITIVE))
+        plain = group is None or len(group) != len(x) or model_options is not self._denoise.model_options
+        if plain or not others or POSITIVE not in called or len(set(called)) != len(called):
+            return executor(model, conds, x, timestep, model_options)
+        shared = self._shared.setdefault(others, SharedRows())
+        plan = shared.plan(x, float(timestep[0]), group)
+        new = plan.new
+        if len(new) == len(x):  # nothing to share: one call for everything, as ever
+            outputs = list(executor(model, conds, x, timestep, model_options))
+            results = torch.stack([outputs[called.index(name)] for name in others], 1)
+        else:
+            only = [entries if name == POSITIVE else None for name, entries in zip(called, conds, strict=True)]
+            outputs = list(executor(model, only, x, timestep, model_options))
+            results = x.new_empty(0, len(others), *x.shape[1:])
+            if len(new):
+                rows = new.to(x.device)
+                gathered = self._denoise.conditioning.gather(group[new])
+                made = executor(model, [gathered[name] for name in others], x[rows], timestep[rows], model_options)
+                results = torch.stack(list(made), 1)
+        whole = shared.complete(plan, results)
+        for place, name in enumerate(others):
+            outputs[called.index(name)] = whole[:, place]
+        return outputs
 
 
 def ignore_extra_rows(rows: int) -> None:

@@ -36,6 +36,7 @@ SCHEMA = 1
 
 def compact(record: StepRecord, index: int, ledger: dict[str, Any]) -> dict[str, Any]:
     """A record as the front end gets it; particles are rows ``[id, parent, group, score, log_weight, selected]``."""
+    prompts = [entry.get("prompt") for entry in record.particles]
     return {
         "index": index,
         "step": record.step,
@@ -51,6 +52,9 @@ def compact(record: StepRecord, index: int, ledger: dict[str, Any]) -> dict[str,
             [e["id"], e["parent"], e["group"], _short(e["score"]), _short(e["log_weight"]), int(e["selected"])]
             for e in record.particles
         ],
+        # Only of searches that re-prompt: the prompt of every row (null: the original), and what the rewriter said.
+        "prompts": prompts if any(prompts) else None,
+        "rewrites": list(record.rewrites),
         "thumbs": None,
     }
 

@@ -18,7 +18,7 @@ IMAGE_COPIES = 6
 TOWER_BYTES = 64 * 2**20
 
 
-class _Wrapper(nn.Module):
+class Wrapper(nn.Module):
     """Holds the network. ModelPatcher sets ``device`` on what it wraps, which some library classes do not allow."""
 
     def __init__(self, network: nn.Module):
@@ -41,7 +41,7 @@ class ManagedVerifier:
         self.name, self.differentiable = verifier.name, bool(verifier.differentiable)
         self._bytes = bytes_per_image
         self.patcher = comfy.model_patcher.ModelPatcher(
-            _Wrapper(verifier.module),
+            Wrapper(verifier.module),
             load_device=management.get_torch_device(),
             offload_device=management.text_encoder_offload_device(),
         )

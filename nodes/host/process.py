@@ -23,6 +23,7 @@ from .conditioning import GroupConditioning
 from .denoiser import HostDenoise
 from .interpolants import interpolant_for, widens_start
 from .pixels import HostDecode
+from .prompts import PromptConditions
 from .residency import (
     GRADIENT_FACTOR,
     Residency,
@@ -86,6 +87,7 @@ class HostSettings:
         population: particles of all images together, to size chunks and reserve memory.
         gradient: whether gradients of the score will be asked for.
         judges: verifiers that a gradient passes through.
+        encoder: a ``ClipEncoder`` for prompts of particles, or None.
         stream_ids: for every image the number that names its noise streams (its place in the batch it came from);
             None: its place in this batch.
     """
@@ -96,6 +98,7 @@ class HostSettings:
     gradient: bool = False
     judges: Sequence[Any] = ()
     stream_ids: Sequence[int] | None = None
+    encoder: Any = None
 
 
 class ImageStreams(Streams):
@@ -126,6 +129,11 @@ class HostProcess(DiffusionProcess):
 
     residency: Residency
     _differentiated = False
+
+    @property
+    def can_reprompt(self) -> bool:
+        """Whether the search brought a text encoder."""
+        return self.denoise.prompts is not None
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         try:
@@ -180,7 +188,8 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
     rows = max(1, sum(len(entries) for entries in (conds or {}).values()))
     per_particle = memory_per_particle(model, call.shape, conds or {}, rows)
     residency = _reserved(call, per_particle, settings)
-    denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency)
+    prompts = None if settings.encoder is None else PromptConditions(settings.encoder, call, residency.leave)
+    denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts)
     fits = chunk_now(device, per_particle) // (GRADIENT_FACTOR if settings.gradient else 1)
     seed = int(call.seed or 0) % 2**64
     streams = Streams(seed) if settings.stream_ids is None else ImageStreams(seed, settings.stream_ids)

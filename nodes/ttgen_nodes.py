@@ -1,0 +1,163 @@
+"""``TTGen``, and re-prompting as an operation inside another search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..samplers.methods import TTGen
+from ..samplers.methods.ttgen import AFTER, CHOICES
+from ..samplers.protocols import SearchError
+from ..samplers.reprompting import Reprompted, Rounds
+from ..samplers.sde import OnPath
+from .host.prompts import ClipEncoder
+from .method_nodes import method_schema, search_output
+from .types import RewriterType, SearchType
+
+
+def rewriting_inputs(injection: int) -> list:
+    """Inputs that both nodes share, after the rewriter."""
+    return [
+        io.Clip.Input("clip", tooltip="The model's text encoder: it encodes the new prompts."),
+        io.Int.Input(
+            "injection_step",
+            default=injection,
+            min=0,
+            max=10_000,
+            tooltip="The last step with rewrites, counted from 1. The paper recommends 20 to 30 of 50 steps; later "
+            "previews hardly change any more.",
+        ),
+        io.Int.Input(
+            "interval",
+            default=1,
+            min=1,
+            max=1000,
+            tooltip="Steps from one call of the rewriter to the next. In between its last prompts compete again.",
+        ),
+        io.Int.Input(
+            "start_step",
+            default=1,
+            min=1,
+            max=10_000,
+            optional=True,
+            tooltip="The first step with rewrites, counted from 1. The very first previews show little.",
+        ),
+        io.Boolean.Input(
+            "keep_original",
+            default=True,
+            optional=True,
+            tooltip="Let the original prompt compete with its rewrites.",
+        ),
+        io.Int.Input(
+            "patience",
+            default=3,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="After so many answers in a row that nothing is missing, or so many failures, the rewriter is "
+            "asked no more.",
+        ),
+    ]
+
+
+def rewrites_input(default: int, tooltip: str) -> io.Int.Input:
+    return io.Int.Input("rewrites", default=default, min=1, max=64, tooltip=tooltip)
+
+
+class TTGenNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeTTGen",
+            "TTGen",
+            "A rewriter looks at the preview of each early step and proposes prompts aimed at what is missing; the one "
+            "whose preview fits the original prompt best makes the step (Qiao et al.). Use eta 0 as in the paper.",
+            [
+                RewriterType.Input("rewriter", tooltip="Who proposes the prompts."),
+                rewrites_input(4, "M: prompts that compete per step, besides the original. Cost grows with it."),
+                *rewriting_inputs(20),
+                io.Int.Input(
+                    "particles",
+                    default=1,
+                    min=1,
+                    max=256,
+                    optional=True,
+                    tooltip="N: trajectories side by side, each from its own noise. The best finished image is taken.",
+                ),
+                io.Boolean.Input(
+                    "keep_winner",
+                    default=True,
+                    optional=True,
+                    tooltip="Let the prompt that won last compete again, in the place of one of the new ones.",
+                ),
+                io.Combo.Input(
+                    "choice",
+                    options=list(CHOICES),
+                    default="best",
+                    optional=True,
+                    tooltip="worst takes the candidate with the lowest score: the paper's lower bound.",
+                ),
+                io.Combo.Input(
+                    "after",
+                    options=list(AFTER),
+                    default="original",
+                    optional=True,
+                    tooltip="Prompt of the steps after the injection step: the original, or the one that won last.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, rewriter, rewrites, clip, injection_step, interval, **optional) -> io.NodeOutput:
+        search = TTGen(
+            rewriter=rewriter,
+            rewrites=rewrites,
+            injection_step=injection_step,
+            interval=interval,
+            encoder=ClipEncoder(clip),
+            **optional,
+        )
+        return search_output(search)
+
+
+class RepromptedNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return method_schema(
+            "TestTimeReprompted",
+            "Re-prompted Search",
+            "Puts rewritten prompts into another search, at no further model calls: its candidates go on under the "
+            "original prompt and the rewrites in turn, and its own selection decides. For SVDD, SMC, FK Steering and "
+            "others that branch or resample.",
+            [
+                SearchType.Input("search", tooltip="A method without gradients."),
+                RewriterType.Input("rewriter", tooltip="Who proposes the prompts."),
+                rewrites_input(3, "M: prompts per parent. With M + 1 candidates every prompt gets one."),
+                *rewriting_inputs(10),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        search,
+        rewriter,
+        rewrites,
+        clip,
+        injection_step,
+        interval,
+        start_step=1,
+        keep_original=True,
+        patience=3,
+    ) -> io.NodeOutput:
+        if search is None:
+            raise SearchError("search is missing: connect a method node, e.g. SVDD")
+        rounds = Rounds(start_step, injection_step, interval, patience)
+        inner = search.search if isinstance(search, OnPath) else search
+        wrapped = Reprompted(inner, rewriter, rewrites, rounds, keep_original, ClipEncoder(clip))
+        wrapped.check_settings()
+        return io.NodeOutput(replace(search, search=wrapped) if isinstance(search, OnPath) else wrapped)
+
+
+NODES = [TTGenNode, RepromptedNode]

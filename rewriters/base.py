@@ -1,0 +1,167 @@
+"""What all rewriters that ask a language model share: the template, the reading of answers, a cache, the second try.
+
+The contract itself is ``samplers.protocols.Rewriter``. An answer that cannot be used is a ``failed`` Rewrite and a line
+in the log; the search goes on with the original prompt.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..samplers.protocols import Rewrite, RewriteRequest, SearchError
+from .parsing import NotUnderstood, listed, parse, usable
+from .syntax import carried_over
+from .template import ONLY_JSON, Template
+
+log = logging.getLogger("testtime")
+
+CACHED = 256
+IMAGE_SIDE = 448
+
+Poll = Callable[[], None]
+"""Called while waiting; raises to end the wait (a user's Cancel)."""
+
+
+class RewriterError(SearchError):
+    """A rewriter that cannot be set up; the message names what is wrong and what is right."""
+
+
+class Unanswered(Exception):
+    """A call that gave no answer, for a reason in words. ``calls`` were made."""
+
+    def __init__(self, reason: str, calls: int = 1):
+        super().__init__(reason)
+        self.calls = calls
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of a conversation: "system", "user" or "assistant", its text, and a picture or None."""
+
+    role: str
+    text: str
+    image: Image.Image | None = None
+
+
+def check_request(request: RewriteRequest) -> None:
+    """Raise RewriterError for a question that makes no sense."""
+    if request.image.dim() != 3 or request.image.shape[-1] != 3:
+        raise RewriterError(f"image has shape {list(request.image.shape)}: one image [H, W, 3] is needed")
+    if not request.prompt.strip():
+        raise RewriterError("prompt is empty: write what the image should show, the rewriter compares with it")
+    if request.count < 1:
+        raise RewriterError(f"rewrites is {request.count}: at least 1 is needed")
+
+
+def picture(image: Tensor, side: int = IMAGE_SIDE) -> Image.Image:
+    """PIL picture of ``[H, W, 3]`` in 0..1, its longer side brought to ``side``; NaN becomes black."""
+    made = Image.fromarray(_bytes(image))
+    scale = side / max(made.size)
+    return made.resize([max(1, round(edge * scale)) for edge in made.size], Image.Resampling.BICUBIC)
+
+
+def _bytes(image: Tensor) -> np.ndarray:
+    """uint8 ``[H, W, 3]``."""
+    return (image.detach().float().nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).cpu().numpy()
+
+
+def data_url(image: Image.Image) -> str:
+    """A picture as the ``data:`` address of a JPEG."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+class ChatRewriter:
+    """A rewriter that shows a chat model the preview and asks for prompts. Subclasses answer ``complete``.
+
+    Args:
+        name: for reports.
+        template: instructions.
+        image_side: longer side of the picture that is sent, in pixels.
+    """
+
+    def __init__(self, name: str, template: Template | None = None, image_side: int = IMAGE_SIDE):
+        self.name = name
+        self.template = template or Template()
+        self.template.check()
+        self.image_side = image_side
+        self._kept: OrderedDict[str, Rewrite] = OrderedDict()
+
+    def complete(self, turns: Sequence[Turn], seed: int, poll: Poll) -> tuple[str, int]:
+        """(answer of the model to a conversation, calls made). Raises Unanswered."""
+        raise NotImplementedError
+
+    def rewrite(self, requests: Sequence[RewriteRequest], poll: Poll | None = None) -> list[Rewrite]:
+        """See ``samplers.protocols.Rewriter``. A question that was answered before costs no call."""
+        for request in requests:
+            check_request(request)
+        keys = [self._key(request) for request in requests]
+        new = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._kept}
+        fresh = dict(zip(new, self._answers(list(new.values()), poll or (lambda: None)), strict=True))
+        answers, paid = [], set()
+        for key in keys:
+            answer = fresh.get(key) or self._kept[key]
+            answers.append(answer if key in fresh and key not in paid else replace(answer, calls=0))
+            paid.add(key)
+        for key, answer in fresh.items():
+            if not answer.failed:  # what failed may work the next time
+                self._kept[key] = answer
+        while len(self._kept) > CACHED:
+            self._kept.popitem(last=False)
+        return answers
+
+    def _answers(self, requests: list[RewriteRequest], poll: Poll) -> list[Rewrite]:
+        """Answers to new questions, one after the other."""
+        return [self.answer(request, poll) for request in requests]
+
+    def answer(self, request: RewriteRequest, poll: Poll) -> Rewrite:
+        """Ask once, and once more where the answer cannot be read."""
+        question = Turn("user", self.template.question(request), picture(request.image, self.image_side))
+        turns, calls = [Turn("system", self.template.system), question], 0
+        reason = ""
+        for _ in range(2):
+            try:
+                text, made = self.complete(turns, request.seed, poll)
+            except Unanswered as error:
+                return self._failed(str(error), calls + error.calls)
+            calls += made
+            try:
+                return self._read(text, request, calls)
+            except NotUnderstood as error:
+                reason = str(error)
+                turns = [*turns[:2], Turn("assistant", text[:2000]), Turn("user", ONLY_JSON)]
+        return self._failed(reason, calls)
+
+    def _read(self, text: str, request: RewriteRequest, calls: int) -> Rewrite:
+        said = parse(text)
+        missing = listed(said.missing)
+        if said.aligned:
+            return Rewrite(missing=missing, aligned=True, calls=calls)
+        prompts = usable(said.prompts, request.prompt, request.count, self.template.words)
+        if not prompts:
+            raise NotUnderstood("the answer holds no prompt that differs from the request")
+        return Rewrite(tuple(carried_over(request.prompt, p) for p in prompts), missing, calls=calls)
+
+    def _failed(self, reason: str, calls: int) -> Rewrite:
+        log.warning("rewriter %s: %s; going on with the original prompt", self.name, reason)
+        return Rewrite(failed=True, note=reason, calls=calls)
+
+    def _key(self, request: RewriteRequest) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr(tuple(request.image.shape)).encode())
+        digest.update(_bytes(request.image).tobytes())
+        rest = (self.template.system, self.template.question(request), request.prompt, request.count, request.seed)
+        digest.update(repr(rest).encode())
+        return digest.hexdigest()

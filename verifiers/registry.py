@@ -154,6 +154,13 @@ def _vlm_endpoint(url, model, **options) -> Verifier:
     return endpoint_judge(url, model, **options)
 
 
+@register("objects")
+def _objects(folder, **options) -> Verifier:
+    from .objects import load_objects
+
+    return load_objects(folder, **options)
+
+
 @register("jpeg_compressibility")
 def _jpeg_compressibility(**options) -> Verifier:
     from .jpeg import JPEGVerifier

@@ -173,8 +173,9 @@ class SelfAttention(nn.Module):
         rows, length, width = x.shape
         query, key, value = self.qkv(x).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scale = self.log_scale.float().clamp(max=MAX_SCALE).exp()[:, None, None]
-        query = rotate(F.normalize(query.float(), dim=-1, eps=1e-12) * scale, *rotary).to(value)
-        key = rotate(F.normalize(key.float(), dim=-1, eps=1e-12), *rotary).to(value)
+        cos, sin = rotary
+        query = rotate(F.normalize(query.float(), dim=-1, eps=1e-12), cos * scale, sin * scale).to(value)
+        key = rotate(F.normalize(key.float(), dim=-1, eps=1e-12), cos, sin).to(value)
         if cache is not None:
             key, value = cache.append(layer, key, value)
         heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)

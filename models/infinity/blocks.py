@@ -26,7 +26,10 @@ class FeedForward(nn.Module):
         self.fc2 = linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        h = self.fc1(x)
+        # The widest activation of the network: where nothing is differentiated, it is not held twice.
+        h = F.gelu(h, approximate="tanh") if h.requires_grad else torch.ops.aten.gelu_(h, approximate="tanh")
+        return self.fc2(h)
 
 
 class Block(nn.Module):

@@ -221,7 +221,7 @@ def test_other_searches_run_on_scales(loaded, node):
     from testtime.nodes import method_nodes
 
     cls = getattr(method_nodes, node)
-    defaults = {entry.id: entry.default for entry in cls.define_schema().inputs}
+    defaults = {entry.id: entry.default for entry in cls.define_schema().inputs if not entry.optional}
     method = cls.execute(**{**defaults, "particles": 3}).args[0]
     best, finalists, scores, _ = search(loaded, encode(loaded[1], "a cat"), method, batch_size=2)
     assert best["samples"].shape == (2, 8, 16, 16) and len(scores.values) == len(finalists["samples"])

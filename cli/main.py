@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .. import __version__
 from .errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
 
-SUITES = ("shapes", "overhead")
+SUITES = ("shapes", "flow", "overhead")
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
@@ -29,16 +29,22 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         "demo": "compare the methods on the embedded models and write out/demo/index.html",
         "report": "make a page (HTML) of the trace of a search",
         "score": "score a folder of images with verifiers, into a CSV file",
+        "train-value": "train a value network, which spares SVDD and SMC the previews",
         "doctor": "say what was found: PyTorch, weights, ComfyUI",
     }
     for name, text in texts.items():
         child = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == command:
-            importlib.import_module(f".{name}", __package__).add_arguments(child)
+            command_module(name).add_arguments(child)
     bench = commands.add_parser("bench", help="run a benchmark suite", add_help=False)
     bench.add_argument("suite", nargs="?", choices=SUITES)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
+
+
+def command_module(name: str):
+    """The module of a sub-command."""
+    return importlib.import_module("." + name.replace("-", "_"), __package__)
 
 
 def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -51,7 +57,7 @@ def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
             parser.error(f"bench: which suite? One of: {', '.join(SUITES)}")
         suite = importlib.import_module(f"testtime.bench.{options.suite}")
         return suite.main(options.arguments) or 0
-    return importlib.import_module(f".{options.command}", __package__).main(options)
+    return command_module(options.command).main(options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

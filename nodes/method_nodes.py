@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
 from ..samplers.resampling import SCHEMES
 from ..samplers.tempering import TEMPERINGS, Alpha
-from .types import CATEGORY, SearchType
+from .types import CATEGORY, SearchType, ValueType
 
 METHOD_CATEGORY = f"{CATEGORY}/methods"
 RELATIVE, ABSOLUTE = "relative", "absolute"
@@ -98,6 +98,17 @@ def tempering_inputs() -> list:
             tooltip="Resample when the effective number of particles falls below this fraction of N. 0 = a good value "
             "for N; above 1 = at every allowed step.",
         ),
+    ]
+
+
+def value_input() -> list:
+    return [
+        ValueType.Input(
+            "value",
+            optional=True,
+            tooltip="A learned value that chooses in the place of preview and verifier, without decoding. The verifier "
+            "still judges the finished images.",
+        )
     ]
 
 
@@ -199,13 +210,16 @@ class SVDDNode(_Windowed):
                 ),
                 *alpha_inputs(0.0, 0.0, " 0 = always take the best, as the published code does."),
                 *window_inputs(0.0, 1.0, 1, "choice"),
+                *value_input(),
             ],
         )
 
     @classmethod
-    def execute(cls, candidates, alpha, alpha_mode, start, end, every) -> io.NodeOutput:
+    def execute(cls, candidates, alpha, alpha_mode, start, end, every, value=None) -> io.NodeOutput:
         temperature = Alpha(alpha, alpha_mode) if alpha > 0 else None
-        return search_output(SVDD(candidates=candidates, alpha=temperature, start=start, end=end, every=every))
+        return search_output(
+            SVDD(candidates=candidates, alpha=temperature, start=start, end=end, every=every, value_function=value)
+        )
 
 
 class SMCNode(_Windowed):
@@ -222,15 +236,17 @@ class SMCNode(_Windowed):
                 *tempering_inputs(),
                 *window_inputs(0.0, 0.9, 1, "resampling"),
                 scheme_input("systematic"),
+                *value_input(),
             ],
         )
 
     @classmethod
     def execute(
-        cls, particles, alpha, alpha_mode, tempering, ess_threshold, start, end, every, resampling
+        cls, particles, alpha, alpha_mode, tempering, ess_threshold, start, end, every, resampling, value=None
     ) -> io.NodeOutput:
         return search_output(
             SMC(
+                value_function=value,
                 particles=particles,
                 alpha=Alpha(alpha, alpha_mode),
                 tempering=tempering,

@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .population import Population
 from .potentials import POTENTIALS
-from .protocols import Process, SearchError, SearchResult, State, Verifier
+from .protocols import Process, SearchError, SearchResult, State, Values, Verifier
 from .resampling import SCHEMES
 from .session import Session
 from .tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
 from .trace import StepRecord, particle_entries
+from .values import ValueFunction, check_value, values_of
 from .weights import best_index, ess_threshold, gumbel_choice
 
 OUTPUTS = ("argmax_reward", "argmax_weight", "sample")
@@ -49,6 +51,8 @@ class Engine:
         scheme: resampling scheme.
         output: rule for the winner: "argmax_reward", "argmax_weight", or "sample" in proportion to the weights.
         adaptive_target: ESS fraction of adaptive tempering.
+        value_function: a learned value, replaces decode and verify on the way; see ``samplers.values``. The finished
+            images are judged by the verifier.
         name: for the trace.
     """
 
@@ -65,7 +69,9 @@ class Engine:
     scheme: str = "systematic"
     output: str = "argmax_reward"
     adaptive_target: float = 0.9
+    value_function: ValueFunction | None = None
     name: str = "engine"
+    width_field: ClassVar[str] = "particles"
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work on ``process`` with ``verifier``."""
@@ -81,6 +87,7 @@ class Engine:
             raise SearchError(
                 f"verifier {verifier.name!r} is not differentiable: guidance must be 0 with it (SMC instead of DAS)"
             )
+        check_value(self.value_function, process)
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
@@ -106,6 +113,8 @@ class Engine:
             raise SearchError(f"gamma is {self.gamma}: it must be > 0")
         if not 0.0 < self.adaptive_target < 1.0:
             raise SearchError(f"adaptive_target is {self.adaptive_target}: it must lie between 0 and 1")
+        if self.guidance > 0 and self.value_function is not None:
+            raise SearchError("guidance follows the gradient of the verifier: leave out the value function, or use 0")
         if self.guidance > 0 and self.particles == 1 and self.alpha.mode == "relative":
             raise SearchError("alpha mode is 'relative' with 1 particle: a spread needs at least 2; use 'absolute'")
 
@@ -113,6 +122,17 @@ class Engine:
         """Steps at which resampling is allowed; never the last one, whose move draws no noise."""
         first, last = math.ceil(self.start * steps), min(math.floor(self.end * steps), steps - 2)
         return list(range(first, last + 1, self.every))
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image; a guided one also goes backward."""
+        return self.particles * process.steps
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        if self.guidance > 0:
+            return self.particles * process.steps
+        on_the_way = 0 if self.value_function is not None else len(self.resampling_steps(process.steps))
+        return self.particles * ((on_the_way if self.particles > 1 else 0) + 1)
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the module docstring."""
@@ -142,7 +162,11 @@ class Engine:
             scored = guided or (i in allowed and lambdas[i] > 0) or (last and process.ends_clean)
             images, grad, temperature = None, None, torch.zeros(groups, dtype=torch.float64)
             if scored:
-                state, values, images = session.evaluate(state, gradient=guided)
+                if self.value_function is not None and not last:
+                    state = session.process.predict(state)
+                    values = Values(values_of(session, self.value_function, state))
+                else:
+                    state, values, images = session.evaluate(state, gradient=guided)
                 grad = values.grad
                 if pop.observe(values.reward):
                     alpha = scale.update(pop.reward)

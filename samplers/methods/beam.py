@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class BeamSearch:
     start: float = 0.0
     end: float = 1.0
     name: str = "beam_search"
+    width_field: ClassVar[str] = "beams"
 
     @property
     def population(self) -> int:
@@ -59,6 +61,21 @@ class BeamSearch:
         if not 0.0 <= self.start <= self.end <= 1.0:
             raise SearchError(f"start {self.start} and end {self.end}: 0 <= start <= end <= 1 is needed")
 
+    def width(self, process: Process, step: int) -> int:
+        """Children of every beam at a step."""
+        inside = self.start <= step / process.steps <= self.end
+        return self.children if inside and process.branches(step) else 1
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image."""
+        widths = [self.width(process, i) for i in range(process.steps - 1)]
+        return self.beams * (1 + sum(k * (self.lookahead if k > 1 else 1) for k in widths))
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        widths = [self.width(process, i) for i in range(process.steps - 1)]
+        return self.beams * (1 + sum(k for k in widths if k > 1))
+
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, for all groups at once."""
         process, b = session.process, self.beams
@@ -70,7 +87,7 @@ class BeamSearch:
         session.record(StepRecord(0, steps, process.sigmas[0], entries), state)
         guess = None
         for i in range(steps - 1):
-            k = self.children if process.branches(i) and self.start <= i / steps <= self.end else 1
+            k = self.width(process, i)
             rows = torch.arange(len(state)).repeat_interleave(k)
             parents = [ids[row] for row in rows.tolist()]
             state, _ = process.advance(state.select(rows, slot=torch.arange(b * k).repeat(groups)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,7 @@ class BestOfN:
 
     particles: int = 4
     name: str = "best_of_n"
+    width_field: ClassVar[str] = "particles"
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work."""
@@ -34,6 +36,14 @@ class BestOfN:
         """Raise SearchError for settings that are wrong by themselves."""
         if self.particles < 1:
             raise SearchError(f"particles is {self.particles}: at least 1 is needed")
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image."""
+        return self.particles * process.steps
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        return self.particles
 
     def run(self, session: Session) -> SearchResult:
         """Advance all, score once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class RandomSearch:
     particles: int = 8
     halvings: tuple[float, ...] = (0.5,)
     name: str = "random_search"
+    width_field: ClassVar[str] = "particles"
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work."""
@@ -43,6 +45,24 @@ class RandomSearch:
             raise SearchError(f"particles is {self.particles}: at least 1 is needed")
         if any(not 0.0 < f < 1.0 for f in self.halvings) or list(self.halvings) != sorted(set(self.halvings)):
             raise SearchError(f"halvings are {self.halvings}: increasing fractions of the steps between 0 and 1")
+
+    def widths(self, steps: int) -> list[int]:
+        """Particles per image that each step is made with."""
+        halving, width, widths = {round(f * steps) for f in self.halvings}, self.particles, []
+        for i in range(steps):
+            widths.append(width)
+            width = (width + 1) // 2 if i in halving else width
+        return [*widths, width]
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image."""
+        return sum(self.widths(process.steps)[:-1])
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        widths = self.widths(process.steps)
+        halving = {round(f * process.steps) for f in self.halvings}
+        return widths[-1] + sum(widths[i] for i in halving if i < process.steps and widths[i] > 1)
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring."""
@@ -124,6 +144,7 @@ class ZeroOrderSearch:
     cosine: float = 0.95
     stuck: str = "restart"
     name: str = "zero_order_search"
+    width_field: ClassVar[str] = "rounds"
 
     @property
     def population(self) -> int:
@@ -145,6 +166,14 @@ class ZeroOrderSearch:
             raise SearchError(f"cosine is {self.cosine}: between -1 and 1, e.g. 0.95 for near neighbours")
         if self.stuck not in STUCK:
             raise SearchError(f"stuck is {self.stuck!r}: choose one of {', '.join(STUCK)}")
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image."""
+        return process.steps * self.looks(process)
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        return 1 + self.rounds * self.neighbours
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, all groups at once."""

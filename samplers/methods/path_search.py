@@ -39,6 +39,7 @@ class PathSearch:
     backward: float = 0.81
     steps: int = 4
     name: str = "path_search"
+    width_field: ClassVar[str] = "branches"
     needs_schedule: ClassVar[bool] = True
 
     @property
@@ -74,6 +75,16 @@ class PathSearch:
         """Times at which paths are compared, from ``start`` down; the last descent ends at 0."""
         count = math.ceil(self.start / (self.backward - self.forward) - 1e-9)
         return [max(self.start - i * (self.backward - self.forward), 0.0) for i in range(count)] + [0.0]
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image: the first descent, then ``steps`` per return, and one where it stops."""
+        rounds = len(self.stops()) - 1
+        first = len(self._first(process))
+        return self.paths * (first + self.branches * (rounds * (self.steps + 1) - 1))
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        return self.paths * self.branches * (len(self.stops()) - 1)
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, all groups at once."""

@@ -149,6 +149,39 @@ class RBF:
             )
         return q
 
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image, at most."""
+        return self.budget
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image, at most."""
+        return self.budget - self.tail(process) + self.chains
+
+    def least_calls(self, process: Process) -> int:
+        """The smallest budget: one chain, one initial particle, one candidate per share."""
+        single = replace(self, chains=1, initial=1)
+        shares = self.searched(process) + (0 if self.full_steps else 1)
+        return 1 + single.tail(process) + shares
+
+    def fitted(self, calls: int, process: Process) -> RBF | None:
+        """The search with ``calls`` as its budget: a tenth of it at most on initial particles, one chain if need be.
+
+        None where that does not pay for one candidate per step.
+        """
+        for chains in dict.fromkeys((self.chains, 1)):
+            initial = max(1, min(self.initial, calls // (10 * chains)))
+            found = replace(self, budget=calls, chains=chains, initial=initial)
+            if calls >= 1 and found.affords(process):
+                return found
+        return None
+
+    def affords(self, process: Process) -> bool:
+        """Whether the budget pays for a candidate per step and chain."""
+        try:
+            return self.quota(process) >= 1
+        except SearchError:
+            return False
+
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring; chains of all groups go in lockstep, each at its own step."""
         process = session.process

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,8 @@ from ..protocols import Process, SearchError, SearchResult, State, Verifier
 from ..session import Session
 from ..tempering import Alpha, AlphaScale
 from ..trace import StepRecord, particle_entries
-from ..weights import best_index, clean_rewards, gumbel_choice
-
-ValueFunction = Callable[[Tensor, float], Tensor]
+from ..values import ValueFunction, check_value, values_of
+from ..weights import best_index, gumbel_choice
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class SVDD:
         alpha: temperature of the choice, None or value 0 for argmax (the published code has only this one).
         start, end, every: branch only at steps ``start*T, +every, .. end*T`` (1.0: to the last one); others take one
             candidate.
-        value_function: optional ``(x [n, ...], sigma) -> value [n]`` (SVDD-MC), replaces decode and verify.
+        value_function: a learned value (SVDD-MC), replaces decode and verify on the way; see ``samplers.values``.
     """
 
     candidates: int = 4
@@ -45,6 +44,7 @@ class SVDD:
     every: int = 1
     value_function: ValueFunction | None = None
     name: str = "svdd"
+    width_field: ClassVar[str] = "candidates"
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work."""
@@ -53,6 +53,7 @@ class SVDD:
             raise SearchError("verifier is missing: connect one, a search needs a judge")
         if self.candidates > 1 and not process.stochastic:
             raise SearchError(f"eta is {process.eta}: all candidates of an ODE step are equal; use eta > 0")
+        check_value(self.value_function, process)
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
@@ -67,6 +68,20 @@ class SVDD:
         """Steps whose transition is branched."""
         first, last = math.ceil(self.start * process.steps), math.floor(self.end * process.steps)
         return {i for i in range(first, last + 1, self.every) if i < process.steps and process.branches(i)}
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image: one per candidate, shared with its next move; a learned value needs none."""
+        if self.value_function is not None or self.candidates == 1:
+            return process.steps
+        branching = self.branching_steps(process)
+        last = process.steps - 1 if process.ends_clean else process.steps
+        return 1 + sum(self.candidates if i in branching else 1 for i in range(last))
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image."""
+        if self.value_function is not None or self.candidates == 1:
+            return 1
+        return self.candidates * len(self.branching_steps(process)) + 1
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring."""
@@ -141,11 +156,7 @@ class SVDD:
         if self.value_function is None:
             state, values, images = session.evaluate(state)
             return state, values.reward, images
-        sigma = session.process.sigmas[state.step]
-        with session.ledger.verify(len(state)):
-            value, bad = clean_rewards(self.value_function(state.x, sigma).detach().double().cpu())
-        session.ledger.rejected_rewards += bad
-        return state, value, None
+        return state, values_of(session, self.value_function, state), None
 
     def _pick(self, process: Process, value: Tensor, scale: AlphaScale | None, step: int) -> Tensor:
         """Rows ``[G]`` of the chosen candidates, given values ``[G, M]``."""

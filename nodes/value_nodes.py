@@ -1,0 +1,76 @@
+"""``Load Value Network``: a learned value of noisy images for SVDD and SMC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..samplers.protocols import SearchError
+from ..values.learned import LearnedValue
+from .types import CATEGORY, ValueType
+
+FOLDER = "value_networks"
+NO_FILE = "none found"
+
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
+
+
+def choices() -> list[str]:
+    """Value networks on this machine: safetensors files of models/value_networks."""
+    found = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors")]
+    return found or [NO_FILE]
+
+
+def resolve(name: str) -> Path:
+    """Path of an entry of ``choices``; raises SearchError with what to do where it is not there."""
+    for root in folder_paths.get_folder_paths(FOLDER):
+        path = Path(root) / name
+        if name != NO_FILE and path.is_file():
+            return path
+    folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    raise SearchError(
+        f"value network {name!r} is not there: train one with `testtime train-value OUT` and put OUT/value.safetensors "
+        f"into {folder}"
+    )
+
+
+class LoadValueNetworkNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeLoadValueNetwork",
+            display_name="Load Value Network",
+            category=f"{CATEGORY}/methods",
+            description="A small network that expects the verifier's score of the finished image from a noisy one. "
+            "With it SVDD and SMC choose without decoding and judging previews (SVDD-MC, Li et al. 2024). Made by "
+            "`testtime train-value` for one model and one verifier.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=choices(), tooltip="A file of models/value_networks, for the model that is sampled."
+                )
+            ],
+            outputs=[ValueType.Output(display_name="value")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file=None):
+        try:
+            resolve(file or NO_FILE)
+        except SearchError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file):
+        return resolve(file).stat().st_mtime_ns
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            return io.NodeOutput(LearnedValue.load(resolve(file)))
+
+
+NODES = [LoadValueNetworkNode]

@@ -1,0 +1,275 @@
+"""A search that fits a budget: how many particles, over how many steps, for so many forward passes or seconds.
+
+The published comparisons are made at equal numbers of forward passes (500 in the RBF paper); every method spends them
+in its own way, so each one says what it costs (``calls`` and ``looks``) and this module turns that around.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernel import Interpolant, Noise, check_sigmas, is_stochastic, transition_variance
+from .protocols import SearchError, Verifier
+
+STEPS = ("may be fewer", "keep")
+MOST = 1 << 16  # particles; no budget pays for more
+
+
+@dataclass(frozen=True)
+class Outline:
+    """As much of a process as a method needs to say what it costs.
+
+    Attributes:
+        interpolant: of the model. sigmas: ``[T + 1]`` decreasing. eta: noise of the moves.
+    """
+
+    interpolant: Interpolant
+    sigmas: Sequence[float]
+    eta: float | Noise
+
+    @property
+    def steps(self) -> int:
+        """Moves T."""
+        return len(self.sigmas) - 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any move draws noise."""
+        return is_stochastic(self.eta)
+
+    @property
+    def ends_clean(self) -> bool:
+        """Whether the last move leads to a finished image."""
+        return self.sigmas[-1] == 0.0
+
+    def branches(self, step: int) -> bool:
+        """Whether the move out of ``step`` draws noise."""
+        return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
+
+    def thinned(self, steps: int) -> Outline:
+        """The same with ``steps`` moves."""
+        return replace(self, sigmas=thinned(self.sigmas, steps))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that one particle takes: a denoiser call (all guidance branches), and a look (decode and verify)."""
+
+    call: float
+    look: float
+
+    @classmethod
+    def measure(cls, process: Any, verifier: Verifier | None, prompts: Sequence[str], particles: int = 4) -> Pace:
+        """Time a few particles on ``process``. The first call of each kind warms up and does not count."""
+        state = process.start(particles)
+        rows = torch.arange(len(state))
+        texts = [prompts[g] for g in state.group.tolist()]
+
+        def call():
+            return process.predict(replace(state.select(rows), x0=None))
+
+        def look():
+            images = process.preview(predicted)
+            if verifier is not None:
+                with torch.no_grad():
+                    verifier.score(images, texts)
+
+        predicted = call()
+        seconds = [_timed(call)]
+        look()
+        seconds.append(_timed(look))
+        return cls(*(value / len(state) for value in seconds))
+
+
+def _timed(function) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class WithinBudget:
+    """A search together with what it may cost; its number of particles and of steps is chosen to use that up.
+
+    Particles grow until the budget is used. Where it does not pay for ``least`` particles at the given number of steps,
+    the steps become fewer (the schedule is thinned, its ends stay), down to half of them; then the particles do.
+
+    Attributes:
+        search: a method, or one on a path (``sde.OnPath``); its own number of particles (candidates, beams, ...) does
+            not count.
+        nfe: forward passes per image, 0 for no limit.
+        seconds: seconds of the whole run, 0 for no limit. Seconds are measured on the machine, so that the same seed
+            may give different results.
+        steps: one of ``STEPS``.
+        least: particles that are worth fewer steps, >= 1.
+    """
+
+    search: Any
+    nfe: int = 0
+    seconds: float = 0.0
+    steps: str = "may be fewer"
+    least: int = 4
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+        if self.nfe < 0 or not self.seconds >= 0:
+            raise SearchError(f"nfe is {self.nfe} and seconds is {self.seconds}: both must be >= 0 (0 = no limit)")
+        if self.nfe == 0 and self.seconds == 0:
+            raise SearchError("nfe and seconds are both 0: give the forward passes per image, or seconds")
+        if self.steps not in STEPS:
+            raise SearchError(f"steps is {self.steps!r}: choose one of {', '.join(STEPS)}")
+        if self.least < 1:
+            raise SearchError(f"least is {self.least}: at least 1 is needed")
+
+    def fit(
+        self, search: Any, outline: Outline, rows: int, groups: int = 1, pace: Pace | None = None
+    ) -> tuple[Any, int]:
+        """(search, steps) that use the budget up as far as possible.
+
+        Args:
+            search: the method to fit.
+            outline: the process as it would be run.
+            rows: forward passes per denoiser call.
+            groups: images of the run, which share ``seconds``.
+            pace: needed where there is a limit in seconds.
+
+        Raises:
+            SearchError: a budget that does not pay for one image, or a method that cannot be fitted.
+        """
+        self.check_settings()
+        if not hasattr(search, "calls"):
+            raise SearchError(f"method {search.name!r} has no automatic budget: set its particles and steps yourself")
+        asked = outline.steps
+        floor = asked if self.steps == "keep" else max(1, min(asked, max(asked // 2, 4)))
+        found = None
+        for steps in range(asked, floor - 1, -1):
+            shorter = outline if steps == asked else outline.thinned(steps)
+            fitted = self._widest(search, shorter, rows, groups, pace)
+            if fitted is None:
+                continue
+            if found is None or width_of(fitted) > width_of(found[0]):
+                found = (fitted, steps)
+            if width_of(fitted) >= self.least:
+                break
+        if found is None:
+            raise SearchError(self._too_small(search, outline.thinned(floor), rows, groups, pace))
+        return found
+
+    def _widest(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> Any | None:
+        """The search with as many particles as the budget pays for, None if it does not pay for one."""
+        if hasattr(search, "fitted"):  # the budget is a setting of the method itself
+            calls = self._calls(rows, groups, pace)
+            return search.fitted(calls, outline)
+        if self.nfe and not self.seconds and widened(search, 2).calls(outline) == widened(search, 1).calls(outline):
+            # A learned value chooses between candidates without denoiser calls: their number stays.
+            return search if self._pays(search, outline, rows, groups, pace) else None
+        low, high = 0, 1
+        while high <= MOST and self._pays(widened(search, high), outline, rows, groups, pace):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._pays(widened(search, middle), outline, rows, groups, pace):
+                low = middle
+            else:
+                high = middle
+        return widened(search, low) if low > 0 else None
+
+    def _pays(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> bool:
+        calls = search.calls(outline)
+        if self.nfe and calls * rows > self.nfe:
+            return False
+        return not self.seconds or self._seconds(search, outline, groups, pace) <= self.seconds
+
+    def _seconds(self, search: Any, outline: Outline, groups: int, pace: Pace | None) -> float:
+        if pace is None:
+            raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
+        return groups * (search.calls(outline) * pace.call + search.looks(outline) * pace.look)
+
+    def _calls(self, rows: int, groups: int, pace: Pace | None) -> int:
+        """Denoiser calls per image, where each is followed by a look."""
+        limits = [self.nfe // rows] if self.nfe else []
+        if self.seconds:
+            if pace is None:
+                raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
+            limits.append(int(self.seconds / (groups * (pace.call + pace.look))))
+        return min(limits)
+
+    def _too_small(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> str:
+        least = widened(search, 1).calls(outline) if not hasattr(search, "fitted") else search.least_calls(outline)
+        what = f"{least * rows} forward passes per image ({least} denoiser calls of {rows})"
+        if self.nfe and least * rows > self.nfe:
+            return f"nfe is {self.nfe}: {search.name} with {outline.steps} steps needs at least {what}"
+        seconds = "" if pace is None else f", about {groups * least * (pace.call + pace.look):.3g} s here"
+        return f"seconds is {self.seconds:g}: {search.name} with {outline.steps} steps needs at least {what}{seconds}"
+
+
+def width_of(search: Any) -> int:
+    """How many particles a method moves on with, by the field that ``widened`` sets; RBF's chains always count."""
+    return getattr(search, search.width_field) if hasattr(search, "width_field") else MOST
+
+
+def widened(search: Any, width: int) -> Any:
+    """The method with another number of particles (candidates, beams, rounds, ...)."""
+    return replace(search, **{search.width_field: width})
+
+
+def thinned(sigmas: Sequence[float], steps: int) -> list[float]:
+    """``steps`` moves of a schedule ``[T + 1]``: evenly chosen levels, the first and the last stay.
+
+    Raises:
+        ValueError: more steps than there are, or fewer than one.
+    """
+    values = list(sigmas)
+    if not 1 <= steps < len(values):
+        raise ValueError(f"steps is {steps}: a schedule of {len(values) - 1} can be thinned to 1 .. {len(values) - 1}")
+    # The last move (to 0) is a jump of its own kind: the level before it stays too, if there is room.
+    if steps == 1:
+        return [values[0], values[-1]]
+    inner = len(values) - 2
+    places = [round(i * inner / (steps - 1)) for i in range(steps)]
+    return [values[place] for place in places] + [values[-1]]
+
+
+def auto(
+    search: Any,
+    process: Any,
+    verifier: Verifier | None,
+    prompts: Sequence[str],
+    *,
+    nfe: int = 0,
+    seconds: float = 0.0,
+    steps: str = "may be fewer",
+    least: int = 4,
+) -> tuple[Any, Any]:
+    """(search, process) that use up a budget; hand both to ``run_search``, with the budget as its limit too.
+
+    Args:
+        search: a method; its number of particles is replaced.
+        process: a ``DiffusionProcess``; the schedule of the one that comes back may be thinned.
+        verifier, prompts: as for ``run_search``, to measure seconds.
+        nfe, seconds, steps, least: see ``WithinBudget``. ``nfe`` counts per image.
+
+    Raises:
+        SearchError: a budget that does not pay for one image.
+    """
+    budget = WithinBudget(search, nfe, seconds, steps, least)
+    budget.check_settings()
+    outline = Outline(process.interpolant, check_sigmas(Tensor(process.sigmas)), process.eta)
+    pace = Pace.measure(process, verifier, prompts) if seconds else None
+    fitted, count = budget.fit(search, outline, process.denoise.rows_per_particle, process.groups, pace)
+    if count < process.steps:
+        process = copy.copy(process)
+        process.sigmas = thinned(process.sigmas, count)
+        process.steps = count
+    return fitted, process

@@ -1,0 +1,177 @@
+"""Automatic budgets: costs told in advance are the costs of a run, and what is chosen uses the budget up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from testtime.samplers.budget import Outline, Pace, WithinBudget, auto, thinned, widened, width_of
+from testtime.samplers.kernel import Flow
+from testtime.samplers.methods import RBF, SMC, SVDD, BeamSearch, BestOfN, PathSearch, RandomSearch, ZeroOrderSearch
+from testtime.samplers.protocols import SearchError
+from testtime.samplers.session import run_search
+
+from . import oracles
+from .searches import SHARP as ALPHA
+from .searches import TARGET, searches
+
+METHODS = {name: search for name, search in searches(ALPHA).items() if hasattr(search, "calls")}
+METHODS |= {
+    "beam_window": BeamSearch(2, 3, 2, start=0.3, end=0.6),
+    "random_twice": RandomSearch(7, (0.3, 0.6)),
+    "svdd_sparse": SVDD(3, every=2, start=0.2, end=0.7),
+    "svdd_learned": SVDD(3, value_function=lambda x, sigma: x[:, 0]),
+    "smc_learned": SMC(3, value_function=lambda x, sigma: x[:, 0]),
+    "one_of_one": BestOfN(1),
+    "path_long": PathSearch(1, 3, 0.3, 0.4, 0.5, 3),
+}
+
+
+def outline(process):
+    return Outline(process.interpolant, process.sigmas, process.eta)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_costs_told_in_advance_are_those_of_a_run(name, flow):
+    search, process = METHODS[name], oracles.keyed(steps=9, groups=2, flow=flow)
+    ledger = run_search(search, process, TARGET, ["p", "q"]).ledger
+    told = 2 * search.calls(outline(process))
+    if name == "rbf":  # never above, and at most one round below
+        assert told - 2 * search.chains <= ledger.nfe <= told
+        return
+    assert ledger.nfe == told
+    if name in ("smc_learned", "svdd_learned"):
+        assert ledger.decodes <= 2 * search.looks(outline(process))
+    elif not (name.startswith(("smc", "das", "fk", "importance"))):  # whose tempering may leave early looks out
+        assert ledger.decodes == pytest.approx(2 * search.looks(outline(process)), abs=2 * width_of(search))
+    else:
+        assert ledger.decodes <= 2 * search.looks(outline(process))
+
+
+@pytest.mark.parametrize("nfe", [60, 100, 500])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_budget_is_used_up_and_not_more(name, nfe):
+    process = oracles.keyed(steps=9, groups=2)
+    search, chosen = auto(METHODS[name], process, TARGET, ["p", "q"], nfe=nfe)
+    result = run_search(search, chosen, TARGET, ["p", "q"], max_nfe=2 * nfe)
+    assert result.status == "complete"
+    assert result.ledger.nfe <= 2 * nfe
+    if name.endswith("learned") and name.startswith("svdd"):
+        return  # candidates cost no denoiser calls: the budget cannot be used up
+    if name == "rbf":
+        assert result.ledger.nfe >= 2 * nfe - 2 * 2 * search.chains
+        return
+    more = widened(search, width_of(search) + 1).calls(outline(chosen))
+    assert more > nfe  # one more particle would not have been paid for
+
+
+def test_steps_become_fewer_before_particles_become_few():
+    process = oracles.keyed(steps=20, groups=1)
+    chosen = {}
+    for nfe in (200, 80, 60, 40, 24, 10):
+        search, shorter = auto(BestOfN(), process, TARGET, ["p"], nfe=nfe)
+        chosen[nfe] = (search.particles, shorter.steps)
+    assert chosen == {200: (10, 20), 80: (4, 20), 60: (4, 15), 40: (4, 10), 24: (2, 12), 10: (1, 10)}
+    kept, same = auto(BestOfN(), process, TARGET, ["p"], nfe=60, steps="keep")
+    assert (kept.particles, same.steps) == (3, 20) and same is process
+    assert auto(BestOfN(), process, TARGET, ["p"], nfe=60, least=2)[0].particles == 3
+
+
+def test_forward_passes_count_guidance():
+    process = oracles.keyed(steps=10, groups=1)
+    process.denoise.rows_per_particle = 2
+    search, _ = auto(BestOfN(), process, TARGET, ["p"], nfe=100)
+    assert search.particles == 5
+    del process.denoise.rows_per_particle
+
+
+def test_seconds_are_kept():
+    """A clock that is the same everywhere: calls cost 1 ms, looks 3 ms."""
+    pace = Pace(call=0.001, look=0.003)
+    budget = WithinBudget(BestOfN(), seconds=1.0, steps="keep")
+    process = outline(oracles.keyed(steps=10))
+    search, steps = budget.fit(BestOfN(), process, rows=1, groups=4, pace=pace)
+    assert steps == 10 and search.particles == math.floor(1.0 / (4 * (10 * 0.001 + 0.003)))
+    greedy, _ = budget.fit(SVDD(), process, rows=1, groups=1, pace=pace)
+    spent = greedy.calls(process) * 0.001 + greedy.looks(process) * 0.003
+    assert 0.95 < spent <= 1.0
+    rbf, _ = budget.fit(RBF(), process, rows=1, groups=1, pace=pace)
+    assert rbf.budget == 250
+
+
+def test_pace_is_measured_and_a_run_stays_near_it():
+    import time
+
+    process = oracles.keyed(steps=8, groups=1)
+    inner = process.denoise
+
+    class Slow:
+        rows_per_particle = 1
+
+        def __call__(self, x, sigma, group):
+            time.sleep(0.002 * len(x))
+            return inner(x, sigma, group)
+
+    process.denoise = Slow()
+    search, chosen = auto(BestOfN(), process, TARGET, ["p"], seconds=0.5)
+    assert 5 < search.particles < 32
+    result = run_search(search, chosen, TARGET, ["p"])
+    assert result.ledger.total_seconds < 1.0
+
+
+def test_thinned_schedules_keep_their_ends():
+    sigmas = [10.0, 8.0, 6.0, 4.0, 2.0, 1.0, 0.0]
+    assert thinned(sigmas, 6) == sigmas
+    assert thinned(sigmas, 3) == [10.0, 6.0, 1.0, 0.0]
+    assert thinned(sigmas, 1) == [10.0, 0.0]
+    for steps in range(1, 7):
+        short = thinned(sigmas, steps)
+        assert len(short) == steps + 1 and short == sorted(set(short), reverse=True)
+    for steps in (0, 7):
+        with pytest.raises(ValueError, match=f"steps is {steps}"):
+            thinned(sigmas, steps)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nfe and seconds are both 0"),
+        ({"nfe": -1}, "nfe is -1"),
+        ({"nfe": 5}, "nfe is 5: best_of_n with 10 steps needs at least 10 forward passes per image"),
+        ({"nfe": 15, "steps": "keep"}, "nfe is 15: best_of_n with 20 steps needs at least 20"),
+        ({"seconds": math.nan}, "seconds is nan"),
+        ({"seconds": 1e-9}, "seconds is 1e-09: best_of_n with 10 steps needs at least 10 .* here"),
+        ({"nfe": 50, "steps": "many"}, "steps is 'many'"),
+        ({"nfe": 50, "least": 0}, "least is 0"),
+    ],
+)
+def test_budgets_that_cannot_work_are_named(settings, message):
+    with pytest.raises(SearchError, match=message):
+        auto(BestOfN(), oracles.keyed(steps=20, groups=1), TARGET, ["p"], **settings)
+
+
+def test_rbf_shrinks_into_small_budgets_and_names_too_small_ones():
+    process = oracles.keyed(steps=10, groups=1, flow=True)
+    for nfe, expected in ((500, (2, 25)), (60, (2, 3)), (16, (1, 1))):
+        search, chosen = auto(RBF(), process, TARGET, ["p"], nfe=nfe, steps="keep")
+        assert (search.budget, search.chains, search.initial) == (nfe, *expected)
+        assert run_search(search, chosen, TARGET, ["p"]).ledger.nfe <= nfe
+    with pytest.raises(SearchError, match="nfe is 5: rbf with 10 steps needs at least 11"):
+        auto(RBF(), process, TARGET, ["p"], nfe=5, steps="keep")
+
+
+def test_methods_without_a_price_are_named():
+    class Odd:
+        name = "odd"
+
+    with pytest.raises(SearchError, match="'odd' has no automatic budget"):
+        WithinBudget(Odd(), nfe=10).fit(Odd(), Outline(Flow(), [1.0, 0.5, 0.0], 1.0), 1)
+
+
+def test_zero_order_search_takes_more_rounds():
+    search, _ = auto(ZeroOrderSearch(4, 1), oracles.keyed(steps=10, groups=1), TARGET, ["p"], nfe=500, steps="keep")
+    assert (search.neighbours, search.rounds) == (4, 12)
+    assert torch.isfinite(run_search(search, oracles.keyed(steps=10, groups=1), TARGET, ["p"]).scores).all()

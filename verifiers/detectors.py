@@ -115,7 +115,7 @@ def sentence(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(centre x, centre y, width, height) in 0..1 -> (left, top, right, bottom) in pixels; ``size`` is (width, height)."""
+    """(centre x, centre y, width, height) in 0..1 -> (left, top, right, bottom) in pixels of (width, height)."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     scale = torch.tensor([*size, *size], dtype=torch.float32, device=boxes.device)
     return torch.cat([centre - half, centre + half], -1).float() * scale

@@ -148,7 +148,8 @@ def graded(
     """Mean over all clauses of how far each is fulfilled, 0 to 1.
 
     Presence: ``min(1, s / threshold)`` of the weakest object that is needed. Number: ``exp(-|found - wanted|)``.
-    Colour: its probability. Place: ``sigmoid(margin / 0.1)`` of how far the direction is beyond what ``strict`` asks for.
+    Colour: its probability. Place: ``sigmoid(margin / 0.1)`` of how far the direction is beyond what ``strict`` asks
+    for.
     """
     threshold = _threshold(wanted, rules)
     shares: list[float] = []

@@ -15,6 +15,7 @@ MISSING_KEPT = 6
 SIMILAR = 0.9
 """Jaccard index of two prompts' words from which they count as the same."""
 LONGEST = 20_000  # characters of an answer that are read
+STARTS = 40  # opening braces that are tried: an answer of nothing else must not take long
 
 _ALIASES = {
     "prompts": ("prompts", "rewrites", "revised_prompts", "rewritten_prompts", "suggestions", "candidates"),
@@ -67,7 +68,9 @@ def parse(text: str) -> Answer:
 def balanced(text: str) -> Iterator[str]:
     """Every outermost ``{...}`` of a text whose braces balance, quotes respected."""
     start = text.find("{")
-    while start >= 0:
+    for _ in range(STARTS):
+        if start < 0:
+            return
         end = _closing(text, start)
         if end is None:
             start = text.find("{", start + 1)

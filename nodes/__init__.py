@@ -25,6 +25,7 @@ MODULES = (
     "verifier_nodes",
     "reward_nodes",
     "human_node",
+    "human_node",
     "compare_nodes",
     "report_nodes",
     "trace_nodes",

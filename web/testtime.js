@@ -7,7 +7,8 @@ import { PanelView } from "./panel/view.js";
 
 const TAB = "testtime.search";
 const SETTING = "TestTime.Live";
-const OUR_NODES = /^TestTime(Search|Replay)/;
+const OUR_NODES = /^TestTime(Search|Replay|Continue|Human)/;
+const PARTICLE_NODES = ["TestTimeReplayParticle", "TestTimeContinueSearch"];
 
 async function getJson(path) {
   try {
@@ -21,6 +22,59 @@ async function getJson(path) {
 const store = new RunStore(getJson);
 let view = null;
 
+function post(path, message) {
+  const headers = { "Content-Type": "application/json" };
+  return api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(message) });
+}
+
+/** Tell the server that this window can show questions; it only ever waits for windows that did. */
+async function sayHello(tries = 20) {
+  const client = api.clientId ?? api.initialClientId;
+  if (!client) {
+    if (tries > 0) setTimeout(() => sayHello(tries - 1), 500);
+    return;
+  }
+  try {
+    const response = await post("/testtime/panel", { client });
+    if (response.ok && (await response.json()).question) await showQuestion();
+  } catch {
+    // the server is gone for the moment; "reconnected" comes here again
+  }
+}
+
+async function showQuestion() {
+  if (!(await store.asked())) return;
+  openPanel();
+  const detail = "Pick the candidates you like in the Search panel.";
+  app.extensionManager.toast?.add({ severity: "info", summary: "The search asks you", detail, life: 8000 });
+}
+
+/** What the panel asks of its surroundings. */
+const host = {
+  async answer(question, message) {
+    try {
+      const response = await post(`/testtime/question/${question}`, { ...message, client: api.clientId });
+      return { ok: response.ok, body: await response.json().catch(() => null) };
+    } catch {
+      return { ok: false, body: { error: "The server cannot be reached." } };
+    }
+  },
+  reportUrl: (run) => api.apiURL(`/testtime/runs/${run}/report`),
+  useParticle(particle) {
+    const takers = (nodes) => nodes.filter((node) => PARTICLE_NODES.includes(node?.comfyClass ?? node?.type));
+    const selected = takers(Object.values(app.canvas?.selected_nodes ?? {}));
+    const nodes = selected.length ? selected : takers(app.graph?.nodes ?? app.graph?._nodes ?? []);
+    for (const node of nodes) {
+      const widget = node.widgets?.find((w) => w.name === "particle");
+      if (!widget) continue;
+      widget.value = particle;
+      widget.callback?.(particle);
+    }
+    app.graph?.setDirtyCanvas?.(true, true);
+    return nodes.map((node) => `${node.title} (${node.id})`);
+  },
+};
+
 function addStyle() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
@@ -29,11 +83,13 @@ function addStyle() {
 }
 
 function setEnabled(enabled) {
-  const body = JSON.stringify({ enabled });
-  api.fetchApi("/testtime/live", { method: "POST", headers: { "Content-Type": "application/json" }, body }).catch(() => {});
+  post("/testtime/live", { enabled }).catch(() => {});
 }
 
 function openPanel() {
+  // The command toggles: a tab that is open already must be left alone, also one that is about to appear.
+  const active = app.extensionManager.sidebarTab?.activeSidebarTabId;
+  if (active === TAB || (active === undefined && view)) return;
   app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB}`);
 }
 
@@ -59,7 +115,13 @@ app.registerExtension({
     api.addEventListener("testtime.start", (event) => store.start(event.detail));
     api.addEventListener("testtime.step", (event) => store.step(event.detail));
     api.addEventListener("testtime.end", (event) => store.end(event.detail));
-    api.addEventListener("reconnected", () => store.catchUp());
+    api.addEventListener("testtime.ask", () => showQuestion());
+    api.addEventListener("testtime.answered", (event) => store.closed(event.detail, event.detail.by === api.clientId));
+    api.addEventListener("reconnected", () => {
+      store.catchUp();
+      sayHello();
+    });
+    api.addEventListener("execution_start", () => sayHello());
     app.extensionManager.registerSidebarTab({
       id: TAB,
       icon: "pi pi-sitemap",
@@ -68,7 +130,7 @@ app.registerExtension({
       type: "custom",
       render(container) {
         view?.dispose();
-        view = new PanelView(store);
+        view = new PanelView(store, host);
         container.append(view.root);
       },
       destroy() {
@@ -76,6 +138,7 @@ app.registerExtension({
         view = null;
       },
     });
+    sayHello();
     await store.catchUp();
   },
 });

@@ -85,5 +85,10 @@ class ResultStore:
                     return result
         return None
 
+    def trace_of(self, run: str) -> Trace | None:
+        """The trace of the live panel's run ``run``, or None if it is not kept."""
+        with self._lock:
+            return next((r.trace for r in reversed(self._results) if r.trace.meta.get("run") == run), None)
+
 
 store = ResultStore()

@@ -28,19 +28,27 @@ def with_essentials(cls: Any, trace: Trace) -> Any:
     return SimpleNamespace(hidden=SimpleNamespace(prompt=getattr(hidden, "prompt", None), extra_pnginfo=extra))
 
 
-def thumbs_of(trace: Trace, images: np.ndarray, particles: Sequence[int]) -> dict[int, str]:
+def thumbs_of(
+    trace: Trace, images: np.ndarray | Sequence[np.ndarray] = (), particles: Sequence[int] = ()
+) -> dict[int, str]:
     """Pictures of finished images uint8 ``[n, H, W, 3]`` (of ``particles``), and the previews of the winners' ways.
 
     Previews come from the live panel's store; where that is switched off, or has forgotten the run, there are none.
     """
-    found = {}
+    found: dict[int, str] = {}
     run = live_store.snapshot(str(trace.meta.get("run")))
-    if run is not None:
-        wanted = _ancestors(trace, winner_ids(trace))
+    if run is not None and trace.records:
+        last = trace.records[-1].particles[:THUMBS]
+        parents = {entry["id"]: entry["parent"] for entry in last}
+        wanted = _ancestors(trace, winner_ids(trace)) | set(parents) | set(parents.values())
         for record in run["records"]:
             for row, thumb in zip(record["particles"], record["thumbs"] or (), strict=False):
                 if thumb and row[0] in wanted:
                     found[row[0]] = thumb
+        for particle, parent in parents.items():
+            # The last move out of a clean estimate changes nothing: the preview of before is the finished image.
+            if particle not in found and parent in found:
+                found[particle] = found[parent]
     for particle, image in list(zip(particles, images, strict=False))[:THUMBS]:
         found[particle] = thumbnail(image)
     return found

@@ -85,6 +85,20 @@ export class RunStore extends EventTarget {
     this.fetcher = fetcher;
     this.kept = kept;
     this.runs = new Map();
+    this.question = null; // what a person is asked now, as the server describes it
+  }
+
+  /** A question was opened, here or before this tab was; the message is only a hint, the server has the pictures. */
+  async asked() {
+    this.question = (await this.fetcher("/testtime/question"))?.question ?? null;
+    this.dispatchEvent(new CustomEvent("question"));
+    return this.question;
+  }
+
+  /** A question was closed: {question, how, by}; `mine`: this window closed it. */
+  closed(message, mine) {
+    if (this.question?.question === message.question) this.question = null;
+    this.dispatchEvent(new CustomEvent("closed", { detail: { ...message, mine } }));
   }
 
   start(about) {

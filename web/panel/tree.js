@@ -32,9 +32,11 @@ export class TreeView {
     this.canvas.setAttribute("role", "img");
     this.onHover = onHover;
     this.focus = null;
+    this.pinned = null; // by a click: stays when the pointer leaves
     this.places = new Map();
     this.canvas.addEventListener("pointermove", (event) => this.point(event.offsetX, event.offsetY));
-    this.canvas.addEventListener("pointerleave", () => this.choose(null));
+    this.canvas.addEventListener("pointerleave", () => this.choose(this.pinned));
+    this.canvas.addEventListener("click", () => this.pin(this.focus));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -79,14 +81,13 @@ export class TreeView {
       context.lineTo(width - 2, y);
       context.stroke();
     }
-    const line = (particle, own) => {
+    const line = (particle) => {
       const from = places.get(particle.parent);
       if (!from) return;
       const to = places.get(particle.id);
       const middle = (from[1] + to[1]) / 2;
       context.moveTo(...from);
       context.bezierCurveTo(from[0], middle, to[0], middle, to[0], to[1]);
-      void own;
     };
     for (const alive of [false, true]) {
       context.globalAlpha = alive ? 0.6 : 0.22;
@@ -124,7 +125,11 @@ export class TreeView {
       const d = (px - x) ** 2 + (py - y) ** 2;
       if (d < distance) [best, distance] = [id, d];
     }
-    this.choose(best === null ? null : this.run.particles.get(best));
+    this.choose(best === null ? this.pinned : this.run.particles.get(best));
+  }
+
+  pin(particle) {
+    this.pinned = particle;
   }
 
   key(event) {
@@ -151,7 +156,8 @@ export class TreeView {
     if (!(event.key in moves)) return;
     event.preventDefault();
     event.stopPropagation();
-    this.choose(moves[event.key]());
+    this.pin(moves[event.key]());
+    this.choose(this.pinned);
   }
 
   choose(particle) {

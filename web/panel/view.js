@@ -1,7 +1,9 @@
 // The panel: heading, progress, score curve, family tree, the particle under the pointer, cost. DOM only, text as text.
 
 import { isDark } from "./colours.js";
+import { AskView } from "./ask.js";
 import { CurveView } from "./curve.js";
+import { element, number } from "./dom.js";
 import { TreeView } from "./tree.js";
 
 const STATUS = {
@@ -28,18 +30,11 @@ const METHODS = {
 };
 const STRIP = 8;
 
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-const number = (value) => (value === null || value === undefined ? "no score" : Number(value).toFixed(3));
-
 export class PanelView {
-  constructor(store) {
+  /** `host`: {answer(id, message), reportUrl(run), useParticle(id) -> names of the nodes that were set}. */
+  constructor(store, host) {
     this.store = store;
+    this.host = host;
     this.shown = null;
     this.follow = true;
     this.root = element("section", "testtime-panel");
@@ -51,6 +46,7 @@ export class PanelView {
       this.shown = this.select.value;
       this.draw();
     });
+    this.ask = new AskView(host.answer);
     this.prompt = element("p", "testtime-prompt");
     this.status = element("p", "testtime-status");
     this.status.setAttribute("role", "status");
@@ -63,18 +59,26 @@ export class PanelView {
     this.inspector = element("div", "testtime-inspector");
     this.costs = element("dl", "testtime-costs");
     this.notes = element("ul", "testtime-notes");
+    this.report = element("a", "testtime-report", "Open report");
+    this.report.target = "_blank";
+    this.report.rel = "noopener";
     this.empty = element("p", "testtime-empty", "No search yet. Queue a workflow with a search node and watch it here.");
     this.body = element("div", "testtime-body");
     this.body.append(
-      this.prompt, this.status, this.bar,
+      this.prompt, this.status, this.bar, this.report,
       element("h3", "", "Scores over compute"), this.curve.canvas,
       element("h3", "", "Best now"), this.strip,
       element("h3", "", "Family tree"), this.inspector, this.tree.canvas,
       element("h3", "", "Cost"), this.costs, this.notes,
     );
-    this.root.append(this.select, this.empty, this.body);
+    this.root.append(this.ask.root, this.select, this.empty, this.body);
     this.onChange = () => this.later();
+    this.onQuestion = () => this.ask.show(store.question);
+    this.onClosed = (event) => this.ask.question?.question === event.detail.question && this.closed(event.detail);
     store.addEventListener("change", this.onChange);
+    store.addEventListener("question", this.onQuestion);
+    store.addEventListener("closed", this.onClosed);
+    this.onQuestion();
     this.observer = new ResizeObserver(() => this.later());
     this.observer.observe(this.root);
     this.later();
@@ -82,9 +86,17 @@ export class PanelView {
 
   dispose() {
     this.store.removeEventListener("change", this.onChange);
+    this.store.removeEventListener("question", this.onQuestion);
+    this.store.removeEventListener("closed", this.onClosed);
+    this.ask.dispose();
     this.observer.disconnect();
     cancelAnimationFrame(this.frame);
     this.root.remove();
+  }
+
+  closed({ how, mine }) {
+    if (mine) this.ask.show(null);
+    else this.ask.over(how);
   }
 
   /** Draw once in the next frame, however many messages arrive until then. */
@@ -103,7 +115,7 @@ export class PanelView {
     this.empty.hidden = !!run;
     this.body.hidden = this.select.hidden = !run;
     if (!run) return;
-    if (this.drawn !== run.id) this.tree.focus = null;
+    if (this.drawn !== run.id) this.tree.focus = this.tree.pinned = null;
     this.drawn = run.id;
     this.list(run);
     const dark = isDark(this.root);
@@ -114,6 +126,8 @@ export class PanelView {
     this.status.textContent = `${STATUS[run.status] ?? run.status}, ${step}`;
     this.status.dataset.status = run.status;
     this.bar.value = run.status === "running" ? run.progress : 1;
+    this.report.hidden = run.status === "running" || run.status === "failed";
+    this.report.href = this.host.reportUrl(run.id);
     this.curve.show(run, dark);
     this.tree.show(run, dark);
     this.best(run);
@@ -162,6 +176,16 @@ export class PanelView {
       element("span", "", `step ${p.record.step} of ${p.record.steps}`),
       element("span", "", p.parent === null ? "from fresh noise" : `child of ${p.parent}`),
     );
+    if (this.run.status !== "running") {
+      const use = element("button", "testtime-use", "Use in the graph");
+      use.type = "button";
+      use.title = "Write this particle's number into the selected (or all) Replay Particle and Continue Search nodes";
+      use.addEventListener("click", () => {
+        const set = this.host.useParticle(p.id);
+        use.textContent = set.length ? `Set in ${set.join(", ")}` : "No Replay or Continue node in the graph";
+      });
+      words.append(use);
+    }
     this.inspector.replaceChildren(...(seen ? [picture(seen)] : []), words);
   }
 

@@ -1,0 +1,204 @@
+"""Asking a person in the middle of a run: the open question, who may answer it, and the waiting.
+
+A run waits only where somebody can answer: it was queued from a browser window that holds the panel, and at least one
+such window is open. Everything else (API, scripts, command line) goes on at once with the other verifier.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...verifiers.human import Answer, Question
+from ..compat import throw_if_interrupted
+from .live import encoded, place, send, shrink
+
+log = logging.getLogger("testtime")
+
+GRACE = 20.0
+"""Seconds that a run waits on when the last window was closed or is being reloaded."""
+POLL = 0.1
+WINDOWS_KEPT = 64
+SIDES = ((16, 256), (64, 192), (512, 128))  # pixels of a picture for up to so many candidates
+SHOWN = 512
+
+
+@dataclass
+class _Open:
+    """The question that is open now, as windows get it, and its answer."""
+
+    body: dict[str, Any]
+    group: list[int]
+    deadline: float
+    answer: Answer | None = None
+    over: str = ""  # "person", "verifier", "time", "nobody" or "cancelled"
+    by: str = ""
+
+
+class Desk:
+    """One question at a time. Thread-safe: the sampling thread waits, the server's thread answers.
+
+    Args:
+        windows: ids of the windows that are connected; None asks the running server.
+        owner: id of the client that queued the run, or None; None asks the running server.
+    """
+
+    def __init__(self, windows: Callable[[], set[str]] | None = None, owner: Callable[[], str | None] | None = None):
+        self._windows, self._owner = windows or connected, owner or queued_by
+        self._panels: OrderedDict[str, None] = OrderedDict()
+        self._open: _Open | None = None
+        self._last: _Open | None = None
+        self._lock = threading.Condition()
+        self.sink = send
+
+    def hello(self, client: str) -> None:
+        """A window says that it holds the panel and can show questions."""
+        with self._lock:
+            self._panels[client] = None
+            self._panels.move_to_end(client)
+            while len(self._panels) > WINDOWS_KEPT:
+                self._panels.popitem(last=False)
+
+    def somebody(self) -> bool:
+        """Whether a window that can answer is open."""
+        with self._lock:
+            return bool(self._windows() & set(self._panels))
+
+    def attended(self) -> bool:
+        """Whether the run that executes now was queued from such a window."""
+        owner = self._owner()
+        with self._lock:
+            known = owner is not None and owner in self._panels
+        return known and self.somebody()
+
+    def current(self) -> dict[str, Any] | None:
+        """The open question with the seconds that are left, or None."""
+        with self._lock:
+            if self._open is None:
+                return None
+            return {**self._open.body, "seconds": max(0.0, self._open.deadline - time.monotonic())}
+
+    def ask(self, question: Question, seconds: float) -> Answer | None:
+        """Show a question and wait for the first answer.
+
+        Returns None at once where nobody can answer, and otherwise after ``seconds``, when the other verifier was
+        told to decide, or when all windows have been closed for a while. Raises the host's cancellation.
+        """
+        if not self.attended():
+            log.info("nobody at a panel to ask: %s decides", question.fallback)
+            return None
+        body = described(question, seconds)
+        asked = _Open(body, list(question.group), time.monotonic() + seconds)
+        with self._lock:
+            self._open = asked
+        self.sink("testtime.ask", {key: value for key, value in body.items() if key != "candidates"})
+        try:
+            asked.over = self._wait(asked)
+        except BaseException:
+            asked.over = "cancelled"
+            raise
+        finally:
+            with self._lock:
+                self._open, self._last = None, asked
+            self.sink("testtime.answered", {"question": body["question"], "how": asked.over, "by": asked.by})
+        if asked.over in ("time", "nobody"):
+            log.warning("no answer (%s): %s decides", asked.over, question.fallback)
+        return asked.answer
+
+    def _wait(self, asked: _Open) -> str:
+        alone_since: float | None = None
+        while True:
+            throw_if_interrupted()
+            now = time.monotonic()
+            alone_since = None if self.somebody() else (alone_since or now)
+            with self._lock:
+                if asked.over:
+                    return asked.over
+                if now >= asked.deadline:
+                    return "time"
+                if alone_since is not None and now - alone_since > GRACE:
+                    return "nobody"
+                self._lock.wait(POLL)
+
+    def answer(self, number: str, message: Any) -> tuple[int, dict[str, Any]]:
+        """An answer from a window -> (HTTP status, what the window is told). The first valid one counts."""
+        if not isinstance(message, dict):
+            return 400, {"error": 'send {"client": ..., "ranked": [...], "dropped": [...]} or {"skip": true}'}
+        with self._lock:
+            for known in (self._open, self._last):
+                if known is not None and known.body["question"] == number and known.over:
+                    return 409, {"error": "this question is answered already", "how": known.over, "by": known.by}
+            if self._open is None or self._open.body["question"] != number:
+                return 404, {"error": "this question is not open"}
+            asked = self._open
+            if message.get("skip") is True:
+                asked.over = "verifier"
+            else:
+                try:
+                    answer = Answer(tuple(message.get("ranked", ())), frozenset(message.get("dropped", ())))
+                except TypeError:
+                    return 400, {"error": "ranked and dropped must be lists of numbers"}
+                problem = answer.problem(asked.group)
+                if problem:
+                    return 400, {"error": problem}
+                asked.answer, asked.over = answer, "person"
+            asked.by = str(message.get("client", ""))[:64]
+            self._lock.notify_all()
+        return 200, {"how": asked.over}
+
+
+def described(question: Question, seconds: float) -> dict[str, Any]:
+    """A question as windows get it."""
+    n = len(question.images)
+    side = next((pixels for count, pixels in SIDES if n <= count), SIDES[-1][1])
+    pictures = shrink(question.images[:SHOWN], side)
+    candidates = [
+        {
+            "row": row,
+            "image": question.group[row],
+            "score": _finite(float(question.scores[row])),
+            "picture": encoded(pictures[row]) if row < len(pictures) else None,
+        }
+        for row in range(n)
+    ]
+    prompts: dict[int, str] = {}
+    for image, prompt in zip(question.group, question.prompts, strict=True):
+        prompts.setdefault(image, prompt)
+    return {
+        "question": uuid.uuid4().hex[:12],
+        **place(),
+        "step": question.step,
+        "steps": question.steps,
+        "fallback": question.fallback,
+        "prompts": [prompts[image] for image in sorted(prompts)],
+        "limit": seconds,
+        "candidates": candidates,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.6g}") if abs(value) != float("inf") and value == value else None
+
+
+def _server() -> Any:
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def connected() -> set[str]:
+    """Ids of the clients with an open connection to the running server."""
+    return set(getattr(_server(), "sockets", None) or ())
+
+
+def queued_by() -> str | None:
+    """Id of the client that queued the prompt that executes now, None for the bare API."""
+    return getattr(_server(), "client_id", None)
+
+
+desk = Desk()

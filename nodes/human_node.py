@@ -1,0 +1,64 @@
+"""``Human Verifier``: pick by hand, in the panel, at chosen steps of a search."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..verifiers.human import HumanVerifier, parse_marks
+from .host.asking import desk
+from .types import VerifierType
+from .verifier_nodes import VERIFIER_CATEGORY
+
+
+class HumanVerifierNode(io.ComfyNode):
+    """A verifier that asks the person at the panel."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeHumanVerifier",
+            display_name="Human Verifier",
+            category=VERIFIER_CATEGORY,
+            description="Pauses the search at chosen steps and shows its candidates in the Search panel: pick the ones "
+            "you like in order, drop the ones you do not. Runs that nobody watches (API, scripts) never wait.",
+            inputs=[
+                VerifierType.Input(
+                    "fallback",
+                    tooltip="Judges at all other steps, and wherever nobody answers. Your ranking is written in its "
+                    "scores, so methods never see a second scale.",
+                ),
+                io.String.Input(
+                    "ask_at",
+                    default="50%, end",
+                    tooltip="When to ask, in percent of the steps; `end` is the finished images. A method that does "
+                    "not look at its particles there asks at its next look.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=120.0,
+                    min=1.0,
+                    max=86_400.0,
+                    step=1.0,
+                    tooltip="How long to wait for an answer; then the fallback decides. Waiting counts against no "
+                    "time budget.",
+                ),
+            ],
+            outputs=[VerifierType.Output(display_name="verifier")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, ask_at=None):
+        if ask_at is None:
+            return True
+        try:
+            parse_marks(ask_at)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, fallback, ask_at, seconds) -> io.NodeOutput:
+        return io.NodeOutput(HumanVerifier(fallback, lambda question: desk.ask(question, seconds), parse_marks(ask_at)))
+
+
+NODES = [HumanVerifierNode]

@@ -1,0 +1,235 @@
+// A question to the person: the candidates of a step, to be picked in order or dropped, by click or by keyboard.
+
+import { element, number } from "./dom.js";
+
+const HOW = {
+  person: "Answered in another window.",
+  verifier: "Another window left it to the verifier.",
+  time: "The time was up: the verifier decided.",
+  nobody: "The verifier decided.",
+  cancelled: "The run was cancelled.",
+};
+const HELP = "Enter or click picks, X or Delete drops, arrow keys move, digits pick, Ctrl+Enter keeps only the picked.";
+
+export class AskView {
+  /** `send(id, message)` -> Promise of {ok, body}: posts an answer. */
+  constructor(send) {
+    this.send = send;
+    this.root = element("section", "testtime-ask");
+    this.root.setAttribute("aria-label", "Pick by hand");
+    this.root.hidden = true;
+    this.title = element("h3", "", "Your turn");
+    this.lead = element("p", "testtime-prompt");
+    this.clock = element("p", "testtime-clock");
+    this.clock.setAttribute("role", "timer");
+    this.grids = element("div", "testtime-grids");
+    this.said = element("p", "testtime-said");
+    this.said.setAttribute("role", "status");
+    this.only = button("testtime-primary", () => this.answer(true));
+    this.prefer = button("", () => this.answer(false));
+    this.skip = button("", () => this.post({ skip: true }));
+    this.actions = element("div", "testtime-actions");
+    this.actions.append(this.only, this.prefer, this.skip);
+    this.help = element("p", "testtime-muted", HELP);
+    this.root.append(this.title, this.lead, this.clock, this.grids, this.actions, this.said, this.help);
+    this.root.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  /** Show a question as the server describes it; null takes it away. */
+  show(question) {
+    clearInterval(this.timer);
+    if (!question) {
+      this.question = null;
+      this.root.hidden = true;
+      return;
+    }
+    if (this.question?.question !== question.question) {
+      this.picked = [];
+      this.dropped = new Set();
+      this.sent = false;
+      this.said.textContent = "";
+      this.question = question;
+      this.build();
+    }
+    this.until = performance.now() + 1000 * question.seconds;
+    this.timer = setInterval(() => this.tick(), 500);
+    this.root.hidden = false;
+    this.tick();
+    this.refresh();
+  }
+
+  build() {
+    const { prompts, step, steps, fallback, candidates } = this.question;
+    this.title.textContent = step >= steps - 1 ? "Your turn: finished images" : `Your turn: step ${step} of ${steps}`;
+    this.lead.textContent = prompts.length === 1 ? prompts[0] : "";
+    this.skip.textContent = `Let ${fallback} decide`;
+    const images = [...new Set(candidates.map((c) => c.image))];
+    this.cards = [];
+    this.grids.replaceChildren(
+      ...images.flatMap((image, place) => {
+        const grid = element("div", "testtime-cards");
+        grid.setAttribute("role", "group");
+        grid.setAttribute("aria-label", `Candidates of image ${image + 1}`);
+        grid.append(...candidates.filter((c) => c.image === image).map((c) => this.card(c)));
+        return images.length > 1 ? [element("h4", "", `Image ${image + 1}: ${prompts[place] ?? ""}`), grid] : [grid];
+      }),
+    );
+    this.focusable(0);
+  }
+
+  card(candidate) {
+    const place = this.cards.length;
+    const card = element("div", "testtime-card");
+    const pick = button("testtime-pick", () => this.pick(place));
+    if (candidate.picture) {
+      const image = element("img");
+      image.src = `data:image/jpeg;base64,${candidate.picture}`;
+      image.alt = "";
+      pick.append(image);
+    }
+    const badge = element("span", "testtime-badge");
+    const score = element("span", "testtime-score", number(candidate.score));
+    pick.append(badge, score);
+    const drop = button("testtime-drop", () => this.drop(place), "×");
+    drop.tabIndex = -1; // X does the same; one stop per candidate is enough
+    card.append(pick, drop);
+    this.cards.push({ candidate, card, pick, drop, badge, score });
+    return card;
+  }
+
+  pick(place) {
+    const { row } = this.cards[place].candidate;
+    this.dropped.delete(row);
+    this.picked = this.picked.includes(row) ? this.picked.filter((r) => r !== row) : [...this.picked, row];
+    this.refresh();
+  }
+
+  drop(place) {
+    const { row } = this.cards[place].candidate;
+    this.picked = this.picked.filter((r) => r !== row);
+    if (!this.dropped.delete(row)) this.dropped.add(row);
+    this.refresh();
+  }
+
+  refresh() {
+    this.cards.forEach(({ candidate, card, pick, drop, badge, score }, place) => {
+      const rank = this.picked.indexOf(candidate.row);
+      const gone = this.dropped.has(candidate.row);
+      card.classList.toggle("testtime-picked", rank >= 0);
+      card.classList.toggle("testtime-dropped", gone);
+      badge.textContent = rank >= 0 ? String(rank + 1) : "";
+      const state = rank >= 0 ? `, picked as number ${rank + 1}` : gone ? ", dropped" : "";
+      pick.setAttribute("aria-label", `Candidate ${place + 1}, score ${score.textContent}${state}`);
+      pick.setAttribute("aria-pressed", String(rank >= 0));
+      drop.setAttribute("aria-label", `${gone ? "Take back" : "Drop"} candidate ${place + 1}`);
+      drop.setAttribute("aria-pressed", String(gone));
+    });
+    const [n, gone] = [this.picked.length, this.dropped.size];
+    this.only.textContent = n ? `Keep ${n}, drop the rest` : "Keep only the picked";
+    this.prefer.textContent = n ? `Prefer ${n}, ${gone ? `drop ${gone}` : "keep all"}` : gone ? `Drop ${gone}` : "Prefer the picked";
+    this.only.disabled = this.sent || !n;
+    this.prefer.disabled = this.sent || !(n || gone);
+    this.skip.disabled = !!this.sent;
+  }
+
+  tick() {
+    const left = Math.max(0, Math.ceil((this.until - performance.now()) / 1000));
+    const text = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")} left, then ${this.question.fallback} decides`;
+    if (this.clock.textContent !== text) this.clock.textContent = text;
+    if (left <= 0) clearInterval(this.timer);
+  }
+
+  focusable(place) {
+    this.cards.forEach(({ pick }, k) => (pick.tabIndex = k === place ? 0 : -1));
+    this.at = place;
+  }
+
+  key(event) {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      if (!this.only.disabled) this.answer(true);
+    } else {
+      const place = this.cards.findIndex(({ pick }) => pick === event.target);
+      if (place < 0) return;
+      const columns = this.columns(place);
+      const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+      if (event.key in moves) {
+        const next = place + moves[event.key];
+        if (this.cards[next]) {
+          this.focusable(next);
+          this.cards[next].pick.focus();
+        }
+      } else if (event.key === "x" || event.key === "X" || event.key === "Delete" || event.key === "Backspace") {
+        this.drop(place);
+      } else if (/^[1-9]$/.test(event.key) && this.cards[event.key - 1]) {
+        this.pick(event.key - 1);
+      } else {
+        return; // Enter and Space press the button by themselves
+      }
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** Candidates beside each other in the row of one. */
+  columns(place) {
+    const top = (k) => this.cards[k].card.offsetTop;
+    let [first, last] = [place, place];
+    while (first > 0 && top(first - 1) === top(place)) first -= 1;
+    while (last < this.cards.length - 1 && top(last + 1) === top(place)) last += 1;
+    return Math.max(1, last - first + 1);
+  }
+
+  answer(only) {
+    const dropped = new Set(this.dropped);
+    if (only) {
+      const images = new Set(this.cards.filter((c) => this.picked.includes(c.candidate.row)).map((c) => c.candidate.image));
+      for (const { candidate } of this.cards) {
+        if (images.has(candidate.image) && !this.picked.includes(candidate.row)) dropped.add(candidate.row);
+      }
+    }
+    return this.post({ ranked: this.picked, dropped: [...dropped] });
+  }
+
+  async post(message) {
+    const asked = this.question;
+    if (!asked || this.sent) return;
+    this.sent = true;
+    this.refresh();
+    const { ok, body } = await this.send(asked.question, message);
+    if (this.question !== asked) return;
+    if (ok) this.show(null);
+    else if (body?.how) this.over(body.how);
+    else {
+      this.sent = false;
+      this.said.textContent = body?.error ?? "The server did not take the answer. Try again.";
+      this.refresh();
+    }
+  }
+
+  /** The question was closed elsewhere; the note stays a moment, so that nobody wonders. */
+  over(how) {
+    clearInterval(this.timer);
+    this.sent = true;
+    this.refresh();
+    this.clock.textContent = "";
+    this.said.textContent = HOW[how] ?? "This question is closed.";
+    const asked = this.question;
+    setTimeout(() => this.question === asked && this.show(null), 6000);
+  }
+
+  focus() {
+    this.cards?.[this.at ?? 0]?.pick.focus({ preventScroll: true });
+  }
+
+  dispose() {
+    clearInterval(this.timer);
+    this.root.remove();
+  }
+}
+
+function button(className, action, text = "") {
+  const made = element("button", className, text);
+  made.type = "button";
+  made.addEventListener("click", action);
+  return made;
+}

@@ -95,7 +95,11 @@ class VLMRewriter(ChatRewriter):
                 images.append(turn.image)
             messages.append({"role": turn.role, "content": parts})
         text = self._rendered(messages)
-        made = self.processor(text=[text], images=[images], return_tensors="pt")
+        options: dict[str, Any] = {"images": [images]} if images else {}
+        start = getattr(getattr(self.processor, "tokenizer", None), "bos_token", None)
+        if start and text.startswith(start):  # the template wrote it already
+            options["add_special_tokens"] = False
+        made = self.processor(text=[text], return_tensors="pt", **options)
         weight = next(self.module.parameters())
         floating = weight.dtype if weight.dtype.is_floating_point else None
         return {

@@ -15,6 +15,7 @@ METHOD_NAMES = {
     "fk": "FK Steering",
     "rbf": "Rollover Budget Forcing",
     "beam_search": "Beam Search",
+    "tts_var": "TTS-VAR",
 }
 TASK_NAMES = {
     "single_object": "One object",

@@ -1,8 +1,8 @@
 """Write the example workflows: ``python tools/build_workflows.py [NAME ...] [--thumbnails]``.
 
-The workflows of ``workflow_methods.py`` and ``workflow_uses.py`` are written in UI format to ``workflows/`` and in API
-format to ``workflows/api/``. Node definitions come from a ComfyUI that is started headless with this pack alone, or
-from ``--server``. ``--thumbnails`` also runs the workflows of the embedded model and makes each one's picture for the
+The workflows of the ``workflow_*.py`` beside it are written in UI format to ``workflows/`` and in API format to
+``workflows/api/``. Node definitions come from a ComfyUI that is started headless with this pack alone, or from
+``--server``. ``--thumbnails`` also runs the workflows of the embedded model and makes each one's picture for the
 template browser. ``--check`` writes nothing and fails where a file is not what it should be.
 """
 
@@ -13,7 +13,9 @@ import json
 import urllib.request
 from pathlib import Path
 
+import workflow_infinity
 import workflow_methods
+import workflow_ttgen
 import workflow_uses
 from thumbnails import card, thumbnail
 from workflow_graph import dump
@@ -21,8 +23,10 @@ from workflow_graph import dump
 from testtime.cli.comfyui import HeadlessOptions
 from testtime.cli.run import server_for
 
-DESCRIPTIONS = {function.__name__: function for function in workflow_methods.WORKFLOWS + workflow_uses.WORKFLOWS}
+PARTS = (workflow_methods, workflow_uses, workflow_infinity, workflow_ttgen)
+DESCRIPTIONS = {function.__name__: function for part in PARTS for function in part.WORKFLOWS}
 """Every workflow by its file name, which is what users see in ComfyUI's template browser."""
+NEED_CHECKPOINT = {name for part in PARTS for name in getattr(part, "NEED_CHECKPOINT", ())}
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 
 
@@ -56,7 +60,7 @@ def strangers() -> list[Path]:
 def make_picture(name: str, url: str) -> None:
     """Write the picture of a workflow."""
     target = FOLDER / f"{name}.jpg"
-    if name in workflow_uses.NEED_CHECKPOINT:
+    if name in NEED_CHECKPOINT:
         card(name, target)
     else:
         thumbnail(FOLDER / "api" / f"{name}.json", url, target)

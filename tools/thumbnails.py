@@ -12,6 +12,7 @@ from PIL import Image
 
 from testtime.cli.main import main as testtime
 from testtime.reports.canvas import DARK, Canvas
+from testtime.reports.names import method_name
 from testtime.reports.tree import draw_tree
 from testtime.samplers.trace import Trace
 
@@ -81,7 +82,8 @@ def card(name: str, target: Path) -> None:
     family, _, method = name.partition("_")
     canvas = Canvas(SIDE, SIDE, DARK)
     canvas.panel((24, 24, SIDE - 24, SIDE - 24), 16)
-    canvas.text((SIDE // 2, 225), {"sd15": "SD 1.5", "sdxl": "SDXL"}.get(family, family), 64, DARK.accent, "mm")
-    titles = {"best_of_n": "Best-of-N", "svdd": "SVDD", "fk_steering": "FK Steering"}
-    canvas.text((SIDE // 2, 305), titles.get(method, method), 34, anchor="mm")
+    families = {"sd15": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3"}
+    canvas.text((SIDE // 2, 225), families.get(family, family.capitalize()), 64, DARK.accent, "mm")
+    titles = {"fk_steering": "FK Steering", "sampler": "Sampler"}
+    canvas.text((SIDE // 2, 305), titles.get(method, method_name(method)), 34, anchor="mm")
     write(Image.fromarray(canvas.finish()), target)

@@ -26,6 +26,7 @@ from ...models.infinity.text import TextFeatures
 from ...models.infinity.transformer import Infinity
 from ...models.infinity.vae import BSQVae, quantize_scale
 from ...samplers.protocols import SearchError
+from .managed_verifier import Wrapper
 from .own_vae import as_vae
 
 log = logging.getLogger("testtime")
@@ -41,15 +42,6 @@ RATIOS = {
     )
 }  # fmt: skip
 """Label (width : height) -> height / width, as ``schedule_for`` takes it."""
-
-
-class _Shell(nn.Module):
-    """Holds the transformer: ModelPatcher sets ``device`` on what it wraps."""
-
-    def __init__(self, network: Infinity):
-        super().__init__()
-        self.network = network
-        self.device = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class InfinityModel:
 def as_infinity(network: Infinity, name: str, fixed: ScaleSchedule | None = None, preview_side=16) -> InfinityModel:
     """A transformer under management."""
     patcher = comfy.model_patcher.ModelPatcher(
-        _Shell(network), load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
+        Wrapper(network), load_device=management.get_torch_device(), offload_device=management.unet_offload_device()
     )
     return InfinityModel(patcher, name, fixed, preview_side)
 

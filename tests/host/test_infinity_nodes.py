@@ -326,3 +326,51 @@ def test_tts_var_runs_on_diffusion_models(setup, search_ksampler, kind):
     assert out.best["samples"].shape[0] == 2 and out.scores.group == [0, 1]
     # 8, 8, 6, 4, 2 and 1 particles per image make the six moves; the chosen ones are predicted before they are judged.
     assert [len(record.particles) for record in out.trace.records] == [16, 16, 16, 12, 8, 4, 2]
+
+
+@pytest.fixture
+def verifiers_folder(tmp_path):
+    """An empty folder in the place of models/verifiers."""
+    import folder_paths
+
+    from testtime.nodes.verifier_nodes import FOLDER
+
+    before = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = ([str(tmp_path)], before[1])
+    folder_paths.filename_list_cache.clear()
+    yield tmp_path
+    folder_paths.folder_names_and_paths[FOLDER] = before
+    folder_paths.filename_list_cache.clear()
+
+
+def test_clusters_by_dinov2_features(loaded, verifiers_folder):
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    from testtime.nodes.extractor_nodes import DINOv2FeaturesNode
+    from testtime.nodes.tts_var_node import TTSVARNode
+
+    torch.manual_seed(0)
+    config = Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14, num_register_tokens=2
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(verifiers_folder / "dino")
+    assert DINOv2FeaturesNode.validate_inputs("dino") is True
+    extractor = DINOv2FeaturesNode.execute("dino").args[0]
+    assert extractor.tokens(torch.rand(2, 64, 64, 3)).shape == (2, 16, 32)
+    method = TTSVARNode.execute(1, "value", 10.0, "pca", extractor=extractor).args[0]
+    best = search(loaded, encode(loaded[1], "a cat"), method)[0]["samples"]
+    assert best.shape == (1, 8, 16, 16)
+
+
+def test_clusters_by_inception_features(verifiers_folder):
+    from torchvision.models import inception_v3
+
+    from testtime.nodes.extractor_nodes import InceptionFeaturesNode
+    from testtime.verifiers.features import INCEPTION_FILE
+
+    message = InceptionFeaturesNode.validate_inputs(INCEPTION_FILE)
+    assert INCEPTION_FILE in message and "download.pytorch.org" in message and str(verifiers_folder) in message
+    torch.manual_seed(0)
+    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), verifiers_folder / INCEPTION_FILE)
+    extractor = InceptionFeaturesNode.execute(INCEPTION_FILE).args[0]
+    assert extractor.tokens(torch.rand(1, 64, 64, 3)).shape == (1, 1, 2048)

@@ -87,13 +87,15 @@ export class AskView {
       image.alt = "";
       pick.append(image);
     }
+    // The name of the button is what it says, in this order: the parts in words are for those who listen.
     const badge = element("span", "testtime-badge");
     const score = element("span", "testtime-score", number(candidate.score));
-    pick.append(badge, score);
+    const words = element("span", "testtime-spoken");
+    pick.append(element("span", "testtime-spoken", `Candidate ${place + 1}, score `), score, words, badge);
     const drop = button("testtime-drop", () => this.drop(place), "×");
     drop.tabIndex = -1; // X does the same; one stop per candidate is enough
     card.append(pick, drop);
-    this.cards.push({ candidate, card, pick, drop, badge, score });
+    this.cards.push({ candidate, card, pick, drop, badge, words });
     return card;
   }
 
@@ -112,14 +114,13 @@ export class AskView {
   }
 
   refresh() {
-    this.cards.forEach(({ candidate, card, pick, drop, badge, score }, place) => {
+    this.cards.forEach(({ candidate, card, pick, drop, badge, words }, place) => {
       const rank = this.picked.indexOf(candidate.row);
       const gone = this.dropped.has(candidate.row);
       card.classList.toggle("testtime-picked", rank >= 0);
       card.classList.toggle("testtime-dropped", gone);
       badge.textContent = rank >= 0 ? String(rank + 1) : "";
-      const state = rank >= 0 ? `, picked as number ${rank + 1}` : gone ? ", dropped" : "";
-      pick.setAttribute("aria-label", `Candidate ${place + 1}, score ${score.textContent}${state}`);
+      words.textContent = rank >= 0 ? ", picked as number " : gone ? ", dropped" : "";
       pick.setAttribute("aria-pressed", String(rank >= 0));
       drop.setAttribute("aria-label", `${gone ? "Take back" : "Drop"} candidate ${place + 1}`);
       drop.setAttribute("aria-pressed", String(gone));

@@ -56,6 +56,9 @@ export class PanelView {
     this.curve = new CurveView();
     this.tree = new TreeView((particle) => this.inspect(particle));
     this.strip = element("div", "testtime-strip");
+    this.strip.tabIndex = 0; // it scrolls
+    this.strip.setAttribute("role", "group");
+    this.strip.setAttribute("aria-label", "Best previews now");
     this.inspector = element("div", "testtime-inspector");
     this.costs = element("dl", "testtime-costs");
     this.notes = element("ul", "testtime-notes");
@@ -81,6 +84,10 @@ export class PanelView {
     this.onQuestion();
     this.observer = new ResizeObserver(() => this.later());
     this.observer.observe(this.root);
+    this.themes = new MutationObserver(() => this.later());
+    for (const at of [document.documentElement, document.body]) {
+      this.themes.observe(at, { attributes: true, attributeFilter: ["class", "style"] });
+    }
     this.later();
   }
 
@@ -90,6 +97,7 @@ export class PanelView {
     this.store.removeEventListener("closed", this.onClosed);
     this.ask.dispose();
     this.observer.disconnect();
+    this.themes.disconnect();
     cancelAnimationFrame(this.frame);
     this.root.remove();
   }

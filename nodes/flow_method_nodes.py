@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from comfy_api.latest import io
 
+from ..samplers.budget import Outline, WithinBudget
+from ..samplers.kernel import Flow
 from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
 from ..samplers.methods.noise_search import STUCK
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
@@ -61,6 +66,18 @@ class RBFNode(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, budget=None, chains=None, initial=None):
+        for name, value, least in (("budget", budget, 2), ("chains", chains, 1), ("initial", initial, 1)):
+            if value is not None and value < least:
+                return f"{name} is {value}: at least {least} is needed"
+        if None not in (budget, chains, initial) and budget < chains * (initial + 2):
+            return (
+                f"budget is {budget}: {chains} chains of {initial} initial particles need at least "
+                f"{chains * (initial + 2)} denoiser calls, and more with more steps"
+            )
+        return True
 
     @classmethod
     def execute(cls, budget, chains, initial, threshold, choice) -> io.NodeOutput:
@@ -263,9 +280,26 @@ class StochasticPathNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, search, path, coefficient, norm, spacing, levels, tail) -> io.NodeOutput:
-        if isinstance(search, OnPath):
+        inner = search.search if isinstance(search, WithinBudget) else search
+        if isinstance(inner, OnPath):
             raise SearchError("search is on a stochastic path already: connect the method node itself")
-        return io.NodeOutput(OnPath(search, SDE(path, coefficient, norm), spacing, levels, tail))
+        on_path = OnPath(inner, SDE(path, coefficient, norm), spacing, levels, tail)
+        if isinstance(search, WithinBudget):
+            return io.NodeOutput(replace(search, search=on_path))
+        check_grid(on_path)
+        return io.NodeOutput(on_path)
+
+
+def check_grid(on_path: OnPath) -> None:
+    """Raise SearchError where a method with a budget of its own cannot pay for the grid of its path.
+
+    The grid of a flow model stands in for all: budgets depend on the number of levels only.
+    """
+    if on_path.spacing == "sampler" or not isinstance(on_path.search, RBF):
+        return
+    start = torch.tensor([1.0, 0.0])
+    sigmas, sde = on_path.schedule(Flow(), start)
+    on_path.search.quota(Outline(Flow(), sigmas.tolist(), sde))
 
 
 def fractions_of(text: str) -> tuple[float, ...]:
@@ -278,4 +312,11 @@ def fractions_of(text: str) -> tuple[float, ...]:
     return values
 
 
-NODES = [RBFNode, BeamSearchNode, RandomSearchNode, ZeroOrderSearchNode, PathSearchNode, StochasticPathNode]
+NODES = [
+    RBFNode,
+    BeamSearchNode,
+    RandomSearchNode,
+    ZeroOrderSearchNode,
+    PathSearchNode,
+    StochasticPathNode,
+]

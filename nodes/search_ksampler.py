@@ -135,7 +135,14 @@ class SearchKSamplerNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt=None):
+    def validate_inputs(cls, prompt=None, steps=None, max_nfe=None):
+        # Naming an input here switches the host's own check of it off.
+        if steps is not None and steps < 1:
+            return f"steps is {steps}: at least 1 is needed"
+        if max_nfe is not None and max_nfe < 0:
+            return f"max_nfe is {max_nfe}: it must be >= 0 (0 = no limit)"
+        if steps is not None and max_nfe and max_nfe < steps:
+            return f"max_nfe is {max_nfe}: one image of {steps} steps needs at least {steps} forward passes"
         return prompt_problem(prompt)
 
     @classmethod

@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..samplers.budget import WithinBudget, method_of
 from ..samplers.kernel import is_stochastic
 from ..samplers.protocols import Search, SearchError, SearchResult
 from ..samplers.replay import Replay
@@ -20,12 +21,20 @@ from ..samplers.sde import SDE, OnPath
 from ..samplers.session import run_search
 from ..samplers.trace import Listener
 from .compat import InterruptProcessing
+from .host.budget import Judged, Limits, fit_budget
 from .host.denoiser import ignore_extra_rows
 from .host.interpolants import interpolant_for
 from .host.live import LiveRun
 from .host.live import store as live_store
 from .host.pixels import HostVerifier
-from .host.process import GradientUnavailable, HostProcess, HostSettings, SamplingCall, check_latent, host_process
+from .host.process import (
+    GradientUnavailable,
+    HostProcess,
+    HostSettings,
+    SamplingCall,
+    check_latent,
+    host_process,
+)
 from .host.progress import both, report_to
 from .host.results import HostResult, host_result, store
 from .host.rewriting import with_hosted_rewriter
@@ -86,6 +95,8 @@ class SearchOptions:
             raise SearchError(f"on_cancel is {self.on_cancel!r}: choose {STOP!r} or {FINISH!r}")
         if self.vae is None and (self.verifier is not None or not isinstance(search, Replay)):
             raise SearchError("vae is missing: connect one, a verifier judges decoded images")
+        if isinstance(self.search, WithinBudget):
+            self.search.check_settings()
         if getattr(search, "needs_schedule", False):
             search.check_settings()  # the rest is checked when model and sigmas are known
         else:
@@ -104,14 +115,16 @@ class _Noise:
         return is_stochastic(self.eta)
 
 
-def method_of(search: Search | OnPath) -> Search:
-    """The method itself, without the path it is to run on."""
-    return search.search if isinstance(search, OnPath) else search
+def path_of(search: Search | OnPath | WithinBudget) -> OnPath | None:
+    """The path that a search is to run on, if any."""
+    search = search.search if isinstance(search, WithinBudget) else search
+    return search if isinstance(search, OnPath) else None
 
 
-def noise_of(search: Search | OnPath, eta: float) -> float | SDE:
+def noise_of(search: Search | OnPath | WithinBudget, eta: float) -> float | SDE:
     """The noise of the moves: the path's where the search has one, else ``eta``."""
-    return search.sde if isinstance(search, OnPath) else eta
+    path = path_of(search)
+    return eta if path is None else path.sde
 
 
 def live_run(options: SearchOptions) -> LiveRun | None:
@@ -183,23 +196,34 @@ class SearchSampler(comfy.samplers.Sampler):
         return _finish(call, result.status)(result.latents)
 
     def _run(self, call: SamplingCall, listener: Listener | None, live: LiveRun | None) -> SearchResult:
-        search, noise = method_of(self.options.search), self.options.eta
-        if isinstance(self.options.search, OnPath):
+        options = self.options
+        search, noise, path = method_of(options.search), options.eta, path_of(options.search)
+        limits = (options.max_nfe or None, options.max_seconds or None)
+        if path is not None:
             sampling = call.model.model_sampling
             interpolant, largest = interpolant_for(sampling), float(sampling.sigma_max)
-            sigmas, noise = self.options.search.schedule(interpolant, call.sigmas, largest)
+            sigmas, noise = path.schedule(interpolant, call.sigmas, largest)
             call = replace(call, sigmas=sigmas.to(call.sigmas.device))
+        if isinstance(options.search, WithinBudget):
+            judged = Judged(options.vae, options.verifier, options.prompt)
+            search, call, limits = fit_budget(options.search, call, noise, judged, limits)
         try:
-            return self._search(search, call, listener, noise, live)
+            return self._search(search, call, listener, noise, live, limits)
         except GradientUnavailable as reason:
             message = f"no gradient through this model, VAE or verifier ({reason}): searching without guidance"
         log.warning(message)
-        result = self._search(replace(search, guidance=0.0), call, listener, noise, live)
+        result = self._search(replace(search, guidance=0.0), call, listener, noise, live, limits)
         result.warnings.append(message)
         return result
 
     def _search(
-        self, search: Search, call: SamplingCall, listener: Listener | None, noise: float | SDE, live: LiveRun | None
+        self,
+        search: Search,
+        call: SamplingCall,
+        listener: Listener | None,
+        noise: float | SDE,
+        live: LiveRun | None,
+        limits: Limits,
     ) -> SearchResult:
         options = self.options
         process = host_process(
@@ -227,8 +251,8 @@ class SearchSampler(comfy.samplers.Sampler):
                 [options.prompt] * call.groups,
                 held_out=_hosted(options.held_out, process),
                 listener=listener,
-                max_nfe=options.max_nfe or None,
-                max_seconds=options.max_seconds or None,
+                max_nfe=limits[0],
+                max_seconds=limits[1],
                 interrupts=(InterruptProcessing,),
             )
         finally:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
 from ..reports.tree import winner_ids
+from ..samplers.budget import method_of, rewrapped
 from ..samplers.continued import MAX_BRANCH, continued
 from ..samplers.protocols import SearchError
 from ..samplers.replay import WINNER
-from ..samplers.sde import OnPath
 from ..samplers.trace_file import TraceFileError, read_trace_file
 from .host.saved import thumbs_of, with_essentials, write_trace
 from .report_nodes import finalists_of
@@ -219,10 +218,10 @@ class ContinueSearchNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, search, trace, particle, step, new_noise, image=0) -> io.NodeOutput:
-        method = search.search if isinstance(search, OnPath) else search
-        made = continued(method, trace, particle, group=image, step=step, branch=new_noise)
-        made.check_settings()
-        return io.NodeOutput(replace(search, search=made) if isinstance(search, OnPath) else made)
+        settings = {"group": image, "step": step, "branch": new_noise}
+        made = rewrapped(search, lambda method: continued(method, trace, particle, **settings))
+        method_of(made).check_settings()
+        return io.NodeOutput(made)
 
 
 NODES = [SaveSearchNode, LoadTraceNode, ContinueSearchNode]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
+from ..samplers.budget import method_of, rewrapped
 from ..samplers.methods import TTGen
 from ..samplers.methods.ttgen import AFTER, CHOICES
 from ..samplers.protocols import SearchError
 from ..samplers.reprompting import Reprompted, Rounds
-from ..samplers.sde import OnPath
 from .host.prompts import ClipEncoder
 from .method_nodes import method_schema, search_output
 from .types import RewriterType, SearchType
@@ -154,10 +152,10 @@ class RepromptedNode(io.ComfyNode):
         if search is None:
             raise SearchError("search is missing: connect a method node, e.g. SVDD")
         rounds = Rounds(start_step, injection_step, interval, patience)
-        inner = search.search if isinstance(search, OnPath) else search
-        wrapped = Reprompted(inner, rewriter, rewrites, rounds, keep_original, ClipEncoder(clip))
-        wrapped.check_settings()
-        return io.NodeOutput(replace(search, search=wrapped) if isinstance(search, OnPath) else wrapped)
+        encoder = ClipEncoder(clip)
+        made = rewrapped(search, lambda inner: Reprompted(inner, rewriter, rewrites, rounds, keep_original, encoder))
+        method_of(made).check_settings()
+        return io.NodeOutput(made)
 
 
 NODES = [TTGenNode, RepromptedNode]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .kernel import Interpolant, Noise, check_sigmas, is_stochastic, transition_variance
 from .protocols import SearchError, Verifier
+from .sde import OnPath
 
 STEPS = ("may be fewer", "keep")
 MOST = 1 << 16  # particles; no budget pays for more
@@ -212,6 +213,20 @@ class WithinBudget:
             return f"nfe is {self.nfe}: {search.name} with {outline.steps} steps needs at least {what}"
         seconds = "" if pace is None else f", about {groups * least * (pace.call + pace.look):.3g} s here"
         return f"seconds is {self.seconds:g}: {search.name} with {outline.steps} steps needs at least {what}{seconds}"
+
+
+def method_of(search: Any) -> Any:
+    """The method itself, without the path that it is to run on and the budget that it is to fit."""
+    while isinstance(search, OnPath | WithinBudget):
+        search = search.search
+    return search
+
+
+def rewrapped(search: Any, change: Callable[[Any], Any]) -> Any:
+    """``change`` applied to the method inside a path and a budget, both kept."""
+    if isinstance(search, OnPath | WithinBudget):
+        return replace(search, search=rewrapped(search.search, change))
+    return change(search)
 
 
 def width_of(search: Any) -> int:

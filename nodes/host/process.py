@@ -160,6 +160,24 @@ def check_latent(shape: Sequence[int]) -> None:
         )
 
 
+def check_family(call: SamplingCall, vae: Any) -> None:
+    """Raise SearchError for a latent or a VAE of another model family than the model's."""
+    channels = getattr(getattr(call.model, "latent_format", None), "latent_channels", None)
+    if channels is None:
+        return
+    if call.shape[0] != channels:
+        raise SearchError(
+            f"latent_image has {call.shape[0]} channels, this model's latents have {channels}: it is of another model "
+            f"family, make it with this model's VAE"
+        )
+    entry = getattr(getattr(getattr(vae, "first_stage_model", None), "decoder", None), "conv_in", None)
+    decoded = getattr(entry, "in_channels", channels)
+    if decoded != channels and isinstance(entry, torch.nn.Conv2d):
+        raise SearchError(
+            f"vae decodes latents of {decoded} channels, this model's have {channels}: connect the model's own VAE"
+        )
+
+
 def distinct_sigmas(sigmas: Tensor) -> Tensor:
     """A schedule without repeated entries: some schedulers repeat a sigma when there are many steps."""
     values = sigmas.detach().float().cpu()
@@ -178,6 +196,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
             more particles than fit the memory.
     """
     check_latent(call.noise.shape)
+    check_family(call, settings.vae)
     if settings.vae is not None:
         check_previews_fit(settings.vae, call.shape, settings.population)
     model, device = call.model, call.noise.device
@@ -269,6 +288,8 @@ def _column(sigma: float, like: Tensor) -> Tensor:
 def _gradients(model: Any, settings: HostSettings, residency: Residency):
     """Everything on the device and fit for autograd: denoiser, VAE and verifiers."""
     with torch.inference_mode(False), torch.enable_grad():
+        for judge in _members(settings.judges):
+            getattr(judge, "for_gradients", lambda: None)()
         residency.all_for_backward([settings.vae.patcher, *_patchers(settings.judges)])
         residency.thaw()
         for module in (settings.vae.first_stage_model, *gradients.modules_of(list(settings.judges))):
@@ -277,12 +298,11 @@ def _gradients(model: Any, settings: HostSettings, residency: Residency):
         yield
 
 
+def _members(judges: Iterable[Any]) -> list[Any]:
+    """The judges, and those inside ensembles (``members``)."""
+    return [one for judge in judges for one in (judge, *_members(getattr(judge, "members", ())))]
+
+
 def _patchers(judges: Iterable[Any]) -> list[Any]:
-    """ModelPatchers that verifiers keep as ``patcher``, also inside ensembles (``members``)."""
-    found = []
-    for judge in judges:
-        patcher = getattr(judge, "patcher", None)
-        if patcher is not None:
-            found.append(patcher)
-        found.extend(_patchers(getattr(judge, "members", ())))
-    return found
+    """ModelPatchers that verifiers keep as ``patcher``, also inside ensembles."""
+    return [judge.patcher for judge in _members(judges) if getattr(judge, "patcher", None) is not None]

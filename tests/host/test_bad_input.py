@@ -57,6 +57,38 @@ def test_wrong_latents_are_named(setup, search_ksampler, given_latent, message):
         search_ksampler(given, BestOfN(2))
 
 
+def test_latents_and_vaes_of_another_family_are_named(setup, search_ksampler, vaes):
+    """An empty latent is given the model's channels, as KSampler does; one with content is not."""
+    given = setup("eps")
+    given.model, rows = watched(given.model)
+    given.latent = {"samples": torch.ones(1, 16, 8, 8)}
+    with pytest.raises(SearchError, match="latent_image has 16 channels, this model's latents have 4"):
+        search_ksampler(given, BestOfN(2))
+    given.latent = {"samples": torch.zeros(1, 16, 8, 8)}
+    given.vae = vaes("flux")
+    with pytest.raises(SearchError, match="vae decodes latents of 16 channels, this model's have 4"):
+        search_ksampler(given, BestOfN(2))
+    assert not rows
+
+
+@pytest.mark.parametrize("sigmas", [[1.0, 2.0, 0.0], [0.5, 0.7, 0.0], [1.0, -0.5]])
+def test_schedules_that_do_not_fall_are_named(setup, sigmas):
+    import comfy.samplers
+
+    from testtime.nodes.search_sampler import SearchOptions, SearchSampler
+
+    given = setup("flux")
+    given.model, rows = watched(given.model)
+    guider = comfy.samplers.CFGGuider(given.model)
+    guider.set_conds(given.positive, given.negative)
+    guider.set_cfg(1.0)
+    sampler = SearchSampler(SearchOptions(BestOfN(2), given.verifier, given.vae, "a red square"))
+    noise = torch.randn(1, 16, 8, 8)
+    with torch.inference_mode(), pytest.raises(ValueError, match="must strictly decrease|must be finite and >= 0"):
+        guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor(sigmas), seed=1)
+    assert not rows
+
+
 @pytest.mark.parametrize(("prompts", "images"), [(2, 3), (3, 2)])
 def test_prompts_that_do_not_divide_the_batch_are_named(setup, search_ksampler, prompts, images):
     given = setup("sd3", batch=images)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.host
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-OTHERS = [name for name in NAMES if name.startswith("sd")]  # need a checkpoint of the user's
+OTHERS = [name for name in NAMES if name.startswith(("sd", "flux"))]  # need a checkpoint of the user's
 EMBEDDED = [name for name in NAMES if name not in OTHERS]
 # Texts of the open dialogs: missing nodes, missing models and errors are shown in one.
 DIALOGS = "[...document.querySelectorAll('[role=dialog]')].map(d => d.innerText)"

@@ -1,0 +1,77 @@
+"""``Search Budget``: particles and steps of a search from what it may cost."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..samplers.budget import STEPS, WithinBudget, method_of
+from ..samplers.protocols import SearchError
+from .method_nodes import METHOD_CATEGORY
+from .types import SearchType
+
+
+class SearchBudgetNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeSearchBudget",
+            display_name="Search Budget",
+            category=METHOD_CATEGORY,
+            description="Chooses how many particles a search runs with, and if need be fewer steps, so that a budget "
+            "is used up and kept. The particles (candidates, beams, rounds) of the method node do not count any more.",
+            inputs=[
+                SearchType.Input("search", tooltip="Any search method, also one on a stochastic path."),
+                io.Int.Input(
+                    "nfe",
+                    default=500,
+                    min=0,
+                    max=10_000_000,
+                    tooltip="Forward passes of the model per image; under CFG a step costs two. 0 = no limit.",
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=0.0,
+                    min=0.0,
+                    max=1_000_000.0,
+                    step=1.0,
+                    tooltip="Seconds for all images together, measured on this machine before the search begins. "
+                    "0 = no limit.",
+                ),
+                io.Combo.Input(
+                    "steps",
+                    options=list(STEPS),
+                    default=STEPS[0],
+                    tooltip="may be fewer: down to half of the sampler's steps, where the budget would not pay for "
+                    "enough particles. keep: as the sampler says.",
+                ),
+                io.Int.Input(
+                    "least",
+                    default=4,
+                    min=1,
+                    max=1024,
+                    tooltip="Particles that are worth fewer steps.",
+                ),
+            ],
+            outputs=[SearchType.Output(display_name="search")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, nfe=None, seconds=None):
+        for name, value in (("nfe", nfe), ("seconds", seconds)):
+            if value is not None and value < 0:
+                return f"{name} is {value}: it must be >= 0 (0 = no limit)"
+        if nfe == 0 and seconds == 0:
+            return "nfe and seconds are both 0: give the forward passes per image, or seconds"
+        return True
+
+    @classmethod
+    def execute(cls, search, nfe, seconds, steps, least) -> io.NodeOutput:
+        search = search.search if isinstance(search, WithinBudget) else search  # the last budget counts
+        made = WithinBudget(search, nfe, seconds, steps, least)
+        made.check_settings()
+        if not hasattr(method_of(search), "calls"):
+            raise SearchError(f"method {method_of(search).name!r} has no automatic budget: set its particles yourself")
+        return io.NodeOutput(made)
+
+
+NODES = [SearchBudgetNode]

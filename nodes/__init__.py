@@ -32,6 +32,7 @@ MODULES = (
     "compare_nodes",
     "report_nodes",
     "trace_nodes",
+    "guidance_check",
     "live_routes",
 )
 

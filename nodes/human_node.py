@@ -13,6 +13,8 @@ from .verifier_nodes import VERIFIER_CATEGORY
 class HumanVerifierNode(io.ComfyNode):
     """A verifier that asks the person at the panel."""
 
+    differentiable = False  # see guidance_check
+
     @classmethod
     def define_schema(cls):
         return io.Schema(

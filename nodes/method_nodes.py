@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
 from ..samplers.resampling import SCHEMES
 from ..samplers.tempering import TEMPERINGS, Alpha
+from . import guidance_check
 from .types import CATEGORY, SearchType, ValueType
 
 METHOD_CATEGORY = f"{CATEGORY}/methods"
@@ -128,7 +129,9 @@ def search_output(search) -> io.NodeOutput:
     return io.NodeOutput(search)
 
 
-def method_schema(node_id: str, name: str, description: str, inputs: list, experimental: bool = False) -> io.Schema:
+def method_schema(
+    node_id: str, name: str, description: str, inputs: list, experimental: bool = False, hidden: list | None = None
+) -> io.Schema:
     return io.Schema(
         node_id=node_id,
         display_name=name,
@@ -137,6 +140,7 @@ def method_schema(node_id: str, name: str, description: str, inputs: list, exper
         inputs=inputs,
         outputs=[SearchType.Output(display_name="search")],
         is_experimental=experimental,
+        hidden=hidden or [],
     )
 
 
@@ -290,7 +294,20 @@ class DASNode(_Windowed):
                 *window_inputs(0.0, 0.9, 1, "resampling"),
                 scheme_input("ssp"),
             ],
+            hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, guidance=None, start=None, end=None):
+        # Naming an input here switches the host's own check of it off.
+        if guidance is not None and not 0.0 <= guidance <= 100.0:
+            return f"guidance is {guidance}: it must lie in 0 (SMC) .. 100"
+        if guidance is None or guidance > 0:
+            node = getattr(getattr(cls, "hidden", None), "unique_id", None)
+            reason = guidance_check.problem(node, guidance_check.queued())
+            if reason:
+                return reason
+        return window_problem(start, end)
 
     @classmethod
     def execute(

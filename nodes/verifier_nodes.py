@@ -16,23 +16,21 @@ from ..samplers.chunking import Chunker
 from ..samplers.protocols import SearchError
 from ..verifiers.base import VerifierError, check_images, check_prompts
 from ..verifiers.clip_score import MODES, load_clip_score_files, load_clip_score_folder
-from ..verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice
+from ..verifiers.ensemble import COMBINATIONS, RELATIVE, EnsembleVerifier, Voice
 from ..verifiers.registry import create
 from .compat import is_oom, throw_if_interrupted
 from .host.managed_verifier import managed
+from .model_folders import FOLDER, HUB, NO_MODEL, Weights, precision_input
 from .types import CATEGORY, Scores, ScoresType, VerifierType
 
 VERIFIER_CATEGORY = f"{CATEGORY}/verifiers"
-FOLDER = "verifiers"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-NO_MODEL = "none found"
+CLIP_WEIGHTS = Weights("CLIPScore", CLIP_REPOSITORY, "", "1.7 GB", "MIT licence")
 NO_TEXT_TOWER = "in the same file"
 SHAPES_VERIFIERS = {"shapes_preference": "preference", "shapes_clip": "clip"}
 """Name of an embedded verifier -> its weights."""
 MEMBERS = 4
 IMAGES_PER_CALL = 8
-
-folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
 
 
 def register_suffixes() -> None:
@@ -51,6 +49,7 @@ def clip_choices() -> list[str]:
         found += sorted(f"{FOLDER}/{path.parent.name}" for path in Path(root).glob("*/config.json"))
     found += [f"{FOLDER}/{name}" for name in folder_paths.get_filename_list(FOLDER) if Path(name).parent == Path()]
     found += [f"clip_vision/{name}" for name in folder_paths.get_filename_list("clip_vision")]
+    found += [HUB + CLIP_REPOSITORY] * (CLIP_WEIGHTS.cached() is not None)
     return found or [NO_MODEL]
 
 
@@ -74,7 +73,10 @@ def how_to_get_clip() -> str:
 def resolve(choice: str) -> Path:
     """Path of an entry of ``clip_choices``; raises VerifierError with what to download where it is not there."""
     kind, _, name = choice.partition("/")
-    if choice != NO_MODEL and name:
+    cached = CLIP_WEIGHTS.cached() if choice == HUB + CLIP_REPOSITORY else None
+    if cached is not None:
+        return cached
+    if choice != NO_MODEL and name and kind in (FOLDER, "clip_vision"):
         for root in folder_paths.get_folder_paths(kind):
             path = Path(root) / name
             if path.exists():
@@ -151,6 +153,7 @@ class CLIPScoreNode(io.ComfyNode):
                     tooltip="cos: the cosine, about 0.15 .. 0.35. x100: a hundred times that. hessel: the published "
                     "metric, 2.5 max(cos, 0).",
                 ),
+                precision_input(),
             ],
             outputs=[VerifierType.Output(display_name="verifier")],
         )
@@ -165,7 +168,7 @@ class CLIPScoreNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, clip, text_tower=NO_TEXT_TOWER, mode="cos") -> io.NodeOutput:
+    def execute(cls, clip, text_tower=NO_TEXT_TOWER, mode="cos", precision="auto") -> io.NodeOutput:
         path = resolve(clip)
         with torch.inference_mode(False):
             if path.is_dir():
@@ -176,10 +179,12 @@ class CLIPScoreNode(io.ComfyNode):
                 if text_tower != NO_TEXT_TOWER:
                     files.append(Path(folder_paths.get_full_path_or_raise("text_encoders", text_tower)))
                 verifier = load_clip_score_files(files, clip_tokenizer(), mode=mode)
-            return io.NodeOutput(managed(verifier))
+            return io.NodeOutput(managed(verifier, precision))
 
 
 class JPEGNode(io.ComfyNode):
+    differentiable = False  # see guidance_check
+
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -210,6 +215,17 @@ class JPEGNode(io.ComfyNode):
 
 
 class EnsembleNode(io.ComfyNode):
+    @staticmethod
+    def differentiable(inputs, unguidable) -> str | None:
+        """Why a workflow's ensemble has no gradient, see ``guidance_check``; None where it may have one."""
+        if inputs.get("combine") in RELATIVE:
+            return (
+                f"an ensemble that combines by {inputs['combine']!r} compares candidates, so it is not differentiable"
+            )
+        counts = [number for number in range(1, MEMBERS + 1) if inputs.get(f"weight_{number}", 1.0) != 0]
+        reasons = [unguidable(inputs.get(f"verifier_{number}")) for number in counts]
+        return next((reason for reason in reasons if reason), None)
+
     @classmethod
     def define_schema(cls):
         inputs: list = [
@@ -232,9 +248,21 @@ class EnsembleNode(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     optional=number > 1,
-                    tooltip=f"How much verifier_{number} counts. Negative: the less it likes an image, the better.",
+                    tooltip=f"How much verifier_{number} counts. Negative: the less it likes an image, the better. "
+                    "0: held out, it is reported in the trace and never steers.",
                 ),
             ]
+        inputs.append(
+            io.Float.Input(
+                "temperature",
+                default=0.0,
+                min=0.0,
+                max=1000.0,
+                step=0.05,
+                optional=True,
+                tooltip="Of softmax. 0: each verifier's own spread, so that all have a say. 1: as in TTS-VAR's paper.",
+            )
+        )
         return io.Schema(
             node_id="TestTimeEnsemble",
             display_name="Verifier Ensemble",
@@ -251,7 +279,8 @@ class EnsembleNode(io.ComfyNode):
             verifier = others.get(f"verifier_{number}")
             if verifier is not None:
                 voices.append(Voice(verifier, others.get(f"weight_{number}", 1.0)))
-        return io.NodeOutput(EnsembleVerifier(voices, combine, max_batch=IMAGES_PER_CALL))
+        temperature = others.get("temperature") or None
+        return io.NodeOutput(EnsembleVerifier(voices, combine, max_batch=IMAGES_PER_CALL, temperature=temperature))
 
 
 class ScoreImagesNode(io.ComfyNode):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .kernel import as_float64_cpu
 from .ledger import Ledger
+from .members import MemberScores
 from .protocols import BudgetSpent, Interrupted, Process, Search, SearchError, SearchResult, State, Values, Verifier
 from .trace import Listener, StepRecord, Trace
 from .weights import best_index, clean_rewards
@@ -58,6 +59,7 @@ class Session:
         self.warnings: list[str] = []
         self.rewrites: list[dict] = []  # of the step that is recorded next
         self.remembered: _Remembered | None = None
+        self._members = MemberScores()
         process.ledger = self.ledger
 
     def evaluate(self, state: State, gradient: bool = False) -> tuple[State, Values, Tensor | None]:
@@ -68,8 +70,11 @@ class Session:
             where asked, previews ``[n, H, W, 3]`` or None on the gradient path, which keeps none).
         """
         if gradient:
+            self._members.begin()
             state, values = self.process.value_gradient(state, self._value)
-            return state, Values(self._clean(values.reward), values.grad), None
+            reward = self._clean(values.reward)
+            self._members.end(reward)
+            return state, Values(reward, values.grad), None
         state = self.process.predict(state)
         images = self.process.preview(state)
         return state, Values(self.rate(state, images)), images
@@ -82,7 +87,10 @@ class Session:
         def chunk(rows: slice) -> Tensor:
             self.ledger.check()
             with torch.no_grad(), self.ledger.verify(len(prompts[rows]), held_out):
-                return as_float64_cpu(self._checked(judge, images[rows], prompts[rows]))
+                scores = as_float64_cpu(self._checked(judge, images[rows], prompts[rows]))
+            if not held_out:
+                self._members.add(judge, len(scores))
+            return scores
 
         # Judges that compare the candidates with each other must see all of them at once; ``whole``: this time only.
         if getattr(judge, "relative", False) or getattr(judge, "whole", False):
@@ -94,7 +102,10 @@ class Session:
         notice = getattr(self.verifier, "notice", None)
         if notice is not None:  # a judge that wants to know what it is shown, see ``verifiers.human``
             notice(self, state)
-        return self._clean(self.score(images, state.group))
+        self._members.begin()
+        reward = self._clean(self.score(images, state.group))
+        self._members.end(reward)
+        return reward
 
     def warn(self, message: str) -> None:
         """Keep a sentence for the user, and log it, once."""
@@ -117,6 +128,7 @@ class Session:
         prompts = getattr(self.process, "prompts_of", lambda _: None)(state)
         for entry, prompt in zip(record.particles, prompts or (), strict=False):
             entry["prompt"] = prompt
+        self._members.write(record.particles)
         self.trace.add(record, state, images)
 
     def result(self, state: State, reward: Tensor, ids: Sequence[int], **fields) -> SearchResult:
@@ -179,7 +191,9 @@ class Session:
         """Differentiable scores of a chunk, for ``Process.value_gradient``."""
         prompts = [self.prompts[g] for g in group.tolist()]
         with self.ledger.verify(len(prompts)):
-            return self._checked(self.verifier, images, prompts)
+            scores = self._checked(self.verifier, images, prompts)
+        self._members.add(self.verifier, len(scores))
+        return scores
 
     @staticmethod
     def _checked(judge: Verifier, images: Tensor, prompts: list[str]) -> Tensor:

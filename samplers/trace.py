@@ -35,7 +35,8 @@ class StepRecord:
         particles: one dict per particle: ``id``, ``parent`` (id or None), ``group``, ``slot`` (stream that made it),
             ``score`` (float or None), ``log_weight`` (float or None), ``selected`` (has children), ``gradient_scale``
             (multiplier of the reward gradient in the move that made it, 0 without guidance); finalists of a run with a
-            held-out verifier also have ``held_out`` (float or None), particles of a search that re-prompts ``prompt``
+            held-out verifier also have ``held_out`` (float or None), particles that an ensemble or a rubric scored
+            ``members`` (its own parts' scores by name, float or None), particles of a search that re-prompts ``prompt``
             (None: the original).
         ess: effective sample size per group; resampled: per group.
         temperature: lambda / alpha in force per group (0 = not scored).

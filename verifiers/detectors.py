@@ -36,8 +36,6 @@ class Detector(nn.Module):
         VerifierError: another kind.
     """
 
-    half_safe = ("model",)
-
     def __init__(self, model: nn.Module, processor: Any):
         super().__init__()
         self.kind = getattr(model.config, "model_type", "")

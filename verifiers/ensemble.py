@@ -20,6 +20,8 @@ from ..samplers.protocols import Verifier
 from .base import VerifierError, check_images, check_prompts
 
 COMBINATIONS = ("zscore", "zscore_set", "rank", "softmax", "sum")
+RELATIVE = ("zscore_set", "rank", "softmax")
+"""Those that compare candidates with each other."""
 _TINY_SPREAD = 1e-8  # members that do not tell the candidates apart contribute nothing
 
 
@@ -29,7 +31,8 @@ class Voice:
 
     Attributes:
         verifier: any verifier.
-        weight: factor of its normalised score, any finite number (negative turns it round).
+        weight: factor of its normalised score, any finite number (negative turns it round). 0: held out, its scores
+            are reported and never steer.
         mean, std: constants of "zscore"; None takes the verifier's ``default_scale``, or 0 and 1 without one.
     """
 
@@ -52,8 +55,8 @@ class EnsembleVerifier:
     - "zscore": ``sum w_k (s_k - mean_k) / std_k / W`` with fixed constants; comparable between steps.
     - "zscore_set": the same with mean and spread of the candidates of each prompt.
     - "rank": weighted mean of ``(N - rank) / (N - 1)``, ties averaged, 1 = best.
-    - "softmax": weighted mean of the softmax over the candidates, each member's scores divided by their spread (at
-      temperature 1 a member with a narrow range would have no say).
+    - "softmax": weighted mean of the softmax over the candidates, each member's scores divided by their spread, or by
+      ``temperature`` (1 as TTS-VAR publishes it, where a member with a narrow range has little say).
     - "sum": ``sum w_k s_k`` as they are.
 
     "zscore_set", "rank" and "softmax" are not ``differentiable`` for a search, whatever their members are: candidates
@@ -62,6 +65,7 @@ class EnsembleVerifier:
     Args:
         voices: at least one; their verifiers are the attribute ``members``.
         combine: one of the above.
+        temperature: of "softmax"; None takes each member's spread over the candidates.
         max_batch: images per call of a member, None for all at once (set-relative combinations must see a prompt's
             candidates in one ``score`` call, so the splitting has to happen here).
 
@@ -69,7 +73,13 @@ class EnsembleVerifier:
         VerifierError: no member, unknown combination, a weight or scale that cannot work.
     """
 
-    def __init__(self, voices: Sequence[Voice], combine: str = "zscore", max_batch: int | None = None):
+    def __init__(
+        self,
+        voices: Sequence[Voice],
+        combine: str = "zscore",
+        max_batch: int | None = None,
+        temperature: float | None = None,
+    ):
         if not voices:
             raise VerifierError("voices is empty: an ensemble needs at least one verifier")
         if combine not in COMBINATIONS:
@@ -81,12 +91,16 @@ class EnsembleVerifier:
                 raise VerifierError(f"the std of {voice.verifier.name!r} is {voice.scale()[1]}: it must be positive")
         if not any(voice.weight for voice in voices):
             raise VerifierError("every weight is 0: at least one verifier must count")
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise VerifierError(f"temperature is {temperature}: it must be positive")
         self.voices, self.combine, self.max_batch = tuple(voices), combine, max_batch
+        self.temperature = temperature
         self.members = tuple(voice.verifier for voice in voices)
         self.keys = _unique([verifier.name for verifier in self.members])
         self.name = f"{combine}({', '.join(self.keys)})"
-        self.relative = combine in ("zscore_set", "rank", "softmax")
-        self.differentiable = not self.relative and all(verifier.differentiable for verifier in self.members)
+        self.relative = combine in RELATIVE
+        steering = [voice.verifier for voice in voices if voice.weight]
+        self.differentiable = not self.relative and all(verifier.differentiable for verifier in steering)
         self.needs_prompt = any(getattr(verifier, "needs_prompt", True) for verifier in self.members)
         self.last_scores: dict[str, Tensor] = {}
 
@@ -94,9 +108,10 @@ class EnsembleVerifier:
         """Combined scores float64 ``[n]``; the members' own stay readable in ``last_scores`` (detached, by name)."""
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
-        own = self.score_members(images, prompts)
-        self.last_scores = {name: scores.detach() for name, scores in own.items()}
-        table = torch.stack([scores.to("cpu", torch.float64) for scores in own.values()])
+        own, parts = self._ask(images, prompts)
+        self.last_scores = {name: scores.detach() for name, scores in (own | parts).items()}
+        steering = [key for key, voice in zip(self.keys, self.voices, strict=True) if voice.weight]
+        table = torch.stack([own[key].to("cpu", torch.float64) for key in steering])
         if not self.relative:
             return self._combine_fixed(table)
         combined = torch.empty_like(table[0])
@@ -108,28 +123,42 @@ class EnsembleVerifier:
     def score_members(self, images: Tensor, prompts: Sequence[str] | str) -> dict[str, Tensor]:
         """Every member's own scores ``[n]``, by name, in order."""
         prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
+        return self._ask(images, prompts)[0]
+
+    def _ask(self, images: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(the members' scores ``[n]`` by name, those of the members' own parts, e.g. the axes of a rubric)."""
         size = self.max_batch or len(images)
         scores: dict[str, list[Tensor]] = {key: [] for key in self.keys}
+        parts: dict[str, list[Tensor]] = {}
         # member by member, so that a host moves each network to the device once
-        for key, member in zip(self.keys, self.members, strict=True):
+        for key, voice in zip(self.keys, self.voices, strict=True):
             for start in range(0, len(images), size):
                 rows = slice(start, start + size)
-                scores[key].append(member.score(images[rows], prompts[rows]))
-        return {key: torch.cat(parts) for key, parts in scores.items()}
+                shown = images[rows] if voice.weight else images[rows].detach()  # what only watches guides nothing
+                scores[key].append(voice.verifier.score(shown, prompts[rows]))
+                for name, values in (getattr(voice.verifier, "last_scores", None) or {}).items():
+                    parts.setdefault(name, []).append(values)
+        joined = {name: torch.cat(pieces) for name, pieces in parts.items()}
+        whole = {name: values for name, values in joined.items() if len(values) == len(images)}
+        return {key: torch.cat(pieces) for key, pieces in scores.items()}, whole
 
     def _weights(self, table: Tensor) -> Tensor:
-        weights = torch.tensor([voice.weight for voice in self.voices], dtype=table.dtype)
+        weights = torch.tensor([voice.weight for voice in self.voices if voice.weight], dtype=table.dtype)
         return weights if self.combine == "sum" else weights / weights.abs().sum()
 
     def _combine_fixed(self, table: Tensor) -> Tensor:
         if self.combine == "zscore":
-            mean, std = torch.tensor([voice.scale() for voice in self.voices], dtype=table.dtype).T
+            mean, std = torch.tensor([voice.scale() for voice in self.voices if voice.weight], dtype=table.dtype).T
             table = (table - mean[:, None]) / std[:, None]
         return (self._weights(table)[:, None] * table).sum(0)
 
     def _combine_set(self, table: Tensor) -> Tensor:
         """Scores ``[k, m]`` of one prompt's candidates -> ``[m]``; a non-finite one spoils only its own image."""
-        normalise: dict[str, Callable[[Tensor], Tensor]] = {"zscore_set": standardise, "rank": ranks, "softmax": shares}
+        normalise: dict[str, Callable[[Tensor], Tensor]] = {
+            "zscore_set": standardise,
+            "rank": ranks,
+            "softmax": lambda scores: shares(scores, self.temperature),
+        }
         rows = torch.stack([normalise[self.combine](scores) for scores in table])
         combined = (self._weights(table)[:, None] * rows).sum(0)
         bad = ~torch.isfinite(table).all(0)
@@ -156,12 +185,13 @@ def ranks(scores: Tensor) -> Tensor:
     return beaten.to(scores.dtype) / (len(scores) - 1)
 
 
-def shares(scores: Tensor) -> Tensor:
-    """Softmax over the finite scores ``[m]`` at a temperature of their spread; 0 for the others."""
+def shares(scores: Tensor, temperature: float | None = None) -> Tensor:
+    """Softmax over the finite scores ``[m]`` at a temperature, None: their spread; 0 for the others."""
     finite = torch.isfinite(scores)
     if not finite.any():
         return torch.zeros_like(scores)
-    return torch.softmax(standardise(scores).masked_fill(~finite, -torch.inf), 0)
+    scaled = standardise(scores) if temperature is None else scores.nan_to_num(0.0, 0.0, 0.0) / temperature
+    return torch.softmax(scaled.masked_fill(~finite, -torch.inf), 0)
 
 
 def _unique(names: list[str]) -> list[str]:

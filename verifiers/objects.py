@@ -65,8 +65,6 @@ def crops(pixels: Tensor, boxes: Tensor) -> list[Tensor]:
 class _Networks(nn.Module):
     """Detector and colour reader, for a host that moves them together."""
 
-    half_safe = ("detector",)
-
     def __init__(self, detector: Detector, colours: ColourReader | None):
         super().__init__()
         self.detector, self.colours = detector, colours

@@ -85,7 +85,7 @@ def schema_of_axes() -> dict[str, Any]:
 
 
 def read_axes(text: str) -> dict[str, float]:
-    """Scores of the last JSON object in an answer. NotUnderstood: none, an axis is missing, or a score is no 0 to 10."""
+    """Scores of the last JSON object in an answer. NotUnderstood: none, an axis is missing, a score is no 0 to 10."""
     found = last_object(text)
     return {name: _score(name, found) for name in (*AXES, OVERALL)}
 

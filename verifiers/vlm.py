@@ -1,6 +1,6 @@
 """A local chat model that sees images: the next token's probabilities, and short answers.
 
-Any model of transformers' image-text-to-text kind in a local Hugging Face folder (Qwen2.5-VL, Qwen3-VL, LLaVA, SmolVLM).
+Any image-text-to-text model of transformers in a local Hugging Face folder (Qwen2.5-VL, Qwen3-VL, LLaVA, SmolVLM).
 Its own processor makes the input, so what is scored is what the model was trained on.
 """
 

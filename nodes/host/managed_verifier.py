@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...samplers.protocols import Verifier
+from ...verifiers.precision import PRECISIONS, precision_of, set_precision, towers
+
+log = logging.getLogger("testtime")
 
 # Working memory of a score, generous. Resizing holds a few float32 copies of an image; the tower behind it sees a small
 # square whatever the image's size is: one layer of a ViT-H holds about 30 MB per image in float32.
@@ -27,39 +31,96 @@ class Wrapper(nn.Module):
         self.device = None
 
 
-class ManagedVerifier:
-    """Loads the verifier's network on demand, as ComfyUI does with every model, and lets it go under pressure.
+class Managed:
+    """Something with its network in ``module``: loaded on demand, as ComfyUI does with every model, and let go under
+    pressure.
 
     Args:
         verifier: keeps its network in ``module``; other attributes are read through.
-        bytes_per_image: working memory to ask for per image, None to estimate it. Asking for too much would push the
-            denoiser off the device at every verification.
+        precision: "auto", or a name of ``PRECISIONS``, for the parts that may be cast.
     """
 
-    def __init__(self, verifier: Verifier, bytes_per_image: float | None = None):
+    def __init__(self, verifier: Any, precision: str = "auto"):
         self.verifier = verifier
-        self.name, self.differentiable = verifier.name, bool(verifier.differentiable)
-        self._bytes = bytes_per_image
         self.patcher = comfy.model_patcher.ModelPatcher(
             Wrapper(verifier.module),
             load_device=management.get_torch_device(),
             offload_device=management.text_encoder_offload_device(),
         )
+        wanted = (
+            PRECISIONS[precision] if precision in PRECISIONS else best_precision(verifier, self.patcher.load_device)
+        )
+        self._cast(wanted)
 
     def __getattr__(self, name: str) -> Any:
         if name == "verifier":  # not set yet while being copied or unpickled
             raise AttributeError(name)
         return getattr(self.verifier, name)
 
+    def load(self, memory: float) -> None:
+        """Bring the network to the device, with ``memory`` bytes to work in. Plain layers cannot run half on it: all
+        or nothing."""
+        management.load_models_gpu([self.patcher], memory_required=memory, force_full_load=True)
+
+    def for_gradients(self) -> None:
+        """Leave fp16, in which gradients vanish, for bf16 or fp32."""
+        if precision_of(self.verifier) == torch.float16:
+            device = self.patcher.load_device
+            self._cast(torch.bfloat16 if management.should_use_bf16(device) else torch.float32)
+
+    def _cast(self, dtype: torch.dtype) -> None:
+        if towers(self.verifier) and precision_of(self.verifier) != dtype:
+            set_precision(self.verifier, dtype)
+            self.patcher.size = 0  # the host remembers a model's size
+
+
+class ManagedVerifier(Managed):
+    """A verifier under management.
+
+    Args:
+        verifier, precision: of ``Managed``.
+        bytes_per_image: working memory to ask for per image, None to estimate it. Asking for too much would push the
+            denoiser off the device at every verification.
+    """
+
+    def __init__(self, verifier: Verifier, bytes_per_image: float | None = None, precision: str = "auto"):
+        super().__init__(verifier, precision)
+        self.name, self.differentiable = verifier.name, bool(verifier.differentiable)
+        self._bytes = bytes_per_image or getattr(verifier, "bytes_per_image", None)
+
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
         """Scores ``[n]``, see ``samplers.protocols.Verifier``. With a graph, the caller has loaded the network."""
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            needed = self._bytes or TOWER_BYTES + IMAGE_COPIES * 4 * images[:1].numel()
-            # Plain layers cannot run half on the device: all or nothing.
-            management.load_models_gpu([self.patcher], memory_required=len(images) * needed, force_full_load=True)
-        return self.verifier.score(images, prompts)
+        if torch.is_grad_enabled() and images.requires_grad:
+            return self.verifier.score(images, prompts)
+        needed = self._bytes or TOWER_BYTES + IMAGE_COPIES * 4 * images[:1].numel()
+        self.load(len(images) * needed)
+        scores = self.verifier.score(images, prompts)
+        if precision_of(self.verifier) == torch.float16 and overflowed(images, scores):
+            log.warning("verifier %s overflows in fp16: it goes on in fp32", self.name)
+            self._cast(torch.float32)
+            self.load(len(images) * needed)
+            scores = self.verifier.score(images, prompts)
+        return scores
 
 
-def managed(verifier: Verifier) -> Verifier:
+def overflowed(images: Tensor, scores: Tensor) -> bool:
+    """Whether an image without a broken pixel got a score that is no number."""
+    bad = ~torch.isfinite(scores.detach().cpu())
+    return bool(bad.any()) and bool((bad & torch.isfinite(images).flatten(1).all(1).cpu()).any())
+
+
+def best_precision(verifier: Any, device: torch.device) -> torch.dtype:
+    """Half precision where the device has it and the network is stored in fp32, else as stored."""
+    stored = precision_of(verifier)
+    if stored != torch.float32 or management.is_device_cpu(device) or management.is_device_mps(device):
+        return stored
+    if management.should_use_fp16(device):
+        return torch.float16
+    return torch.bfloat16 if management.should_use_bf16(device) else stored
+
+
+def managed(verifier: Verifier, precision: str = "auto") -> Verifier:
     """``verifier`` under management if it has a network, else itself (JPEG, ensembles of managed members)."""
-    return ManagedVerifier(verifier) if isinstance(getattr(verifier, "module", None), nn.Module) else verifier
+    if not isinstance(getattr(verifier, "module", None), nn.Module):
+        return verifier
+    return ManagedVerifier(verifier, precision=precision)

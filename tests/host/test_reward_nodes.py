@@ -106,6 +106,7 @@ def test_aesthetics(model_folders):  # noqa: F811
 
 def test_without_weights_every_loader_says_what_where_and_under_which_licence(model_folders):  # noqa: F811
     from testtime.nodes import reward_nodes
+    from testtime.nodes.model_folders import NO_MODEL
     from testtime.verifiers.base import VerifierError
 
     expected = {
@@ -117,14 +118,18 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
         "AestheticV25Node": ("siglip-so400m-patch14-384", "Apache-2.0"),
     }
     for node in reward_nodes.NODES:
-        inputs = [item for item in node.define_schema().inputs if item.id not in ("scale", "references", "combine")]
-        assert all(item.options == [reward_nodes.NO_MODEL] and len(item.tooltip) > 10 for item in inputs)
-        message = node.validate_inputs(**{item.id: reward_nodes.NO_MODEL for item in inputs})
+        inputs = [
+            item
+            for item in node.define_schema().inputs
+            if item.id not in ("scale", "references", "combine", "precision")
+        ]
+        assert all(item.options == [NO_MODEL] and len(item.tooltip) > 10 for item in inputs)
+        message = node.validate_inputs(**{item.id: NO_MODEL for item in inputs})
         for part in (*expected[node.__name__], inputs[0].id, str(folder_of(model_folders))):
             assert part in message, (node, part)
         assert node.validate_inputs() is True  # a choice that another node makes is not known yet
         with pytest.raises(VerifierError, match="Looked in"):
-            node.execute(*[reward_nodes.NO_MODEL for _ in inputs], *[None] * (node.__name__ == "SimilarityNode"))
+            node.execute(*[NO_MODEL for _ in inputs], *[None] * (node.__name__ == "SimilarityNode"))
 
 
 def test_a_wrong_file_is_refused_by_name(model_folders):  # noqa: F811

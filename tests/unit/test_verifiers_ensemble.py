@@ -165,3 +165,75 @@ def test_a_bad_score_spoils_only_its_own_image(combine):
 def test_bad_settings_are_named(voices, combine, words):
     with pytest.raises(VerifierError, match=words):
         EnsembleVerifier(voices, combine)
+
+
+class Blue(Brightness):
+    """Watches only; it has no gradient and no score for one image."""
+
+    differentiable = False
+
+    def score(self, images, prompts):
+        assert not images.requires_grad
+        values = super().score(images, prompts).clone()
+        values[0] = math.nan
+        return values
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_a_member_of_weight_0_is_reported_and_never_steers(combine):
+    voices = [Voice(Brightness(0, name="a")), Voice(Brightness(1, name="b"), -0.5)]
+    watched = EnsembleVerifier([*voices, Voice(Blue(2, name="c"), 0.0)], combine)
+    x = images(n=4).double().requires_grad_()
+    alone = EnsembleVerifier(voices, combine)
+    torch.testing.assert_close(watched.score(x, "p"), alone.score(x, "p"))
+    assert watched.differentiable is alone.differentiable
+    assert list(watched.last_scores) == ["a", "b", "c"] and torch.isnan(watched.last_scores["c"][0])
+
+
+def test_softmax_at_temperature_1_is_the_published_mean_of_softmaxes():
+    """TTS-VAR's HPS + ImageReward: softmax over the candidates per verifier, then the mean."""
+    x = images()
+    first, second = x[:, 0, 0, 0].double(), 3 * x[:, 0, 0, 1].double()
+    expected = (torch.softmax(first, 0) + torch.softmax(second, 0)) / 2
+    torch.testing.assert_close(ensemble("softmax", factors=(1.0, 3.0), temperature=1.0).score(x, "p"), expected)
+    with pytest.raises(VerifierError, match="temperature is 0: it must be positive"):
+        ensemble("softmax", temperature=0)
+
+
+class Framed:
+    """The oracle's states [n, 3] as images of one pixel; everything else is the judge's."""
+
+    def __init__(self, judge):
+        self.judge = judge
+
+    def __getattr__(self, name):
+        return getattr(self.judge, name)
+
+    def score(self, states, prompts):
+        return self.judge.score(states.sigmoid()[:, None, None], prompts)
+
+
+class TestTrace:
+    """Every member's own score stands in the trace beside the ensemble's."""
+
+    @staticmethod
+    def entries(search, combine="zscore", **options):
+        voices = [Voice(Brightness(0, name="red")), Voice(Brightness(1, 2.0, "green")), Voice(Brightness(2), 0.0)]
+        judge = EnsembleVerifier(voices, combine, **options)
+        result = run_search(search, oracles.keyed(steps=4, groups=1), Framed(judge), ["p"])
+        return [entry for record in result.trace.records for entry in record.particles], result
+
+    @pytest.mark.parametrize("search", [BestOfN(particles=5), SMC(particles=4)], ids=lambda search: search.name)
+    def test_members_add_up_to_the_score(self, search):
+        entries, result = self.entries(search)
+        scored = [entry for entry in entries if entry["score"] is not None]
+        assert scored and all(list(entry["members"]) == ["red", "green", "brightness"] for entry in scored)
+        for entry in scored:
+            own = entry["members"]
+            assert entry["score"] == pytest.approx((own["red"] + own["green"]) / 2)
+        assert all("members" not in entry for entry in entries if entry["score"] is None)
+        assert '"members": {"red"' in result.trace.to_json()
+
+    def test_relative_ensembles_too(self):
+        entries, _ = self.entries(BestOfN(particles=5), "rank")
+        assert sum("members" in entry for entry in entries) == 5

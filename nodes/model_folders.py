@@ -1,0 +1,150 @@
+"""Weights of published verifiers: what lies in ComfyUI's model folders and in the Hugging Face cache, what is missing.
+
+Folders come first, then the cache as ``hf download`` fills it. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..verifiers.base import VerifierError
+
+FOLDER = "verifiers"
+ALSO = "rewriters"  # where vision-language models may lie already
+NO_MODEL = "none found"
+HUB = "hub cache: "
+FILES = (".pt", ".pth", ".bin", ".safetensors")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A released model: what it is called, where it comes from, and what a user must know about it.
+
+    Attributes:
+        name: of the verifier, for messages.
+        repository: on the Hugging Face hub, or an address.
+        file: to download from it; "" for the whole repository, which then becomes a folder.
+        size, licence: in words.
+        marker: file by which a repository is known to be in the cache.
+    """
+
+    name: str
+    repository: str
+    file: str
+    size: str
+    licence: str
+    marker: str = "config.json"
+
+    def place(self) -> Path:
+        """Where the weights belong: a file or a folder in models/verifiers."""
+        return Path(folder_paths.get_folder_paths(FOLDER)[0]) / (self.file or self.repository.replace("/", "--"))
+
+    def cached(self) -> Path | None:
+        """Where they lie in the Hugging Face cache, None where they do not (or are no repository)."""
+        if self.repository.startswith("http"):
+            return None
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repository, self.file or self.marker)
+        if not isinstance(found, str):
+            return None
+        return Path(found) if self.file else Path(found).parent
+
+    def remedy(self) -> str:
+        """What to download and where to put it."""
+        place = self.place()
+        if self.repository.startswith("http"):
+            how = f"Download {self.repository} to {place}"
+        elif self.file:
+            how = f'hf download {self.repository} {self.file} --local-dir "{place.parent}"'
+        else:
+            how = f'hf download {self.repository} --local-dir "{place}"'
+        searched = ", ".join([*folder_paths.get_folder_paths(FOLDER), "the Hugging Face cache"])
+        return (
+            f"{self.name} needs {self.file or self.repository} ({self.size}, {self.licence}). "
+            f"Put it at {place}, for example with:  {how}\nLooked in: {searched}"
+        )
+
+
+def roots(*kinds: str) -> list[Path]:
+    """Folders of models/verifiers, and of other kinds that this ComfyUI knows."""
+    known = [kind for kind in (FOLDER, *kinds) if kind in folder_paths.folder_names_and_paths]
+    return [Path(path) for kind in known for path in folder_paths.get_folder_paths(kind)]
+
+
+def folder_choices(*suited: Weights, kinds: Iterable[str] = ()) -> list[str]:
+    """Models in folders of models/verifiers (those with a config.json), then those of ``suited`` in the cache."""
+    found = [path.parent.name for root in roots(*kinds) for path in sorted(root.glob("*/config.json"))]
+    return _choices(found, suited)
+
+
+def vocabulary_choices(*suited: Weights) -> list[str]:
+    """Folders of models/verifiers with a vocab.txt, then those of ``suited`` in the cache."""
+    return _choices([path.parent.name for root in roots() for path in sorted(root.glob("*/vocab.txt"))], suited)
+
+
+def file_choices(*suited: Weights) -> list[str]:
+    """Weights files that lie directly in models/verifiers, then those of ``suited`` in the cache."""
+    found = folder_paths.get_filename_list(FOLDER)
+    return _choices([name for name in found if Path(name).parent == Path() and name.endswith(FILES)], suited)
+
+
+def _choices(found: list[str], suited: Iterable[Weights]) -> list[str]:
+    cached = [HUB + weights.repository for weights in suited if weights.cached() is not None]
+    return list(dict.fromkeys([*found, *cached])) or [NO_MODEL]
+
+
+def located(input_name: str, choice: str, weights: Weights, *others: Weights, kinds: Iterable[str] = ()) -> Path:
+    """Path of a choice; VerifierError names the input, the value, and what to download where it is not there."""
+    for known in (weights, *others):
+        if choice == HUB + known.repository and (path := known.cached()) is not None:
+            return path
+    for root in roots(*kinds):
+        if choice != NO_MODEL and (root / choice).exists():
+            return root / choice
+    raise VerifierError(f"{input_name} is {choice!r}: there is no such model here. {weights.remedy()}")
+
+
+def missing(**wanted: tuple) -> bool | str:
+    """True, or the message about the first input whose model is not there.
+
+    ``input=(choice, weights, ...)``; a choice of None is not known before the run.
+    """
+    try:
+        for input_name, (choice, *weights) in wanted.items():
+            if choice is not None:
+                located(input_name, choice, *weights, kinds=(ALSO,))
+    except VerifierError as error:
+        return str(error)
+    return True
+
+
+def preferred(choices: list[str], weights: Weights) -> str:
+    """The choice that looks like ``weights``, else the first."""
+    wanted = (weights.place().name.lower(), (HUB + weights.repository).lower())
+    return next((choice for choice in choices if choice.lower() in wanted), choices[0])
+
+
+def combo(input_name: str, choices: list[str], weights: Weights, tooltip: str) -> io.Combo.Input:
+    """Drop-down of models, the one that is meant preselected."""
+    return io.Combo.Input(input_name, options=choices, default=preferred(choices, weights), tooltip=tooltip)
+
+
+def precision_input() -> io.Combo.Input:
+    """How exactly a verifier's network computes."""
+    return io.Combo.Input(
+        "precision",
+        options=list(PRECISIONS),
+        default="auto",
+        optional=True,
+        tooltip="Of the network's large part. auto: half precision where the device is faster with it, else as stored. "
+        "Cosines and heads are computed in fp32 in any case.",
+    )

@@ -1,0 +1,120 @@
+"""Loader of the verifier that looks for objects."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..verifiers.base import VerifierError
+from ..verifiers.clip_score import load_clip_score_folder
+from ..verifiers.detectors import load_detector
+from ..verifiers.geneval import Rules
+from ..verifiers.objects import MODES, ColourReader, ObjectsVerifier
+from ..verifiers.requirements import parse
+from .host.managed_verifier import managed
+from .model_folders import (
+    NO_MODEL,
+    Weights,
+    combo,
+    folder_choices,
+    located,
+    missing,
+    preferred,
+)
+from .types import VerifierType
+from .verifier_nodes import VERIFIER_CATEGORY, clip_tokenizer
+
+DETECTOR = Weights("The objects verifier", "google/owlv2-base-patch16-ensemble", "", "0.6 GB", "Apache-2.0")
+COLOURS = Weights("The objects verifier", "openai/clip-vit-large-patch14", "", "1.7 GB", "MIT")
+NO_COLOURS = "none"
+RULES = Rules()
+
+
+class ObjectsNode(io.ComfyNode):
+    differentiable = False  # see guidance_check
+
+    @classmethod
+    def define_schema(cls):
+        clips = [choice for choice in folder_choices(COLOURS) if choice != NO_MODEL]
+        return io.Schema(
+            node_id="TestTimeObjects",
+            display_name="Objects Verifier",
+            category=VERIFIER_CATEGORY,
+            description="Looks for the objects of the prompt with an open-vocabulary detector: are they there, as "
+            "many, in their colours and places? Rules of GenEval (Ghosh et al. 2023). Not differentiable.",
+            inputs=[
+                combo(
+                    "detector", folder_choices(DETECTOR), DETECTOR,
+                    "Folder of OWLv2, OWL-ViT, Grounding DINO, MM Grounding DINO or LLMDet in models/verifiers.",
+                ),
+                io.Combo.Input(
+                    "clip",
+                    options=[NO_COLOURS, *clips],
+                    default=preferred(clips, COLOURS) if clips else NO_COLOURS,
+                    tooltip="CLIP that tells colours, a folder in models/verifiers. Needed for prompts with colours.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="graded",
+                    tooltip="graded: 0 .. 1, rises on the way to being right; for steering. strict: the benchmark's "
+                    "verdict, 0 or 1. count: minus the squared error of the numbers.",
+                ),
+                io.String.Input(
+                    "objects",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="What to look for instead of what the prompt says, e.g. two dogs, a red ball, a cat left "
+                    "of a tree. Needed for prompts that are no such list.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=RULES.threshold,
+                    min=0.01,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Score of the detector above which an object is there.",
+                ),
+                io.Float.Input(
+                    "counting_threshold",
+                    default=RULES.counting_threshold,
+                    min=0.01,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The same where the prompt gives an exact number.",
+                ),
+            ],
+            outputs=[VerifierType.Output(display_name="verifier")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, detector=None, clip=None, objects=None):
+        if objects is not None and objects.strip():
+            try:
+                parse(objects)
+            except VerifierError as error:
+                return str(error)
+        wanted = {"detector": (detector, DETECTOR), "clip": (None if clip == NO_COLOURS else clip, COLOURS)}
+        return missing(**wanted)
+
+    @classmethod
+    def execute(
+        cls, detector, clip, mode, objects="", threshold=RULES.threshold,
+        counting_threshold=RULES.counting_threshold,
+    ) -> io.NodeOutput:  # fmt: skip
+        path = located("detector", detector, DETECTOR)
+        rules = Rules(threshold, counting_threshold)
+        with torch.inference_mode(False):
+            reader = None
+            if clip != NO_COLOURS:
+                folder = located("clip", clip, COLOURS)
+                own = (folder / "vocab.json").exists() or (folder / "tokenizer.json").exists()
+                reader = ColourReader(load_clip_score_folder(folder, None if own else clip_tokenizer()))
+            name = f"objects({path.name})"
+            return io.NodeOutput(managed(ObjectsVerifier(load_detector(path), reader, mode, objects, rules, name=name)))
+
+
+NODES = [ObjectsNode]

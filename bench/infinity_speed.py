@@ -25,6 +25,7 @@ import torch
 
 from ..models.infinity.config import RELEASED, InfinityConfig, config_from_shapes
 from ..models.infinity.loading import assign, convert_transformer
+from ..models.infinity.packed import pack
 from ..models.infinity.schedules import ScaleSchedule, schedule_for
 from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity
@@ -113,6 +114,7 @@ class Ours:
             converted, unknown = convert_transformer(state, config)
             assign(self.model, converted, "published", unknown)
             self.model.requires_grad_(False)
+        pack(self.model)
         self.features, self.schedule, self.batch = TextFeatures.stack(prompts(config, batch)), schedule, batch
 
     @torch.no_grad()

@@ -18,7 +18,13 @@ def plain_norm(x: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around a GELU (tanh approximation)."""
+    """Two linear layers around a GELU (tanh approximation).
+
+    Attributes:
+        activated: whether ``fc1`` computes the GELU, too.
+    """
+
+    activated = False
 
     def __init__(self, width: int, hidden: int, linear: type[nn.Linear] = nn.Linear):
         super().__init__()
@@ -27,6 +33,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.fc1(x)
+        if self.activated:
+            return self.fc2(h)
         # The widest activation of the network: where nothing is differentiated, it is not held twice.
         h = F.gelu(h, approximate="tanh") if h.requires_grad else torch.ops.aten.gelu_(h, approximate="tanh")
         return self.fc2(h)

@@ -14,6 +14,7 @@ from ...samplers.chunking import Chunker
 from ...samplers.protocols import SearchError
 from ...samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
 from ...samplers.streams import Streams
+from ..infinity.packed import pack
 from ..infinity.transformer import Infinity
 from ..infinity.vae import BSQVae
 from .loading import WEIGHTS, load_into, load_text_encoder
@@ -62,6 +63,7 @@ def load_var_family(folder: Path = WEIGHTS) -> VarFamily:
     transformer, vae = new_transformer(), new_vae()
     load_into(transformer, "var", folder)
     load_into(vae, "var_vae", folder)
+    pack(transformer)
     return VarFamily(transformer, vae, load_text_encoder())
 
 

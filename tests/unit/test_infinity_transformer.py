@@ -5,6 +5,7 @@ import torch
 
 from testtime.models.infinity.attention import KVCache
 from testtime.models.infinity.config import InfinityConfig
+from testtime.models.infinity.packed import can_pack, pack
 from testtime.models.infinity.schedules import ScaleSchedule
 from testtime.models.infinity.text import TextFeatures, without_text
 from testtime.models.infinity.transformer import Guidance, Infinity
@@ -210,3 +211,26 @@ def test_gradients_reach_every_parameter(text):
     network(torch.cat([codes, codes]), both, SCHEDULE).square().mean().backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+@pytest.mark.skipif(not can_pack(), reason="this build of torch has no oneDNN layout for linear layers")
+def test_packed_layers_compute_the_same():
+    from .scale_world import networks, process
+
+    plain, packed = networks(), networks()
+    assert pack(packed[0]) and not list(packed[0].blocks[0].feed_forward.parameters())
+    runs = []
+    for nets in (plain, packed):
+        proc = process(nets, groups=2)
+        state = proc.start(2)
+        for _ in range(proc.steps):
+            state, _ = proc.advance(state)
+        runs.append(state.x)
+    assert torch.allclose(*runs, atol=1e-5)
+
+
+def test_models_that_learn_are_not_packed():
+    from .scale_world import networks
+
+    model = networks()[0].requires_grad_(True)
+    assert not pack(model) and isinstance(model.blocks[0].feed_forward.fc1, torch.nn.Linear)

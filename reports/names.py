@@ -16,6 +16,14 @@ METHOD_NAMES = {
     "rbf": "Rollover Budget Forcing",
     "beam_search": "Beam Search",
     "tts_var": "TTS-VAR",
+    "svdd_ode": "SVDD, ODE",
+    "svdd_linear": "SVDD, linear SDE",
+    "svdd_vp": "SVDD, VP SDE",
+    "smc_ode": "SMC, ODE",
+    "smc_linear": "SMC, linear SDE",
+    "smc_vp": "SMC, VP SDE",
+    "rbf_linear": "RBF, linear SDE",
+    "rbf_vp": "RBF, VP SDE",
 }
 TASK_NAMES = {
     "single_object": "One object",

@@ -240,7 +240,7 @@ class RewritePromptNode(io.ComfyNode):
             "what the image lacks. The prompts are a list: what is connected to it runs once for each.",
             inputs=[
                 io.Image.Input("image", tooltip="The image to compare with the prompt; of a batch the first."),
-                RewriterType.Input("rewriter"),
+                RewriterType.Input("rewriter", tooltip="Who proposes the prompts."),
                 io.String.Input("prompt", multiline=True, default="", tooltip="What the image should show."),
                 io.Int.Input("rewrites", default=4, min=1, max=64, tooltip="M: prompts wanted."),
                 io.Int.Input(

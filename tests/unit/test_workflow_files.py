@@ -11,7 +11,7 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 METHODS = {"best_of_n", "importance_sampling", "svdd", "smc", "das", "fk_steering", "flow_rbf", "beam_search"}
-METHODS |= {"random_search", "zero_order_search", "path_search"}
+METHODS |= {"random_search", "zero_order_search", "path_search", "ttgen"}
 
 
 def test_every_method_has_a_workflow():

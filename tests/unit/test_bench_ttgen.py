@@ -1,0 +1,55 @@
+"""The TTGen benchmark: what it measures, the form of its rows, its Frechet distance."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from testtime.bench import ttgen as bench
+from testtime.bench.results_files import load_results
+from testtime.models.tiny.loading import load_family, missing_weights
+from testtime.shapes_world.suite import suite
+from testtime.verifiers.registry import create
+
+
+def test_injection_steps_are_the_papers_and_keys_are_unique():
+    found = bench.cases(bench.TTGenBench())
+    assert [case.search.injection_step for case in found["injection"]] == [5, 10, 20, 30, 50]
+    assert [case.search.interval for case in found["interval"]] == [1, 2, 5]
+    for part in found.values():
+        keys = [(case.method, case.budget) for case in part]
+        assert len(set(keys)) == len(keys)
+        for case in part:
+            case.search.check_settings()
+    assert set(bench.three_samplings(bench.TTGenBench())) == {"ttgen", "direct", "worst"}
+    assert bench.three_samplings(bench.TTGenBench())["ttgen"].search.particles == 1
+
+
+def test_frechet_distance_of_known_sets():
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
+    assert bench.frechet(first, first) == pytest.approx(0.0, abs=1e-6)
+    other = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.float64) + torch.tensor([3.0, 0.0, 0.0])
+    # |difference of means|^2 + sum (s1 - s2)^2 of independent coordinates
+    assert bench.frechet(first, other) == pytest.approx(9 + 3, rel=0.03)
+
+
+@pytest.mark.skipif(bool(missing_weights(["diffusion", "autoencoder", "text_encoder"])), reason="no weights here")
+def test_rows_are_what_the_tables_read(tmp_path):
+    settings = bench.TTGenBench(steps=3, rewrites=2, prompts_per_task=1, injection=0.7)
+    prompts, judges = suite(1, 0)[:2], (create("shapes_clip"), create("shapes_preference"))
+    found = {case.method: case for case in bench.cases(settings)["main"]}
+    rows = []
+    for name in ("plain", "svdd_reprompted", "ttgen_worst"):
+        measured = bench.measure(found[name], prompts, settings, 16, judges, load_family())
+        assert len(measured.images) == len(measured.verdicts) == 2
+        rows.append(bench.row(found[name], measured, prompts))
+    assert rows[0]["rewriter_calls_per_image"] == 0 < rows[2]["rewriter_calls_per_image"]
+    path = tmp_path / "ttgen.json"
+    path.write_text(json.dumps({"settings": {}, "rows": rows}))
+    assert load_results(path).methods == ["plain", "ttgen_worst", "svdd_reprompted"]
+    shown = bench.curves(prompts, settings, 16, judges, load_family())["by_step"]
+    assert {len(values["shapes_clip"]) for values in shown.values()} == {settings.steps + 1}
+    assert shown["worst"]["shapes_clip"][0] <= shown["direct"]["shapes_clip"][0] <= shown["ttgen"]["shapes_clip"][0]

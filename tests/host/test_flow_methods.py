@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from .conftest import judged
+
 pytestmark = pytest.mark.host
 
 
@@ -55,6 +57,25 @@ def test_every_method_runs(family, name):
     for image in range(2):
         values = [v for v, g in zip(scores.values, scores.group, strict=True) if g == image]
         assert values[0] == max(values)
+
+
+@pytest.mark.parametrize(("kind", "cfg"), [("sd3", 2.0), ("sd3", 1.0), ("flux", 1.0), ("flux", 2.0)])
+@pytest.mark.parametrize("name", ["rbf", "beam", "random", "zero_order", "path", "vp"])
+def test_every_method_runs_on_stock_flow_networks(setup, search_ksampler, name, kind, cfg):
+    """Random SD3 and Flux networks of ComfyUI, two images of an odd size, with and without a negative branch."""
+    from testtime.samplers.methods import RBF, SVDD
+
+    given = setup(kind, batch=2, size=(10, 6))
+    if name == "vp":
+        grid = {"path": "vp", "coefficient": "square", "norm": 3.0, "spacing": "exp", "levels": 4, "tail": 2}
+        search = node("StochasticPathNode", search=SVDD(2), **grid)
+    else:
+        search = RBF(16, 1, 2) if name == "rbf" else make(name)
+    out = search_ksampler(given, search, cfg=cfg, steps=4)
+    assert out.best["samples"].shape == (2, 16, 10, 6) and torch.isfinite(out.best["samples"]).all()
+    assert out.scores.values == pytest.approx(judged(given, out.finalists).tolist(), abs=2e-5)
+    calls = out.trace.meta["ledger"]["nfe"] / (1 if cfg == 1.0 else 2)
+    assert calls == int(calls) and (name != "rbf" or calls <= 2 * 16)
 
 
 @pytest.mark.parametrize(("path", "spacing"), [("linear", "sampler"), ("vp", "exp"), ("vp", "uniform")])

@@ -47,9 +47,18 @@ def _read(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, _safetensor_error()) as error:
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0][:200]
+        raise VerifierError(
+            f"{path} is no readable weights file: it is damaged, or holds more than tensors (code in it is never run): "
+            f"{reason}"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, _safetensor_error()) as error:
         raise VerifierError(f"{path} is no readable weights file (incomplete download?): {error}") from error
+    if not isinstance(state, dict):
+        raise VerifierError(f"{path} holds a {type(state).__name__}: it must hold tensors by name")
+    state = state.get("state_dict", state)
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _safetensor_error() -> type[Exception]:

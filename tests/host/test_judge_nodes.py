@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from testtime.bench.small_detectors import owl
+from testtime.bench.small_vlm import llava
+
 from ..unit.test_verifiers_clip_score import tokenizer_folder  # noqa: F401 - fixture
 from ..unit.test_verifiers_flan_t5 import Parts
 from ..unit.test_verifiers_flan_t5 import tokenizer as t5_words  # noqa: F401 - fixture
 from ..unit.test_verifiers_judge import GOOD, NAMES, no_pauses, says, serve  # noqa: F401 - fixtures
 from ..unit.test_verifiers_objects import SHORT
-from ..unit.tiny_detectors import owl
-from ..unit.tiny_vlm import llava
 from .test_verifier_nodes import model_folders, tiny_clip  # noqa: F401 - fixture
 
 pytestmark = pytest.mark.host

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from testtime.bench.small_vlm import llava
 from testtime.samplers.protocols import SearchError
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
@@ -33,7 +34,6 @@ from testtime.verifiers.rubric import (
 from testtime.verifiers.vlm import load_vlm
 
 from .test_verifiers_clip_score import PROMPTS, pictures
-from .tiny_vlm import llava
 
 NAMES = (*AXES, OVERALL)
 GRADES = {name: {"explanation": "because", "score": number} for number, name in enumerate(NAMES, 3)}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from testtime.bench.small_detectors import grounding_dino, owl
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
@@ -18,7 +19,6 @@ from testtime.verifiers.pictures import to_bytes, to_pictures
 from testtime.verifiers.requirements import COLOURS
 
 from .test_verifiers_clip_score import clip, pictures, tokenizer_folder  # noqa: F401 - fixtures
-from .tiny_detectors import grounding_dino, owl
 
 transformers = pytest.importorskip("transformers")
 NAMES = ["dog", "teddy bear", "cat"]

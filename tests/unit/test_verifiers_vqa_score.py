@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from testtime.bench.small_vlm import llava
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.pictures import to_bytes, to_pictures
@@ -14,7 +15,6 @@ from testtime.verifiers.vlm import load_vlm
 from testtime.verifiers.vqa_score import VQAScoreVerifier, load_vqa_score
 
 from .test_verifiers_clip_score import PROMPTS, pictures
-from .tiny_vlm import llava
 
 transformers = pytest.importorskip("transformers")
 

@@ -34,7 +34,7 @@ class LearnedValue:
 
     def check(self, process) -> None:
         """Raise SearchError if the network was made for other latents or other prompts than the process has."""
-        config, shape = self.network.config, tuple(process.shape)
+        config, shape = self.network.config, tuple(getattr(process, "shape", ()))
         wanted = (config.channels, "h", "w") if config.spatial else (config.channels,)
         if len(shape) != len(wanted) or shape[0] != config.channels:
             trained = f" (trained on {self.network.about['model']})" if self.network.about.get("model") else ""

@@ -82,7 +82,8 @@ class ImageRewardModel(nn.Module):
             encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=seen.device),
         )
-        return self.head(read.last_hidden_state[:, 0].float())
+        state = read.last_hidden_state[:, 0]
+        return self.head(state if state.dtype == torch.float64 else state.float())
 
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:

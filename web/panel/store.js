@@ -23,7 +23,8 @@ export class Run {
     if (record.ledger && Object.keys(record.ledger).length) this.ledger = record.ledger;
     record.rows = record.particles.map(([id, parent, group, score, weight, selected], row) => {
       const thumb = record.thumbs?.[row] ?? null;
-      const particle = { id, parent, group, score, weight, selected: !!selected, record, thumb, children: 0 };
+      const prompt = record.prompts?.[row] ?? null; // a rewritten one
+      const particle = { id, parent, group, score, weight, selected: !!selected, record, thumb, prompt, children: 0 };
       this.particles.set(id, particle);
       const mother = this.particles.get(parent);
       if (mother) mother.children += 1;

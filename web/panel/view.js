@@ -184,6 +184,9 @@ export class PanelView {
       element("span", "", `step ${p.record.step} of ${p.record.steps}`),
       element("span", "", p.parent === null ? "from fresh noise" : `child of ${p.parent}`),
     );
+    if (p.prompt) words.append(element("span", "testtime-rewrite", `prompt: ${p.prompt}`));
+    const missing = (p.record.rewrites ?? []).filter((r) => r.group === p.group).flatMap((r) => r.missing);
+    if (missing.length) words.append(element("span", "testtime-rewrite", `missing: ${[...new Set(missing)].join("; ")}`));
     if (this.run.status !== "running") {
       const use = element("button", "testtime-use", "Use in the graph");
       use.type = "button";

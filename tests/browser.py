@@ -19,6 +19,44 @@ def find_chromium() -> str | None:
     return next((path for path in map(shutil.which, names) if path), None)
 
 
+# Text whose contrast with what lies behind it (WCAG 2: relative luminance, opacity included) is below what its size
+# needs: 4.5, and 3 from 24 px or bold 18.7 px on. Disabled controls are exempt, pictures count as nothing behind.
+CONTRAST = """(selector) => {
+  const parse = (text) => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+  const over = ([r, g, b], a, [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a)];
+  const light = (rgb) => {
+    const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const [r, g, b, a = 1] = parse(getComputedStyle(element).backgroundColor);
+    return a === 1 ? [r, g, b] : over([r, g, b], a, behind(element.parentElement));
+  };
+  const own = (element) => Number(getComputedStyle(element).opacity);
+  const opacity = (element) => (element ? own(element) * opacity(element.parentElement) : 1);
+  const found = [];
+  for (const root of document.querySelectorAll(selector)) {
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      const element = walker.currentNode.parentElement;
+      const text = walker.currentNode.textContent.trim();
+      if (!text || !element.checkVisibility() || element.closest(":disabled, .testtime-spoken, option")) continue;
+      const style = getComputedStyle(element);
+      const back = behind(element);
+      const [r, g, b, a = 1] = parse(style.color);
+      const front = over([r, g, b], a * opacity(element), back);
+      const [low, high] = [light(front), light(back)].sort((x, y) => x - y);
+      const ratio = (high + 0.05) / (low + 0.05);
+      const size = parseFloat(style.fontSize);
+      const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+      if (ratio < (large ? 3 : 4.5)) found.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)}`);
+    }
+  }
+  return found;
+}"""
+
+
 class Browser:
     """One page of a headless Chromium, as an async context manager.
 
@@ -102,6 +140,10 @@ class Browser:
                 return
             await asyncio.sleep(0.25)
         raise TimeoutError(f"not true within {timeout:.0f} s: {expression}")
+
+    async def faint(self, selector: str) -> list[str]:
+        """Texts inside ``selector`` that are too faint to read, with their contrast; see ``CONTRAST``."""
+        return await self.run(f"({CONTRAST})({json.dumps(selector)})")
 
     async def screenshot(self, path: Path, full_page: bool = False) -> None:
         """Save a PNG of the window, or of the whole page."""

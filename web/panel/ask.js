@@ -19,7 +19,7 @@ export class AskView {
     this.root.setAttribute("aria-label", "Pick by hand");
     this.root.hidden = true;
     this.title = element("h3", "", "Your turn");
-    this.lead = element("p", "testtime-prompt");
+    this.lead = element("p", "testtime-question");
     this.clock = element("p", "testtime-clock");
     this.clock.setAttribute("role", "timer");
     this.grids = element("div", "testtime-grids");

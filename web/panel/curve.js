@@ -1,7 +1,8 @@
 // Scores over compute on a canvas: every score a dot, the best so far a line.
 
-import { palette, scoreColour } from "./colours.js";
+import { DRAWN_BY_CPU, palette, scoreColour } from "./colours.js";
 
+const LEVELS = 32; // colours of scores
 const [LEFT, RIGHT, TOP, BOTTOM] = [38, 10, 8, 20];
 
 /** About `count` round numbers in [low, high]. */
@@ -29,7 +30,7 @@ export class CurveView {
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
-    const context = canvas.getContext("2d");
+    const context = canvas.getContext("2d", DRAWN_BY_CPU);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const colours = palette(dark);
     context.font = "10px sans-serif";
@@ -65,14 +66,21 @@ export class CurveView {
     context.textBaseline = "alphabetic";
     context.textAlign = "center";
     for (const value of ticks(0, last, 4)) context.fillText(String(value), place(value, low)[0], height - 6);
+    // Squares of one colour make one path, and each colour is worked out once: there can be thousands.
+    const groups = new Map();
     for (const record of run.records) {
       for (const p of record.rows) {
         if (p.score === null) continue;
-        context.fillStyle = scoreColour(run.share(p.score), dark, p.selected ? 1 : 0.5);
-        context.beginPath();
-        context.arc(...place(record.nfe, p.score), 2, 0, 7);
-        context.fill();
+        const group = 2 * Math.round(run.share(p.score) * LEVELS) + (p.selected ? 1 : 0);
+        if (!groups.has(group)) groups.set(group, []);
+        groups.get(group).push(place(record.nfe, p.score));
       }
+    }
+    for (const [group, dots] of groups) {
+      context.fillStyle = scoreColour(Math.floor(group / 2) / LEVELS, dark, group & 1 ? 1 : 0.5);
+      context.beginPath();
+      for (const [x, y] of dots) context.rect(x - 1.8, y - 1.8, 3.6, 3.6);
+      context.fill();
     }
     context.strokeStyle = colours.text;
     context.lineWidth = 1.8;

@@ -1,9 +1,10 @@
 // The family tree on a canvas: steps from top to bottom, one lane per particle, the path of one particle on top.
 
-import { palette, scoreColour } from "./colours.js";
+import { DRAWN_BY_CPU, palette, scoreColour } from "./colours.js";
 
 const MARGIN = 12;
 const ROW = 16;
+const LEVELS = 32; // colours of scores
 
 /** Places {particle id -> [x, y]} of a run in `width` pixels: children in the order of their parents. */
 export function layout(run, width, row = ROW) {
@@ -51,70 +52,108 @@ export class TreeView {
     const width = canvas.clientWidth || canvas.parentElement?.clientWidth || 300;
     const height = 2 * MARGIN + ROW * Math.max((run?.records.length ?? 1) - 1, 1);
     const ratio = window.devicePixelRatio || 1;
-    canvas.style.height = `${height}px`;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+      canvas.style.height = `${height}px`;
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    const context = canvas.getContext("2d", DRAWN_BY_CPU);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
     if (!run) return;
-    canvas.setAttribute("aria-label", `Family tree: ${run.particles.size} particles in ${run.records.length} steps`);
-    this.places = layout(run, width);
-    const context = canvas.getContext("2d");
+    // All but the path of the focused particle changes only with a new step: it is drawn once, and copied.
+    const key = [run.id, run.records.length, run.low, run.high, canvas.width, canvas.height, this.dark].join("/");
+    if (key !== this.key) {
+      this.key = key;
+      canvas.setAttribute("aria-label", `Family tree: ${run.particles.size} particles in ${run.records.length} steps`);
+      this.places = layout(run, width);
+      this.layer ??= document.createElement("canvas");
+      Object.assign(this.layer, { width: canvas.width, height: canvas.height });
+      const below = this.layer.getContext("2d", DRAWN_BY_CPU);
+      below.setTransform(ratio, 0, 0, ratio, 0, 0);
+      this.paint(below, width);
+    }
+    context.drawImage(this.layer, 0, 0);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    this.paint(context, width);
+    this.highlight(context);
+  }
+
+  line(context, particle) {
+    const from = this.places.get(particle.parent);
+    if (!from) return;
+    const to = this.places.get(particle.id);
+    context.moveTo(...from);
+    const middle = (from[1] + to[1]) / 2;
+    if (Math.abs(from[0] - to[0]) < 0.5) context.lineTo(...to);
+    else context.bezierCurveTo(from[0], middle, to[0], middle, to[0], to[1]);
   }
 
   paint(context, width) {
     const { run, places } = this;
     const colours = palette(this.dark);
-    const focus = this.focus ?? run.leader();
-    const path = new Set(focus ? run.path(focus.id).map((p) => p.id) : []);
     const crowd = Math.max(...run.records.map((r) => r.rows.length), 1);
-    const radius = Math.min(4, Math.max(1.2, (0.4 * (width - 2 * MARGIN)) / crowd));
+    this.radius = Math.min(4, Math.max(1.2, (0.4 * (width - 2 * MARGIN)) / crowd));
     const newest = run.records[run.records.length - 1];
+    const alive = (record, p) => p.children > 0 || record === newest;
 
     context.strokeStyle = colours.event;
     context.globalAlpha = 0.45;
+    context.beginPath();
     for (const record of run.records) {
       if (!record.resampled?.some(Boolean)) continue;
       const y = places.get(record.rows[0].id)[1];
-      context.beginPath();
       context.moveTo(2, y);
       context.lineTo(width - 2, y);
-      context.stroke();
     }
-    const line = (particle) => {
-      const from = places.get(particle.parent);
-      if (!from) return;
-      const to = places.get(particle.id);
-      const middle = (from[1] + to[1]) / 2;
-      context.moveTo(...from);
-      context.bezierCurveTo(from[0], middle, to[0], middle, to[0], to[1]);
-    };
-    for (const alive of [false, true]) {
-      context.globalAlpha = alive ? 0.6 : 0.22;
+    context.stroke();
+    for (const living of [false, true]) {
+      context.globalAlpha = living ? 0.6 : 0.22;
       context.strokeStyle = colours.muted;
-      context.lineWidth = 1;
       context.beginPath();
       for (const record of run.records) {
-        for (const p of record.rows) if ((p.children > 0 || record === newest) === alive && !path.has(p.id)) line(p);
+        for (const p of record.rows) if (alive(record, p) === living) this.line(context, p);
       }
       context.stroke();
     }
     context.globalAlpha = 1;
-    context.strokeStyle = colours.accent;
-    context.lineWidth = 2.2;
-    context.beginPath();
-    for (const id of path) line(run.particles.get(id));
-    context.stroke();
+    // Dots of one colour make one path, and each colour is worked out once: there can be thousands.
+    const groups = new Map();
     for (const record of run.records) {
       for (const p of record.rows) {
-        const [x, y] = places.get(p.id);
-        const dead = p.children === 0 && record !== newest;
-        context.fillStyle = scoreColour(run.share(p.score), this.dark, dead && !path.has(p.id) ? 0.45 : 1);
-        context.beginPath();
-        context.arc(x, y, path.has(p.id) ? radius + 1 : radius, 0, 7);
-        context.fill();
-        if (path.has(p.id)) context.stroke();
+        const level = p.score === null ? -1 : Math.round(run.share(p.score) * LEVELS);
+        const group = 2 * level + (alive(record, p) ? 1 : 0);
+        if (!groups.has(group)) groups.set(group, []);
+        groups.get(group).push(places.get(p.id));
       }
+    }
+    for (const [group, dots] of groups) {
+      const level = Math.floor(group / 2);
+      context.fillStyle = scoreColour(level < 0 ? null : level / LEVELS, this.dark, group & 1 ? 1 : 0.45);
+      context.beginPath();
+      for (const [x, y] of dots) {
+        context.moveTo(x + this.radius, y);
+        context.arc(x, y, this.radius, 0, 7);
+      }
+      context.fill();
+    }
+  }
+
+  highlight(context) {
+    const { run, places } = this;
+    const focus = this.focus ?? run.leader();
+    if (!focus) return;
+    const path = run.path(focus.id).filter((p) => places.has(p.id));
+    context.strokeStyle = palette(this.dark).accent;
+    context.lineWidth = 2.2;
+    context.beginPath();
+    for (const p of path) this.line(context, p);
+    context.stroke();
+    for (const p of path) {
+      context.fillStyle = scoreColour(run.share(p.score), this.dark);
+      context.beginPath();
+      context.arc(...places.get(p.id), this.radius + 1, 0, 7);
+      context.fill();
+      context.stroke();
     }
   }
 

@@ -76,8 +76,14 @@ class Parts:
         return {key: value.clone() for key, value in state.items()}
 
     def settings(self) -> dict:
-        return {**self.config.to_dict(), "tie_word_embeddings": False, "model_type": "clip_t5", "architectures": ["CLIPT5ForConditionalGeneration"],
-                "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_hidden_size": 64}  # fmt: skip
+        return {
+            **self.config.to_dict(),
+            "tie_word_embeddings": False,
+            "model_type": "clip_t5",
+            "architectures": ["CLIPT5ForConditionalGeneration"],
+            "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+            "mm_hidden_size": 64,
+        }
 
     def save(self, folder, tokenizer, drop=()):
         folder.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ DRAW = """(async () => {
   curve.show(run, true);
   const pointed = await measured((frame) => tree.choose(ids[(frame * 97) %% ids.length]));
   const grown = await measured(() => {
-    tree.key = null;
+    tree.layerKey = null;
     tree.show(run, true);
     curve.show(run, true);
   });

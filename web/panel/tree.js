@@ -63,8 +63,8 @@ export class TreeView {
     if (!run) return;
     // All but the path of the focused particle changes only with a new step: it is drawn once, and copied.
     const key = [run.id, run.records.length, run.low, run.high, canvas.width, canvas.height, this.dark].join("/");
-    if (key !== this.key) {
-      this.key = key;
+    if (key !== this.layerKey) {
+      this.layerKey = key;
       canvas.setAttribute("aria-label", `Family tree: ${run.particles.size} particles in ${run.records.length} steps`);
       this.places = layout(run, width);
       this.layer ??= document.createElement("canvas");

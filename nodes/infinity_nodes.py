@@ -75,7 +75,9 @@ class Released:
             if choice != NO_MODEL and path.exists():
                 return path
         folders = ", ".join(folder_paths.get_folder_paths(self.folder))
-        target = Path(folder_paths.get_folder_paths(self.folder)[0])
+        # Of several folders (models/unet beside models/diffusion_models) the one that is called like the kind.
+        known = [Path(path) for path in folder_paths.get_folder_paths(self.folder)]
+        target = next((path for path in known if path.name == self.folder), known[0])
         part = f'--include "*.safetensors*" --local-dir "{target / self.file}"'
         how = part if self.whole else f'{self.file} --local-dir "{target}"'
         raise CheckpointError(

@@ -51,6 +51,9 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
             values = 0.1 * values
         parameter.data = values
         parameter.requires_grad_(False)
+    for name, buffer in module.named_buffers():
+        if name.endswith("pos_embed"):  # comes with a checkpoint; until then it is whatever lay in the memory
+            buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return module
 
 

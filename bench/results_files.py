@@ -39,6 +39,11 @@ class Results:
         return sorted({row["budget"] for row in self.rows})
 
     @property
+    def fullest_budget(self) -> int:
+        """The largest of the budgets at which most methods were measured."""
+        return max(self.budgets, key=lambda budget: (sum(row["budget"] == budget for row in self.rows), budget))
+
+    @property
     def methods(self) -> list[str]:
         """Methods that were measured, in order."""
         return list(dict.fromkeys(row["method"] for row in self.rows))

@@ -166,7 +166,7 @@ def block(results: Results, full: bool, images: str) -> str:
     if full:
         parts = [every_row(results), provenance(results)]
     else:
-        parts = [picture(results, images), overview(results), by_task(results, results.budgets[-1])]
+        parts = [picture(results, images), overview(results), by_task(results, results.fullest_budget)]
         parts += [f"{explanation(results)} {provenance(results)}"]
     return "\n\n".join(parts) + "\n"
 

@@ -33,9 +33,10 @@ def rotary_table(schedule: ScaleSchedule, head_dim: int) -> tuple[Tensor, Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels of ``x`` ``[..., L, head_dim]``, float32, by angles ``[..., L, head_dim / 2]``.
+    """Turn neighbouring pairs of channels of ``x`` ``[..., L, head_dim]`` by angles ``[..., L, head_dim / 2]``.
 
-    A factor on both ``cos`` and ``sin`` also scales ``x``. As a product of complex numbers this reads and writes once.
+    All are float32. A factor on ``cos`` and ``sin`` also scales ``x``. As a product of complex numbers this reads and
+    writes once.
     """
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)

@@ -87,9 +87,7 @@ def test_two_are_picked_by_keyboard_after_a_reload_and_live_on(comfy_server):
                 await press(browser, "ArrowRight")
             focused = await browser.run("document.activeElement.textContent")
             await press(browser, "Enter")
-            labels = await browser.run(
-                "[...document.querySelectorAll('.testtime-pick')].map((b) => b.textContent)"
-            )
+            labels = await browser.run("[...document.querySelectorAll('.testtime-pick')].map((b) => b.textContent)")
             keep = await browser.run("document.querySelector('.testtime-primary').textContent")
             await press(browser, "Enter", ctrl=True)
             await browser.wait_for(f"{OPEN} && {ASK}.innerText.includes('finished images')", 120)

@@ -10,6 +10,7 @@ from testtime.samplers.methods import (
     RBF,
     SMC,
     SVDD,
+    TTSVAR,
     BeamSearch,
     BestOfN,
     FKSteering,
@@ -18,6 +19,7 @@ from testtime.samplers.methods import (
     RandomSearch,
     ZeroOrderSearch,
 )
+from testtime.samplers.methods.tts_var import Plan
 from testtime.samplers.session import run_search
 from testtime.samplers.tempering import Alpha
 from testtime.samplers.trace import Trace
@@ -48,6 +50,7 @@ def searches(alpha):
         "random_search": RandomSearch(4),
         "zero_order_search": ZeroOrderSearch(2, 2),
         "path_search": PathSearch(2, 2),
+        "tts_var": TTSVAR(1, plan=Plan(4, {}, {3: 3, 5: 2}), strength=1 / alpha.value),
     }
 
 

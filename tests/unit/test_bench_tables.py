@@ -228,3 +228,9 @@ def test_the_readme_of_this_pack_is_up_to_date():
     if not load_folder(tables.ROOT / "bench" / "results"):
         pytest.skip("no benchmark results yet")
     assert tables.update(tables.ROOT, check=True) == []
+
+
+def test_details_are_shown_where_most_methods_were_measured(checkout):
+    rows = [*ROWS, row("best_of_n", 32, verdicts(0.9))]
+    folder = checkout(rows)
+    assert load_folder(folder / "bench" / "results")["shapes-diffusion"].fullest_budget == 16

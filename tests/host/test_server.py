@@ -157,7 +157,14 @@ def wait_until_idle(server, seconds: float = 180.0) -> None:
 def test_ctrl_c_interrupts_the_prompt_and_keeps_what_was_fetched(comfy_server, tmp_path):
     path = write(tmp_path / "slow.json", slow(60))
     command = [sys.executable, "-m", "testtime", "run", path, "--server", comfy_server.url, "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell starts background jobs deaf to Ctrl-C, and children inherit that: so would this one under a runner.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("picture*.png")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..rewriters.endpoint import HOSTS_VARIABLE, KEY_VARIABLE
+from ..rewriters.endpoint import KEY_VARIABLE
 from ..verifiers.endpoint import endpoint_judge
 from ..verifiers.flan_t5 import load_clip_flant5
 from ..verifiers.judge import FAILURES, MEAN, load_vlm_judge
 from ..verifiers.rubric import RUBRICS
 from ..verifiers.vqa_score import load_vqa_score
 from .compat import throw_if_interrupted
+from .endpoint_inputs import address_inputs, patience_inputs
 from .host.managed_verifier import managed
 from .model_folders import ALSO, Weights, combo, folder_choices, located, missing
 from .types import VerifierType
@@ -189,31 +190,9 @@ class EndpointJudgeNode(io.ComfyNode):
             "Asks a vision-language model behind an OpenAI-compatible endpoint (vLLM, Ollama, llama.cpp, hosted "
             f"services). A key is read from the environment variable {KEY_VARIABLE}, never from a workflow.",
             [
-                io.String.Input(
-                    "url",
-                    default="http://127.0.0.1:8000/v1",
-                    tooltip="Base address with the version: vLLM http://host:8000/v1, llama.cpp http://host:8080/v1, "
-                    f"Ollama http://host:11434/v1. The key is sent to this machine and to hosts in {HOSTS_VARIABLE}.",
-                ),
-                io.String.Input("model", default="", tooltip="Name under which the server offers the model."),
+                *address_inputs(),
                 *rubric_inputs(),
-                io.Float.Input(
-                    "timeout",
-                    default=60.0,
-                    min=1.0,
-                    max=600.0,
-                    step=1.0,
-                    optional=True,
-                    tooltip="Seconds to wait for one answer.",
-                ),
-                io.Int.Input(
-                    "retries",
-                    default=2,
-                    min=0,
-                    max=10,
-                    optional=True,
-                    tooltip="Further tries when the server is overloaded, fails or drops the connection.",
-                ),
+                *patience_inputs(),
                 io.Int.Input(
                     "parallel",
                     default=4,

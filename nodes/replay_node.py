@@ -15,6 +15,17 @@ from .search_sampler import SearchOptions, SearchSampler
 from .types import CATEGORY, TraceType, VerifierType
 
 
+def particle_input() -> io.Int.Input:
+    """Which particle of a trace is meant."""
+    return io.Int.Input(
+        "particle",
+        default=WINNER,
+        min=WINNER,
+        max=10_000_000,
+        tooltip="Number of the particle in the trace; -1 is the winner.",
+    )
+
+
 class ReplayParticleNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -26,13 +37,7 @@ class ReplayParticleNode(io.ComfyNode):
             "the cost of a single image. Model, seed, schedule and conditioning must be those of the search.",
             inputs=[
                 TraceType.Input("trace", tooltip="The record of the search, from Search KSampler."),
-                io.Int.Input(
-                    "particle",
-                    default=WINNER,
-                    min=WINNER,
-                    max=10_000_000,
-                    tooltip="Number of the particle in the trace; -1 is the winner.",
-                ),
+                particle_input(),
                 io.Int.Input(
                     "image",
                     default=0,

@@ -9,11 +9,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..rewriters.base import RewriterError
-from ..rewriters.endpoint import HOSTS_VARIABLE, KEY_VARIABLE, Endpoint, EndpointRewriter
+from ..rewriters.endpoint import KEY_VARIABLE, Endpoint, EndpointRewriter
 from ..rewriters.shapes import ShapesRewriter
 from ..rewriters.template import SYSTEM, USER, Template
 from ..rewriters.vlm import DTYPES, QUANTISATIONS, SUGGESTION, check_folder, load_vlm
 from ..samplers.protocols import RewriteRequest, SearchError
+from .endpoint_inputs import address_inputs, patience_inputs
 from .host.rewriting import ask, managed_rewriter
 from .types import CATEGORY, RewriterType
 
@@ -114,31 +115,9 @@ class EndpointRewriterNode(io.ComfyNode):
             f"hosted services). A key is read from the environment variable {KEY_VARIABLE}, never from a workflow. "
             "When the endpoint does not answer, images are finished with the original prompt.",
             inputs=[
-                io.String.Input(
-                    "url",
-                    default="http://127.0.0.1:8000/v1",
-                    tooltip="Base address with the version: vLLM http://host:8000/v1, llama.cpp http://host:8080/v1, "
-                    f"Ollama http://host:11434/v1. The key is sent to this machine and to hosts in {HOSTS_VARIABLE}.",
-                ),
-                io.String.Input("model", default="", tooltip="Name under which the server offers the model."),
+                *address_inputs(),
                 temperature_input(),
-                io.Float.Input(
-                    "timeout",
-                    default=60.0,
-                    min=1.0,
-                    max=600.0,
-                    step=1.0,
-                    optional=True,
-                    tooltip="Seconds to wait for one answer.",
-                ),
-                io.Int.Input(
-                    "retries",
-                    default=2,
-                    min=0,
-                    max=10,
-                    optional=True,
-                    tooltip="Further tries when the server is overloaded, fails or drops the connection.",
-                ),
+                *patience_inputs(),
                 *template_inputs(),
             ],
             outputs=[RewriterType.Output(display_name="rewriter")],

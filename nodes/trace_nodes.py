@@ -12,9 +12,9 @@ from ..reports.tree import winner_ids
 from ..samplers.budget import method_of, rewrapped
 from ..samplers.continued import MAX_BRANCH, continued
 from ..samplers.protocols import SearchError
-from ..samplers.replay import WINNER
 from ..samplers.trace_file import TraceFileError, read_trace_file
 from .host.saved import thumbs_of, with_essentials, write_trace
+from .replay_node import particle_input
 from .report_nodes import finalists_of
 from .types import CATEGORY, ScoresType, SearchType, TraceType
 
@@ -181,13 +181,7 @@ class ContinueSearchNode(io.ComfyNode):
             inputs=[
                 SearchType.Input("search", tooltip="The method that goes on; it need not be the earlier one."),
                 TraceType.Input("trace", tooltip="The record of the earlier search, from its sampler or Load Trace."),
-                io.Int.Input(
-                    "particle",
-                    default=WINNER,
-                    min=WINNER,
-                    max=10_000_000,
-                    tooltip="Number of the particle in the trace; -1 is the winner.",
-                ),
+                particle_input(),
                 io.Int.Input(
                     "step",
                     default=-1,

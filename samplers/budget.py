@@ -1,7 +1,8 @@
 """A search that fits a budget: how many particles, over how many steps, for so many forward passes or seconds.
 
 The published comparisons are made at equal numbers of forward passes (500 in the RBF paper); every method spends them
-in its own way, so each one says what it costs (``calls`` and ``looks``) and this module turns that around.
+in its own way, so each one says what it costs (``calls`` and ``looks``, and ``passes`` where its calls share a part)
+and this module turns that around. A search around another one (re-prompted, continued) says what goes on ``around`` it.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ class WithinBudget:
         if not hasattr(search, "calls"):
             raise SearchError(f"method {search.name!r} has no automatic budget: set its particles and steps yourself")
         asked = outline.steps
-        floor = asked if self.steps == "keep" else max(1, min(asked, max(asked // 2, 4)))
+        fixed = self.steps == "keep" or getattr(search, "needs_schedule", False)
+        floor = asked if fixed else max(1, min(asked, max(asked // 2, 4)))
         found = None
         for steps in range(asked, floor - 1, -1):
             shorter = outline if steps == asked else outline.thinned(steps)
@@ -170,9 +172,9 @@ class WithinBudget:
     def _widest(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> Any | None:
         """The search with as many particles as the budget pays for, None if it does not pay for one."""
         if hasattr(search, "fitted"):  # the budget is a setting of the method itself
-            calls = self._calls(rows, groups, pace)
-            return search.fitted(calls, outline)
-        if self.nfe and not self.seconds and widened(search, 2).calls(outline) == widened(search, 1).calls(outline):
+            return _fitted(search, self._calls(rows, groups, pace), outline)
+        one, two = (calls_of(widened(search, width), outline) for width in (1, 2))
+        if self.nfe and not self.seconds and one == two:
             # A learned value chooses between candidates without denoiser calls: their number stays.
             return search if self._pays(search, outline, rows, groups, pace) else None
         low, high = 0, 1
@@ -187,15 +189,14 @@ class WithinBudget:
         return widened(search, low) if low > 0 else None
 
     def _pays(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> bool:
-        calls = search.calls(outline)
-        if self.nfe and calls * rows > self.nfe:
+        if self.nfe and passes_of(search, outline, rows) > self.nfe:
             return False
         return not self.seconds or self._seconds(search, outline, groups, pace) <= self.seconds
 
     def _seconds(self, search: Any, outline: Outline, groups: int, pace: Pace | None) -> float:
         if pace is None:
             raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
-        return groups * (search.calls(outline) * pace.call + search.looks(outline) * pace.look)
+        return groups * (calls_of(search, outline) * pace.call + looks_of(search, outline) * pace.look)
 
     def _calls(self, rows: int, groups: int, pace: Pace | None) -> int:
         """Denoiser calls per image, where each is followed by a look."""
@@ -207,9 +208,15 @@ class WithinBudget:
         return min(limits)
 
     def _too_small(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> str:
-        least = widened(search, 1).calls(outline) if not hasattr(search, "fitted") else search.least_calls(outline)
-        what = f"{least * rows} forward passes per image ({least} denoiser calls of {rows})"
-        if self.nfe and least * rows > self.nfe:
+        if hasattr(search, "fitted"):
+            least = _least_calls(search, outline)
+            passes = least * rows
+        else:
+            least = calls_of(widened(search, 1), outline)
+            passes = passes_of(widened(search, 1), outline, rows)
+        each = f"{least} denoiser calls" + (f" of {rows}" if passes == least * rows else "")
+        what = f"{passes} forward passes per image ({each})"
+        if self.nfe and passes > self.nfe:
             return f"nfe is {self.nfe}: {search.name} with {outline.steps} steps needs at least {what}"
         seconds = "" if pace is None else f", about {groups * least * (pace.call + pace.look):.3g} s here"
         return f"seconds is {self.seconds:g}: {search.name} with {outline.steps} steps needs at least {what}{seconds}"
@@ -229,6 +236,47 @@ def rewrapped(search: Any, change: Callable[[Any], Any]) -> Any:
     return change(search)
 
 
+def calls_of(search: Any, outline: Outline) -> int:
+    """Denoiser calls per image, those around the search included."""
+    if _inside(search) is None:
+        return search.calls(outline)
+    spent, rest = search.around(outline)
+    return spent + calls_of(search.search, rest)
+
+
+def looks_of(search: Any, outline: Outline) -> int:
+    """Decodes and verifications per image."""
+    return search.looks(outline) if _inside(search) is None else looks_of(search.search, search.around(outline)[1])
+
+
+def passes_of(search: Any, outline: Outline, rows: int) -> int:
+    """Forward passes per image; ``rows`` per call, fewer where a method says that its calls share some."""
+    if _inside(search) is None:
+        return search.passes(outline, rows) if hasattr(search, "passes") else search.calls(outline) * rows
+    spent, rest = search.around(outline)
+    return spent * rows + passes_of(search.search, rest, rows)
+
+
+def _inside(search: Any) -> Any | None:
+    """The search that this one is wrapped around."""
+    return search.search if hasattr(type(search), "around") else None
+
+
+def _fitted(search: Any, calls: int, outline: Outline) -> Any | None:
+    if _inside(search) is None:
+        return search.fitted(calls, outline)
+    spent, rest = search.around(outline)
+    inner = _fitted(search.search, calls - spent, rest)
+    return None if inner is None else replace(search, search=inner)
+
+
+def _least_calls(search: Any, outline: Outline) -> int:
+    if _inside(search) is None:
+        return search.least_calls(outline)
+    spent, rest = search.around(outline)
+    return spent + _least_calls(search.search, rest)
+
+
 def width_of(search: Any) -> int:
     """How many particles a method moves on with, by the field that ``widened`` sets; RBF's chains always count."""
     return getattr(search, search.width_field) if hasattr(search, "width_field") else MOST
@@ -236,6 +284,8 @@ def width_of(search: Any) -> int:
 
 def widened(search: Any, width: int) -> Any:
     """The method with another number of particles (candidates, beams, rounds, ...)."""
+    if _inside(search) is not None:
+        return replace(search, search=widened(search.search, width))
     return replace(search, **{search.width_field: width})
 
 

@@ -109,6 +109,16 @@ class Continued:
     def _way_guidance(self) -> float:
         return max((scale for lineage in self.lineages for scale in lineage.gradient_scales), default=0.0)
 
+    def around(self, outline: Any) -> tuple[int, Any]:
+        """(denoiser calls besides the search's own, outline that the search runs on).
+
+        The way costs a call per move and the particle's clean estimate one; all clones begin with that estimate.
+        """
+        rest = replace(outline, sigmas=list(outline.sigmas)[self.step :])
+        width = getattr(self.search, "width_field", "")
+        beginners = getattr(self.search, width) if width in ("particles", "beams") else 1
+        return self.step + 1 - beginners, rest
+
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
         if not 0 <= self.branch <= MAX_BRANCH:
@@ -136,7 +146,7 @@ class Continued:
             raise SearchError("the particle was guided by a gradient: use the verifier of that search")
         if self._way_guidance > 0 and self.guidance == 0:
             raise SearchError("the particle was guided by a gradient, which cannot be had here")
-        self.search.check(process, verifier)
+        self.search.check(self._rest(process), verifier)
 
     def run(self, session: Session) -> SearchResult:
         """Walk to the particles, then search."""
@@ -187,11 +197,16 @@ class Continued:
     def _prompts(self, step: int) -> list[str | None]:
         return [lineage.prompts[step] if step < len(lineage.prompts) else None for lineage in self.lineages]
 
+    def _rest(self, process: Process) -> Process:
+        """``process`` with the moves that are left."""
+        rest = copy.copy(process)
+        rest.sigmas = list(process.sigmas[self.step :])
+        rest.steps = process.steps - self.step
+        return rest
+
     def _tail(self, process: Process, origin: State) -> Process:
         """The rest of ``process``, whose populations are clones of ``origin``."""
-        tail = copy.copy(process)
-        tail.sigmas = list(process.sigmas[self.step :])
-        tail.steps = process.steps - self.step
+        tail = self._rest(process)
         tail.streams = _LaterStreams(process.streams, self.step, self.branch)
         tail._initial_noise = {}
 

@@ -59,15 +59,19 @@ class State:
 
     @staticmethod
     def joined(states: Sequence[State]) -> State:
-        """One population of several at the same step, rows in order. All must be predicted, or none."""
+        """One population of several at the same step, rows in order.
+
+        ``x0`` is kept where all have it. Where some have numbers in ``extra`` (a prompt's) that others lack, those get
+        -1, which stands for none.
+        """
         first = states[0]
         return replace(
             first,
             x=torch.cat([s.x for s in states]),
             group=torch.cat([s.group for s in states]),
             slot=torch.cat([s.slot for s in states]),
-            x0=None if first.x0 is None else torch.cat([s.x0 for s in states]),
-            extra={name: torch.cat([s.extra[name] for s in states]) for name in first.extra},
+            x0=None if any(s.x0 is None for s in states) else torch.cat([s.x0 for s in states]),
+            extra={name: _joined_extra(states, name) for name in dict.fromkeys(n for s in states for n in s.extra)},
         )
 
     def select(self, index: Tensor, slot: Tensor | None = None) -> State:
@@ -81,6 +85,13 @@ class State:
             x0=None if self.x0 is None else self.x0[rows],
             extra={name: value[rows.to(value.device)] for name, value in self.extra.items()},
         )
+
+
+def _joined_extra(states: Sequence[State], name: str) -> Tensor:
+    known = next(s.extra[name] for s in states if name in s.extra)
+    if known.is_floating_point() and any(name not in s.extra for s in states):
+        raise KeyError(f"{name!r} is known of some particles only, and nothing stands for none")
+    return torch.cat([s.extra[name] if name in s.extra else known.new_full((len(s),), -1) for s in states])
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,10 @@ class Reprompted:
             raise AttributeError(name)
         return getattr(self.search, name)
 
+    def around(self, outline: Any) -> tuple[int, Any]:
+        """(denoiser calls besides the search's own, outline that the search runs on): rewriting needs no calls."""
+        return 0, outline
+
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for settings that cannot work."""
         self.check_settings()

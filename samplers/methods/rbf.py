@@ -226,7 +226,7 @@ class RBF:
     def _candidates(self, session: Session, chains: list[_Chain], rounds: int):
         """Draw ``rounds`` candidates of each chain (all at one step), score them, yield (chain, reward) in order."""
         process = session.process
-        parents = concatenate([chain.state for chain in chains])
+        parents = State.joined([chain.state for chain in chains])
         rows = torch.arange(len(chains)).repeat_interleave(rounds)
         slot = torch.cat([torch.arange(rounds) + c.number * SLOTS_PER_CHAIN + c.used for c in chains])
         state, _ = process.advance(parents.select(rows, slot=slot))
@@ -257,7 +257,7 @@ class RBF:
         return chain.leader, chain.leader_reward, chain.leader_entry["id"]
 
     def _remember(self, session: Session, chains: list[_Chain]) -> None:
-        states = concatenate([replace(chain.seen, step=0) for chain in chains])
+        states = State.joined([replace(chain.seen, step=0) for chain in chains])
         reward = torch.tensor([chain.seen_reward for chain in chains], dtype=torch.float64)
         session.remember(states, reward, [chain.seen_id for chain in chains])
 
@@ -270,11 +270,11 @@ class RBF:
         # What was best before the search ended, or was reached when the budget ran out, is its own clean estimate.
         finished = {row: replace(state, x=state.x0, step=process.steps) for row, (state, _, _) in enumerate(chosen)}
         if searched:
-            state, tail = concatenate([chosen[row][0] for row in searched]), process.without_noise()
+            state, tail = State.joined([chosen[row][0] for row in searched]), process.without_noise()
             while state.step < process.steps:
                 state, _ = tail.advance(tail.predict(state))
             finished |= {row: state.select(torch.tensor([place])) for place, row in enumerate(searched)}
-        state = concatenate([replace(finished[row], x0=None) for row in range(len(chains))])
+        state = State.joined([replace(finished[row], x0=None) for row in range(len(chains))])
         state, values, images = session.evaluate(state)
         ids, reward = session.trace.new_ids(len(state)), values.reward
         session.remember(state, reward, ids)
@@ -285,15 +285,3 @@ class RBF:
         gap = torch.tensor([score for _, score, _ in chosen], dtype=torch.float64) - reward
         gap = gap[torch.isfinite(gap)]
         return session.result(state, reward, ids, best=best, optimism=float(gap.mean()) if len(gap) else 0.0)
-
-
-def concatenate(states: list[State]) -> State:
-    """One state of several at the same step, rows in order; ``x0`` is kept where all have it."""
-    return State(
-        x=torch.cat([state.x for state in states]),
-        group=torch.cat([state.group for state in states]),
-        slot=torch.cat([state.slot for state in states]),
-        step=states[0].step,
-        x0=torch.cat([s.x0 for s in states]) if all(s.x0 is not None for s in states) else None,
-        extra={name: torch.cat([s.extra[name] for s in states]) for name in states[0].extra},
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -80,6 +80,23 @@ class TTGen:
     def population(self) -> int:
         """Particles per image that run at once."""
         return self.particles * (self.rewrites + 1)
+
+    width_field: ClassVar[str] = "particles"
+
+    def calls(self, process: Process) -> int:
+        """Denoiser calls per image, at most: a rewriter that finds nothing missing costs fewer."""
+        return self.particles * (process.steps + self._injections(process) * self.rewrites)
+
+    def passes(self, process: Process, rows: int) -> int:
+        """Forward passes per image, at most: candidates differ in their prompt only and share all other branches."""
+        return self.particles * (process.steps * rows + self._injections(process) * self.rewrites)
+
+    def looks(self, process: Process) -> int:
+        """Decodes and verifications per image, at most."""
+        return self.particles * (self._injections(process) * (self.rewrites + 1) + 1)
+
+    def _injections(self, process: Process) -> int:
+        return sum(self.rounds.within(i) for i in range(process.steps))
 
     @property
     def rounds(self) -> Rounds:

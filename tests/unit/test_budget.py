@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from testtime.samplers.budget import Outline, Pace, WithinBudget, auto, thinned, widened, width_of
+from testtime.samplers.budget import (
+    Outline,
+    Pace,
+    WithinBudget,
+    auto,
+    calls_of,
+    passes_of,
+    thinned,
+    widened,
+    width_of,
+)
+from testtime.samplers.continued import continued
 from testtime.samplers.kernel import Flow
-from testtime.samplers.methods import RBF, SMC, SVDD, BeamSearch, BestOfN, PathSearch, RandomSearch, ZeroOrderSearch
+from testtime.samplers.methods import (
+    RBF,
+    SMC,
+    SVDD,
+    BeamSearch,
+    BestOfN,
+    PathSearch,
+    RandomSearch,
+    TTGen,
+    ZeroOrderSearch,
+)
 from testtime.samplers.protocols import SearchError
+from testtime.samplers.reprompting import Reprompted
 from testtime.samplers.session import run_search
 
 from . import oracles
 from .searches import SHARP as ALPHA
 from .searches import TARGET, searches
+from .test_ttgen import FAR, NEAR, Canned, prompted
 
 METHODS = {name: search for name, search in searches(ALPHA).items() if hasattr(search, "calls")}
 METHODS |= {
@@ -27,6 +51,17 @@ METHODS |= {
     "one_of_one": BestOfN(1),
     "path_long": PathSearch(1, 3, 0.3, 0.4, 0.5, 3),
 }
+
+
+PROMPTED = TTGen(Canned(NEAR, FAR), 2, injection_step=5)
+WRAPPED = {
+    "ttgen": PROMPTED,
+    "ttgen_late": replace(PROMPTED, start_step=3, interval=2, particles=2),
+    "reprompted_svdd": Reprompted(SVDD(3), Canned(NEAR, FAR), 2),
+    "reprompted_smc": Reprompted(SMC(3, alpha=ALPHA), Canned(NEAR, FAR), 2),
+    "reprompted_rbf": Reprompted(RBF(budget=90), Canned(NEAR, FAR), 2),
+}
+ORIGIN = (SVDD(3), BestOfN(4), SMC(4, alpha=ALPHA), BeamSearch(2, 3, 2), RBF(budget=90))
 
 
 def outline(process):
@@ -66,6 +101,45 @@ def test_the_budget_is_used_up_and_not_more(name, nfe):
         return
     more = widened(search, width_of(search) + 1).calls(outline(chosen))
     assert more > nfe  # one more particle would not have been paid for
+
+
+@pytest.mark.parametrize("name", list(WRAPPED))
+def test_searches_with_a_rewriter_fit_a_budget_too(name):
+    process, prompts = prompted(steps=9, eta=1.0), ["p", "q"]
+    told = calls_of(WRAPPED[name], outline(process))
+    ledger = run_search(WRAPPED[name], prompted(steps=9, eta=1.0), TARGET, prompts).ledger
+    assert ledger.nfe <= 2 * told
+    assert ledger.nfe == 2 * told or name.endswith("rbf")
+    search, _ = auto(WRAPPED[name], process, TARGET, prompts, nfe=100, steps="keep")
+    assert type(search) is type(WRAPPED[name])
+    spent = run_search(search, prompted(steps=9, eta=1.0), TARGET, prompts).ledger.nfe
+    assert spent <= 200
+    assert name.endswith("rbf") or calls_of(widened(search, width_of(search) + 1), outline(process)) > 100
+
+
+def test_rewritten_candidates_share_their_other_branches():
+    process = outline(prompted(steps=9))
+    assert passes_of(PROMPTED, process, 2) == 2 * 9 + 5 * 2 < 2 * calls_of(PROMPTED, process)
+    wide, _ = WithinBudget(PROMPTED, nfe=100, steps="keep").fit(PROMPTED, process, 2)
+    assert wide.particles == 3
+    with pytest.raises(SearchError, match=r"with 9 steps needs at least 28 forward passes per image .19 denoiser call"):
+        WithinBudget(PROMPTED, nfe=20, steps="keep").fit(PROMPTED, process, 2)
+
+
+@pytest.mark.parametrize("search", ORIGIN, ids=[search.name for search in ORIGIN])
+def test_going_on_from_a_particle_fits_a_budget_and_keeps_the_schedule(search):
+    first = run_search(SVDD(3), oracles.keyed(steps=9, groups=2), TARGET, ["p", "q"])
+    later = continued(search, first.trace, step=4)
+    process = oracles.keyed(steps=9, groups=2)
+    told = calls_of(later, outline(process))
+    ledger = run_search(later, process, TARGET, ["p", "q"]).ledger
+    assert ledger.nfe <= 2 * told
+    assert ledger.nfe == 2 * told or search.name == "rbf"
+    fitted, same = auto(later, process, TARGET, ["p", "q"], nfe=40)
+    assert same is process and fitted.lineages == later.lineages
+    assert run_search(fitted, oracles.keyed(steps=9, groups=2), TARGET, ["p", "q"]).ledger.nfe <= 80
+    with pytest.raises(SearchError, match="nfe is 6: .* with 9 steps needs at least"):
+        auto(later, process, TARGET, ["p", "q"], nfe=6)
 
 
 def test_steps_become_fewer_before_particles_become_few():

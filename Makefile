@@ -1,4 +1,4 @@
-# make demo | test | lint | bench. The first call creates .venv (see tools/environment.py); later calls only check it.
+# make demo | test | lint | bench | front-end. The first call creates .venv; later calls only check it.
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Two processes of one thread each suit the two cores of a small machine; files stay together (servers are per process).
@@ -11,7 +11,7 @@ else
 VENV_PYTHON := .venv/bin/python
 endif
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo test lint bench front-end clean
 
 env:
 	@$(PYTHON) tools/environment.py
@@ -29,6 +29,10 @@ lint: env
 
 bench: env
 	@$(VENV_PYTHON) -m testtime bench shapes --out out/bench/shapes.json $(BENCH_ARGS)
+
+# The newest front end beside the one that ComfyUI pins; host tests then run in both.
+front-end: env
+	@$(VENV_PYTHON) tools/front_end.py
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .ruff_cache

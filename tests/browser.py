@@ -115,6 +115,10 @@ class Browser:
             if message.get("method") == "Runtime.consoleAPICalled" and message["params"]["type"] == "error":
                 told = [part.get("value", part.get("description")) for part in message["params"]["args"]]
                 self.errors.append(" ".join(map(str, told))[:2000])
+            if message.get("method") == "Page.javascriptDialogOpening":  # "leave with unsaved changes?"
+                self._count += 1
+                accept = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                await self._socket.send_json({"id": self._count, **accept})
             if message.get("id") == number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from pathlib import Path
 
@@ -56,6 +57,29 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
     terminalreporter.write_line(f"{ran} ran{where}, {counts['skipped']} skipped.")
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"  {count} skipped: {reason}")
+
+
+def load_tool(name: str):
+    """A file of ``tools/`` as a module; they are scripts, no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def newest_server():
+    """``comfy_server`` with the newest front end instead of the one that ComfyUI pins; skips where there is none."""
+    from testtime.cli.comfyui import HeadlessComfyUI, HeadlessOptions
+
+    tool = load_tool("front_end")
+    root = find_comfyui().root
+    front_end = tool.newest_front_end(root)
+    if front_end is None:
+        pytest.skip(tool.explain_missing(root))
+    arguments = ("--front-end-root", str(front_end))
+    with HeadlessComfyUI(HeadlessOptions(only_this_pack=True, arguments=arguments)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import workflow_flow
+import workflow_hand
 import workflow_infinity
 import workflow_methods
 import workflow_ttgen
@@ -24,7 +25,7 @@ from workflow_graph import dump
 from testtime.cli.comfyui import HeadlessOptions
 from testtime.cli.run import server_for
 
-PARTS = (workflow_methods, workflow_flow, workflow_uses, workflow_infinity, workflow_ttgen)
+PARTS = (workflow_methods, workflow_flow, workflow_uses, workflow_hand, workflow_infinity, workflow_ttgen)
 DESCRIPTIONS = {function.__name__: function for part in PARTS for function in part.WORKFLOWS}
 """Every workflow by its file name, which is what users see in ComfyUI's template browser."""
 NEED_CHECKPOINT = {name for part in PARTS for name in getattr(part, "NEED_CHECKPOINT", ())}

@@ -18,7 +18,7 @@ from testtime.samplers.trace import Trace
 
 SIDE, LARGEST = 512, 40_000
 BEST, EDGE = 300, 14
-REPORT = "Search Report"
+REPORT, SAVE_SEARCH = "Search Report", "TestTimeSaveSearch"
 
 
 def write(picture: Image.Image, target: Path) -> None:
@@ -33,7 +33,8 @@ def write(picture: Image.Image, target: Path) -> None:
 
 def thumbnail(workflow: Path, url: str, target: Path) -> None:
     """Run an API-format workflow on the server at ``url`` and make its picture. Raises SystemExit when it fails."""
-    reported = f'"{REPORT}"' in workflow.read_text(encoding="utf-8")
+    text = workflow.read_text(encoding="utf-8")
+    reported = f'"{REPORT}"' in text
     changes = ["--set", f"{REPORT}.save=picture and trace"] if reported else []
     with tempfile.TemporaryDirectory() as folder:
         command = ["run", str(workflow), "--server", url, "--out", folder, "--quiet", *changes]
@@ -41,9 +42,9 @@ def thumbnail(workflow: Path, url: str, target: Path) -> None:
             raise SystemExit(f"{workflow} failed: no picture made")
         saved = {path.name: Image.open(path).convert("RGB") for path in sorted(Path(folder).glob("*.png"))}
     images = [image for name, image in saved.items() if "report" not in name and "temp" not in name]
-    if reported:
-        report = next(name for name in saved if "report" in name)
-        query = urllib.parse.urlencode({"filename": Path(report).with_suffix(".json").name, "type": "output"})
+    if reported or (f'"{SAVE_SEARCH}"' in text and len(images) == 1):
+        traced = next(name for name in saved if not reported or "report" in name)  # the trace lies beside it
+        query = urllib.parse.urlencode({"filename": Path(traced).with_suffix(".json").name, "type": "output"})
         with urllib.request.urlopen(f"{url}/view?{query}", timeout=60) as response:
             trace = Trace.from_json(response.read().decode())
         write(with_tree(images[0], trace), target)

@@ -71,6 +71,8 @@ def test_it_runs(name, comfy_server, tmp_path):
     for number, node in workflow.items():
         if isinstance(node["inputs"].get("steps"), int):
             changes += ["--set", f"{number}.steps=4"]
+        if node["class_type"] == "TestTimeContinueSearch":
+            changes += ["--set", f"{number}.step=2"]
     path = str(FOLDER / "api" / f"{name}.json")
     assert main(["run", path, "--server", comfy_server.url, "--out", str(tmp_path), *changes]) == 0
     pictures = list(tmp_path.rglob("*.png"))
@@ -80,41 +82,66 @@ def test_it_runs(name, comfy_server, tmp_path):
         assert np.asarray(Image.open(picture).convert("RGB")).std() > 0.5
 
 
+def setting(url: str, name: str, value) -> None:
+    """Set a setting of the front end, as its own window of settings does."""
+    request = urllib.request.Request(f"{url}/settings/{name}", json.dumps(value).encode())
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+# What a front end complains about by itself. The dialog of missing models asks their servers for sizes, also where
+# there is no network; front ends that are newer than the server ask it for a list of jobs that it does not have.
+ITS_OWN = ("fetching file size", "JobsApiError")
+
+
+def complaints(browser: Browser) -> list[str]:
+    """Uncaught exceptions, and errors written to the console that may be ours."""
+    return browser.console + [text for text in browser.errors if not any(own in text for own in ITS_OWN)]
+
+
+async def open_all(browser: Browser) -> dict[str, dict]:
+    """Load every workflow into an open front end; what it makes of each."""
+    await browser.wait_for("window.LiteGraph.registered_node_types['TestTimeSearchKSampler']", 60)
+    found = {}
+    browser.console.clear()  # what the front end complains about while it starts is its own
+    browser.errors.clear()
+    for name in EMBEDDED + OTHERS:
+        await browser.run(f"window.app.loadGraphData({json.dumps(load(name))}).then(() => true)")
+        dialogs = await browser.run(DIALOGS)
+        allowed = name not in EMBEDDED and all("models were not found" in text for text in dialogs)
+        assert allowed or not dialogs, (name, dialogs)
+        found[name] = await browser.run(
+            "window.app.graphToPrompt().then(p => ({nodes: window.app.graph.nodes.map(n => [n.type, "
+            "!!n.has_errors, !window.LiteGraph.registered_node_types[n.type]]), output: p.output}))"
+        )
+    return found
+
+
+def check_opened(found: dict[str, dict]) -> None:
+    """No node is missing, and what the front end would queue is what lies in ``workflows/api``."""
+    assert found.keys() == set(NAMES)
+    for name, state in found.items():
+        # Newer front ends mark a loader whose file is not there; those of the user's checkpoints are not.
+        wrong = [kind for kind, errors, missing in state["nodes"] if missing or (errors and name in EMBEDDED)]
+        assert not wrong, name
+        for number, node in load(name, api=True).items():
+            assert state["output"][number]["class_type"] == node["class_type"]
+            for key, value in node["inputs"].items():
+                assert state["output"][number]["inputs"][key] == value, (name, number, key)
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium on the path")
-def test_they_open_in_the_front_end(comfy_server, tmp_path):
+def test_they_open_in_the_front_end(comfy_server):
     """ComfyUI's own front end loads every workflow without a missing node, and converts it as we do."""
-
     # As for somebody who is not new here: no greeting, which opens some time after the start.
-    greeted = urllib.request.Request(comfy_server.url + "/settings/Comfy.TutorialCompleted", b"true")
-    urllib.request.urlopen(greeted, timeout=30).close()
+    setting(comfy_server.url, "Comfy.TutorialCompleted", True)
 
     async def look():
         async with Browser(1800, 1000) as browser:
             await browser.open(comfy_server.url)
             await browser.wait_for("window.app && window.app.graph && window.app.extensionManager", 120)
-            await browser.wait_for("window.LiteGraph.registered_node_types['TestTimeSearchKSampler']", 60)
-            found = {}
-            browser.console.clear()  # what the front end complains about while it starts is its own
-            browser.errors.clear()
-            for name in EMBEDDED + OTHERS:
-                await browser.run(f"window.app.loadGraphData({json.dumps(load(name))}).then(() => true)")
-                dialogs = await browser.run(DIALOGS)
-                allowed = name not in EMBEDDED and all("models were not found" in text for text in dialogs)
-                assert allowed or not dialogs, (name, dialogs)
-                found[name] = await browser.run(
-                    "window.app.graphToPrompt().then(p => ({nodes: window.app.graph.nodes.map(n => [n.type, "
-                    "!!n.has_errors, !window.LiteGraph.registered_node_types[n.type]]), output: p.output}))"
-                )
-            # The dialog of missing models asks their servers for sizes, and complains where there is no network.
-            return found, browser.console + [text for text in browser.errors if "fetching file size" not in text]
+            return await open_all(browser), complaints(browser)
 
-    found, complaints = asyncio.run(look())
-    assert not complaints
-    assert found.keys() == set(NAMES)
-    for name, state in found.items():
-        assert not [kind for kind, errors, missing in state["nodes"] if errors or missing], name
-        for number, node in load(name, api=True).items():
-            assert state["output"][number]["class_type"] == node["class_type"]
-            for key, value in node["inputs"].items():
-                assert state["output"][number]["inputs"][key] == value, (name, number, key)
+    found, said = asyncio.run(look())
+    assert not said
+    check_opened(found)

@@ -16,6 +16,7 @@ from testtime.samplers.protocols import State
 from testtime.samplers.trace import StepRecord
 
 pytestmark = pytest.mark.host
+RUN_OF_STEPS = 80
 
 
 def record(step: int, particles: int, scores=None) -> StepRecord:
@@ -61,6 +62,28 @@ def test_crowds_get_thumbnails_for_the_best_only():
     rows = shown_rows(record(1, 512, scores))
     assert len(rows) == THUMBS_PER_STEP and rows == sorted(rows)
     assert min(scores[row] for row in rows) >= 100 - THUMBS_PER_STEP / 5 - 1
+
+
+def test_512_particles_stay_bounded():
+    """Noise, the worst there is for JPEG: every message and what is kept of the run stay small, all rows are there."""
+    from testtime.nodes.host.live import THUMB_BYTES_PER_RUN, THUMBS_PER_STEP, LiveRun, store
+
+    sent = []
+    run = LiveRun({"method": "smc"}, sink=lambda event, data: sent.append((event, len(json.dumps(data)), data)))
+    images = torch.rand(512, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    for step in range(3):
+        run(record(step, 512, [k / 512 for k in range(512)]), state(512), images)
+    run.finish("complete", [])
+    steps = [(size, data) for event, size, data in sent if event == "testtime.step"]
+    assert len(steps) == 3 and len(sent) == 5
+    for size, data in steps:
+        assert len(data["particles"]) == 512 and sum(thumb is not None for thumb in data["thumbs"]) == THUMBS_PER_STEP
+        assert size < 600_000
+    assert steps[0][0] * RUN_OF_STEPS > THUMB_BYTES_PER_RUN  # so that the allowance of a run is reached below
+    for index in range(3, RUN_OF_STEPS):
+        store.add(run.run, {**steps[0][1], "index": index})
+    kept = store.snapshot(run.run)["records"]
+    assert len(kept) == RUN_OF_STEPS and len(json.dumps(kept)) < THUMB_BYTES_PER_RUN + RUN_OF_STEPS * 40_000
 
 
 def test_the_store_is_bounded():

@@ -1,5 +1,8 @@
 // Runs of searches as the panel knows them: built from messages, completed from the server when a tab comes late.
 
+/** Characters of previews that a run keeps here; beyond that, its oldest ones go. */
+export const THUMB_CHARACTERS = 24e6;
+
 /** One particle of a run: {id, parent, group, score, weight, selected, step, column, thumb, children}. */
 
 export class Run {
@@ -11,6 +14,8 @@ export class Run {
     this.ledger = about.ledger ?? {};
     this.records = [];
     this.particles = new Map();
+    this.pictured = []; // records with previews, oldest first, and how much they hold
+    this.characters = 0;
     this.low = Infinity;
     this.high = -Infinity;
   }
@@ -34,8 +39,22 @@ export class Run {
       }
       return particle;
     });
-    record.thumbs = null; // kept by the particles
+    this.limit(record);
     return true;
+  }
+
+  /** Counts the previews of a record, which its particles keep from now on, and gives up the oldest of too many. */
+  limit(record) {
+    const size = (record.thumbs ?? []).reduce((sum, thumb) => sum + (thumb?.length ?? 0), 0);
+    record.thumbs = null;
+    if (!size) return;
+    this.pictured.push({ record, size });
+    this.characters += size;
+    while (this.characters > THUMB_CHARACTERS && this.pictured.length > 1) {
+      const oldest = this.pictured.shift();
+      this.characters -= oldest.size;
+      for (const particle of oldest.record.rows) particle.thumb = null;
+    }
   }
 
   /** Place of a score between the worst and the best of the run, 0..1; null without a score. */

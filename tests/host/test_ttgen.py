@@ -151,6 +151,19 @@ def test_reprompted_search(world, path):
     )[3].meta["ledger"]["nfe"]  # fmt: skip
 
 
+@pytest.mark.parametrize("wrapped", [False, True], ids=["ttgen", "re-prompted"])
+def test_a_budget_is_used_up_and_kept(world, wrapped):
+    from testtime.nodes.budget_node import SearchBudgetNode
+    from testtime.nodes.ttgen_nodes import RepromptedNode
+
+    inner = RepromptedNode.execute(BestOfN(9), Fixed(), 2, world[1], 4, 1).args[0] if wrapped else ttgen(world, Fixed())
+    search = SearchBudgetNode.execute(inner, 60, 0.0, "keep", 1).args[0]
+    _, _, scores, trace = sample(world, search, eta=1.0)
+    # Three trajectories of 2 * 6 passes and 4 rounds with 2 rewrites, or five particles of 2 * 6 passes.
+    assert len(scores.values) == (5 if wrapped else 3) and trace.meta["ledger"]["nfe"] == 60
+    assert trace.meta["ledger"]["rewriter_calls"] > 0
+
+
 def test_winner_is_replayed_with_its_prompts(world):
     import nodes
     from testtime.nodes.replay_node import ReplayParticleNode

@@ -1,6 +1,6 @@
 """The TTGen benchmark: what rewriting the prompt brings, when, and at what cost.
 
-    python -m testtime.bench.ttgen [--steps 50] [--prompts-per-task 40] [--parts main injection interval curves frechet]
+    python -m testtime.bench.ttgen [--steps 50] [--prompts-per-task 40] [--parts main injection interval curves]
 
 240 prompts of six tasks on the embedded diffusion model; the rewriter is the rule-based one. Direct sampling, TTGen and
 its lower bound (worst) run on the ODE as in the paper; Best-of-N and SVDD get the same number of forward passes. The
@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +37,13 @@ from ..shapes_world.evaluator import evaluate
 from ..shapes_world.scene import sample_scene
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, commit, machine
+from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine
 
 log = logging.getLogger("testtime")
 
 INJECTIONS = (0.1, 0.2, 0.4, 0.6, 1.0)  # 5, 10, 20, 30 and 50 of 50 steps
 INTERVALS = (1, 2, 5)
-PARTS = ("main", "injection", "interval", "curves", "frechet")
+PARTS = ("main", "injection", "interval", "curves")
 DRAWINGS = 8  # per prompt, as the reference of the Frechet distance
 
 
@@ -55,6 +57,7 @@ class TTGenBench:
         injection: share of the steps with rewrites.
         verifier, held_out: registry names of the judge that steers and of the one that only watches.
         prompts_per_task, seed: the suite's size and the sampling seed.
+        precision: "bfloat16" runs the networks under autocast.
     """
 
     model: str = "diffusion"
@@ -66,6 +69,7 @@ class TTGenBench:
     held_out: str = "shapes_clip"
     prompts_per_task: int = 40
     seed: int = 0
+    precision: str = "float32"
 
     def ttgen(self, injection: float | None = None, **changes) -> TTGen:
         """TTGen with rewrites in a share of the steps."""
@@ -136,14 +140,15 @@ def measure(
         chosen = prompts[first : first + groups]
         texts = [prompt.text for prompt in chosen]
         sampling = SamplingSettings(
-            settings.model, settings.steps, settings.cfg, case.eta, settings.seed, max_batch=batch, group_offset=first
+            settings.model, settings.steps, settings.cfg, case.eta, settings.seed, max_batch=batch, group_offset=first,
+            autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
         )  # fmt: skip
         process = shapes_process(texts, sampling, family)
-        began = time.perf_counter()
+        began = clock()
         heard = None if listener is None else listener(process, texts)
         result = run_search(search, process, judges[0], texts, held_out=judges[1], listener=heard)
         images = process.to_pixels(process.decode(result.latents))
-        seconds = time.perf_counter() - began - result.ledger.seconds.get("held_out", 0.0)
+        seconds = clock() - began - result.ledger.seconds.get("held_out", 0.0)
         out.images += list(images)
         out.verdicts += [evaluate(image.numpy(), prompt).correct for image, prompt in zip(images, chosen, strict=True)]
         winners = torch.tensor([result.group.tolist().index(g) for g in range(len(chosen))])
@@ -191,10 +196,14 @@ def three_samplings(settings: TTGenBench) -> dict[str, Case]:
     return {"ttgen": found["ttgen"], "direct": found["plain"], "worst": found["ttgen_worst"]}
 
 
-def curves(prompts: Sequence[Prompt], settings: TTGenBench, batch: int, judges, family: Family) -> dict:
-    """Mean score of the chosen preview at every step, by both judges, for the paper's three samplings."""
+def curves(
+    prompts: Sequence[Prompt], settings: TTGenBench, batch: int, judges, family: Family, names: Sequence[str] = ()
+) -> dict:
+    """Mean score of the chosen preview at every step, by both judges, for the three samplings (or ``names`` of them)."""
     result = {}
     for name, case in three_samplings(settings).items():
+        if names and name not in names:
+            continue
         sums = np.zeros((settings.steps + 1, len(judges)))
 
         def listener(process, texts, sums=sums):
@@ -226,26 +235,22 @@ def frechet(first: Tensor, second: Tensor) -> float:
 
 
 @torch.no_grad()
-def distances(prompts: Sequence[Prompt], settings: TTGenBench, batch: int, judges, family: Family) -> dict:
-    """Frechet distance to drawings of the same prompts, in ShapesCLIP's image features."""
+def features(images: Sequence[Tensor]) -> Tensor:
+    """ShapesCLIP's embeddings ``[n, d]`` of images ``[H, W, 3]`` in 0..1."""
     encoder = create("shapes_clip").module
+    parts = [torch.stack(list(images[k : k + 64])) for k in range(0, len(images), 64)]
+    return torch.cat([encoder.encode_image(part.movedim(-1, 1)) for part in parts])
 
-    def features(images: Sequence[Tensor]) -> Tensor:
-        parts = [torch.stack(list(images[k : k + 64])) for k in range(0, len(images), 64)]
-        return torch.cat([encoder.encode_image(part.movedim(-1, 1)) for part in parts])
 
+@cache
+def drawn(prompts_per_task: int, seed: int) -> Tensor:
+    """Features of ``DRAWINGS`` drawings of every prompt of a suite, the reference of the Frechet distance."""
     drawings = [
-        torch.from_numpy(draw(sample_scene(settings.seed + DRAWINGS * k + copy, prompt))).float() / 255
-        for k, prompt in enumerate(prompts)
+        torch.from_numpy(draw(sample_scene(seed + DRAWINGS * k + copy, prompt))).float() / 255
+        for k, prompt in enumerate(suite(prompts_per_task, SUITE_SEED))
         for copy in range(DRAWINGS)
     ]
-    reference = features(drawings)
-    found = {}
-    for name, case in three_samplings(settings).items():
-        found[name] = round(
-            frechet(features(measure(case, prompts, settings, batch, judges, family).images), reference), 5
-        )
-    return {"features": "ShapesCLIP", "drawings": len(drawings), "images": len(prompts), "distance": found}
+    return features(drawings)
 
 
 def load(path: Path, settings: TTGenBench) -> dict:
@@ -259,12 +264,97 @@ def load(path: Path, settings: TTGenBench) -> dict:
     return fresh
 
 
+@dataclass(frozen=True)
+class Task:
+    """One thing to be measured, in any process: a case by its part and number, or one of the curves by its name."""
+
+    part: str
+    which: int | str
+    settings: TTGenBench
+    batch: int
+    curve_prompts: int
+
+    def measure(self) -> tuple[str, dict]:
+        """(part, row), for curves (part, ``{name: means}``)."""
+        settings = self.settings
+        judges = tuple(InPrecision(create(name), settings.precision) for name in (settings.verifier, settings.held_out))
+        prompts, family = suite(settings.prompts_per_task, SUITE_SEED), load_family()
+        if self.part == "curves":
+            some = prompts[:: max(1, len(prompts) // self.curve_prompts)]
+            return self.part, curves(some, settings, self.batch, judges, family, [self.which])
+        case = cases(settings)[self.part][self.which]
+        found = measure(case, prompts, settings, self.batch, judges, family)
+        made = row(case, found, prompts)
+        if self.part == "main":
+            reference = drawn(settings.prompts_per_task, settings.seed)
+            made["frechet"] = round(frechet(features(found.images), reference), 5)
+        return self.part, made
+
+
+def tasks_of(options: argparse.Namespace, settings: TTGenBench, results: dict) -> list[Task]:
+    """What is still to be measured."""
+    common = (settings, options.batch, options.curve_prompts)
+    found = []
+    for part, some in cases(settings).items():
+        done = {(entry["method"], entry["budget"]) for entry in rows_of(results, part)}
+        missing = [k for k, case in enumerate(some) if (case.method, case.budget) not in done]
+        # Where an ablation has the main setting among its own, that row is copied, see ``copy_twins``.
+        own = [k for k in missing if part == "main" or twin(some[k], settings) is None]
+        found += [Task(part, k, *common) for k in own if part in options.parts]
+    known = results.get("curves", {}).get("by_step", {})
+    names = [name for name in three_samplings(settings) if name not in known]
+    return found + [Task("curves", name, *common) for name in names if "curves" in options.parts]
+
+
+def rows_of(results: dict, part: str) -> list[dict]:
+    """Rows of a part, in the file."""
+    return results["rows"] if part == "main" else results.setdefault(part, [])
+
+
+def twin(case: Case, settings: TTGenBench) -> Case | None:
+    """The case of the main part with the same search, if there is one."""
+
+    def bare(some: Case) -> tuple:
+        search = some.search
+        return some.eta, replace(search, rewriter=None) if hasattr(search, "rewriter") else search
+
+    return next((known for known in cases(settings)["main"] if bare(known) == bare(case)), None)
+
+
+def copy_twins(results: dict, settings: TTGenBench) -> None:
+    """Fill the ablations' rows that the main part has measured already, and put all rows in order."""
+    main = {(entry["method"], entry["budget"]): entry for entry in results["rows"]}
+    for part, some in cases(settings).items():
+        rows = rows_of(results, part)
+        done = {(entry["method"], entry["budget"]) for entry in rows}
+        for case in some:
+            same = None if part == "main" else twin(case, settings)
+            found = None if same is None else main.get((same.method, same.budget))
+            if found is not None and (case.method, case.budget) not in done:
+                rows.append({**found, "method": case.method, "budget": case.budget})
+        order = [(case.method, case.budget) for case in some]
+        rows.sort(key=lambda entry, order=order: order.index((entry["method"], entry["budget"])))
+
+
+def measured(tasks: Sequence[Task], processes: int) -> Iterator[tuple[str, dict]]:
+    """Results as they are finished; several processes share the cores."""
+    if processes == 1:
+        yield from map(Task.measure, tasks)
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    context = multiprocessing.get_context("spawn")  # forking after torch has made its threads deadlocks
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        for future in as_completed([pool.submit(Task.measure, task) for task in tasks]):
+            yield future.result()
+
+
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="testtime bench ttgen", description=__doc__.split("\n")[0])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what to measure")
     parser.add_argument("--curve-prompts", type=int, default=48, help="prompts of the curves, spread over the tasks")
     parser.add_argument("--batch", type=int, default=64, help="particles per model call")
+    parser.add_argument("--processes", type=int, default=1, help="rows measured side by side")
     parser.add_argument("--out", type=Path, default=RESULTS / "ttgen.json", help="results file")
     for name, value in asdict(TTGenBench()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
@@ -276,38 +366,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options_of(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = TTGenBench(**{name: getattr(options, name) for name in TTGenBench.__dataclass_fields__})
-    judges, family = (create(settings.verifier), create(settings.held_out)), load_family()
-    prompts = suite(settings.prompts_per_task, SUITE_SEED)
     results = load(options.out, settings)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-
-    def save() -> None:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-
-    for part, found in cases(settings).items():
-        if part not in options.parts:
-            continue
-        rows = results["rows"] if part == "main" else results.setdefault(part, [])
-        done = {(entry["method"], entry["budget"]) for entry in rows}
-        for case in found:
-            if (case.method, case.budget) in done:
-                continue
-            made = row(case, measure(case, prompts, settings, options.batch, judges, family), prompts)
-            rows.append(made)
-            save()
+    for part, made in measured(tasks_of(options, settings, results), options.processes):
+        if part == "curves":
+            stored = results.setdefault("curves", {"prompts": made["prompts"], "by_step": {}})
+            stored["by_step"] |= made["by_step"]
+        else:
+            rows_of(results, part).append(made)
             log.info(
                 "%-26s %3dx  overall %.3f [%.3f, %.3f]  reward %.3f  held-out %.3f  NFE %.0f  calls %.1f  %.2f s/image",
                 made["method"], made["budget"], made["overall"], *made["overall_ci"], made["reward"], made["held_out"],
                 made["nfe_per_image"], made["rewriter_calls_per_image"], made["seconds_per_image"],
             )  # fmt: skip
-    if "curves" in options.parts and "curves" not in results:
-        every = max(1, len(prompts) // options.curve_prompts)
-        results["curves"] = curves(prompts[::every], settings, options.batch, judges, family)
-        save()
-    if "frechet" in options.parts and "frechet" not in results:
-        results["frechet"] = distances(prompts, settings, options.batch, judges, family)
-        save()
-        log.info("Frechet distance to drawings: %s", results["frechet"]["distance"])
+        copy_twins(results, settings)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 

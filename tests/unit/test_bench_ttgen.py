@@ -53,3 +53,38 @@ def test_rows_are_what_the_tables_read(tmp_path):
     shown = bench.curves(prompts, settings, 16, judges, load_family())["by_step"]
     assert {len(values["shapes_clip"]) for values in shown.values()} == {settings.steps + 1}
     assert shown["worst"]["shapes_clip"][0] <= shown["direct"]["shapes_clip"][0] <= shown["ttgen"]["shapes_clip"][0]
+
+
+@pytest.mark.skipif(bool(missing_weights(["diffusion", "autoencoder", "text_encoder"])), reason="no weights here")
+def test_runs_are_resumed_and_equal_settings_are_measured_once(tmp_path, monkeypatch):
+    path, ran = tmp_path / "ttgen.json", []
+    small = bench.TTGenBench(steps=2, rewrites=1, prompts_per_task=1, injection=1.0)
+    measure = bench.measure
+    monkeypatch.setattr(bench, "measure", lambda case, *rest: (ran.append(case.method), measure(case, *rest))[1])
+    monkeypatch.setattr(bench, "DRAWINGS", 1)
+    arguments = [
+        "--steps",
+        "2",
+        "--rewrites",
+        "1",
+        "--prompts-per-task",
+        "1",
+        "--injection",
+        "1",
+        "--curve-prompts",
+        "2",
+    ]
+    assert bench.main([*arguments, "--parts", "main", "--out", str(path)]) == 0
+    body = json.loads(path.read_text())
+    assert [(r["method"], r["budget"]) for r in body["rows"]] == [
+        (case.method, case.budget) for case in bench.cases(small)["main"]
+    ]
+    assert all(r["frechet"] > 0 for r in body["rows"])
+    assert [r["method"] for r in body["interval"]] == ["ttgen, interval 1"]  # the main setting, copied
+    assert body["interval"][0]["verdicts"] == body["rows"][1]["verdicts"]
+    first = len(ran)
+    assert bench.main([*arguments, "--out", str(path)]) == 0
+    body = json.loads(path.read_text())
+    assert [r["method"] for r in body["interval"]] == [case.method for case in bench.cases(small)["interval"]]
+    assert set(body["curves"]["by_step"]) == {"ttgen", "direct", "worst"}
+    assert not [name for name in ran[first:] if name in ("best_of_n", "svdd", "ttgen, interval 1")]

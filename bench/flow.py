@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -37,7 +36,7 @@ from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, InPrecision, load_results
+from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, load_results
 
 log = logging.getLogger("testtime")
 TASKS = ("counting", "position")
@@ -128,10 +127,10 @@ def measure(method: str, budget: int, prompts: Sequence[Prompt], settings: FlowS
         chosen = images_of[first : first + groups]
         texts = [prompt.text for prompt in chosen]
         search, process = prepared(method, budget, texts, first, settings, batch)
-        started = time.perf_counter()
+        started = clock()
         result = run_search(search, process, judges[0], texts, held_out=judges[1])
         pictures = process.to_pixels(process.decode(result.latents))
-        seconds += time.perf_counter() - started - result.ledger.seconds.get("held_out", 0.0)
+        seconds += clock() - started - result.ledger.seconds.get("held_out", 0.0)
         winners = torch.tensor([result.group.tolist().index(g) for g in range(len(chosen))])
         found["verdicts"] += [evaluate(i.numpy(), p).correct for i, p in zip(pictures, chosen, strict=True)]
         found["reward"] += result.scores[winners].nan_to_num(0.0).tolist()

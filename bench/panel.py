@@ -1,12 +1,12 @@
 """What the live panel costs: seconds of a search with and without it, messages and bytes per step, frames per second.
 
-    python -m testtime.bench.panel [--particles 64] [--steps 20] [--repeats 5] [--out bench/results/panel/panel.json]
+    python -m testtime.bench.panel [--particles 8 64] [--steps 20] [--repeats 5] [--out bench/results/panel.json]
 
 Seconds: the same search on one ComfyUI of our own, the panel switched on and off in turn, other seeds each time (or the
 host would answer from its cache); the median of the ratios of neighbours. A browser-like client listens all the while.
-Messages: what that client gets per step. Frames: a tree of 64 x 50 particles in headless Chromium, once with another
-particle pointed at in every frame, once with everything (tree and curve) drawn anew in every frame. Needs a checkout
-(for the browser driver in ``tests``), a ComfyUI and Chromium.
+Messages: what that client gets per step. Frames: a tree of 64 and of 512 particles x 50 steps in headless Chromium,
+once with another particle pointed at in every frame, once with everything (tree and curve) drawn anew in every frame.
+Needs a checkout (for the browser driver in ``tests``), a ComfyUI and Chromium.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .shapes import commit, machine
 
 log = logging.getLogger("testtime")
 ROOT = Path(__file__).resolve().parents[1]
-OUT = Path(__file__).parent / "results" / "panel" / "panel.json"
+OUT = Path(__file__).parent / "results" / "panel.json"
 WORKFLOW = ROOT / "workflows" / "api" / "smc.json"
 EVENTS = ("testtime.start", "testtime.step", "testtime.end")
-TREE = (64, 50)  # particles, steps
+TREES = ((64, 50), (512, 50))  # particles, steps
 FRAMES_SECONDS = 4.0
 
 # A run as the server tells of it, with resampling at every fifth step, into the panel's own modules.
@@ -184,9 +184,13 @@ async def costs(url: str, particles: int, steps: int, repeats: int) -> dict[str,
             rows.append(row)
         await server.post("/testtime/live", {"enabled": True})
     step_bytes = [size for messages in sent for kind, size in messages if kind == "testtime.step"]
+    ratios = [row["ratio"] for row in rows]
     return {
         "rows": rows,
-        "ratio": statistics.median(row["ratio"] for row in rows),
+        "seconds_with": statistics.median(row["with"] for row in rows),
+        "seconds_without": statistics.median(row["without"] for row in rows),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
         "messages_per_step": len(step_bytes) / (len(sent) * (steps + 1)),
         "messages_per_run": statistics.mean(len(messages) for messages in sent),
         "bytes_per_step_mean": round(statistics.mean(step_bytes)),
@@ -195,11 +199,11 @@ async def costs(url: str, particles: int, steps: int, repeats: int) -> dict[str,
     }
 
 
-async def frames(url: str) -> dict[str, Any]:
-    """Frames per second of a large tree in headless Chromium."""
+async def frames(url: str, tree: tuple[int, int]) -> dict[str, Any]:
+    """Frames per second of a tree of (particles, steps) in headless Chromium."""
     async with aiohttp.ClientSession() as session, session.get(f"{url}/object_info/TestTimeBestOfN") as response:
         module = (await response.json())["TestTimeBestOfN"]["python_module"].split(".", 1)[1]
-    values = {"module": module, "particles": TREE[0], "steps": TREE[1], "milliseconds": int(1000 * FRAMES_SECONDS)}
+    values = {"module": module, "particles": tree[0], "steps": tree[1], "milliseconds": int(1000 * FRAMES_SECONDS)}
     async with browser_class()(900, 1200) as browser:
         await browser.open(f"{url}/testtime/runs")  # any page of the server, so that its modules can be imported
         await browser.wait_for("document.body")
@@ -207,14 +211,15 @@ async def frames(url: str) -> dict[str, Any]:
         found = await browser.run(DRAW % values)
     for name in ("pointed", "grown"):
         row = found[name]
-        log.info("%s: %.1f frames per second, %.1f ms each", name, row["frames_per_second"], row["milliseconds_median"])
+        shown = (*tree, name, row["frames_per_second"], row["milliseconds_median"])
+        log.info("%d x %d, %s: %.1f frames per second, %.1f ms each", *shown)
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
     parser = argparse.ArgumentParser(prog="testtime bench panel", description=__doc__.split("\n")[0])
-    parser.add_argument("--particles", type=int, default=64)
+    parser.add_argument("--particles", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -222,17 +227,24 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     browser_class()  # complain now, not after the long part
     begun = time.perf_counter()
+    cases: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     with HeadlessComfyUI(HeadlessOptions(only_this_pack=True)) as server:
-        drawing = asyncio.run(frames(server.url))
-        cost = asyncio.run(costs(server.url, options.particles, options.steps, options.repeats))
+        for particles, steps in TREES:
+            cases[f"drawing, {particles} x {steps}"] = asyncio.run(frames(server.url, (particles, steps)))
+        for particles in options.particles:
+            cost = asyncio.run(costs(server.url, particles, options.steps, options.repeats))
+            rows += [{"particles": particles, **row} for row in cost.pop("rows")]
+            cases[f"search, {particles} particles"] = cost
+    # "cases" tells the tables of the search methods that this is no suite of theirs.
     body = {
         "suite": "panel",
         "commit": commit(),
         "machine": machine(),
-        "settings": {"particles": options.particles, "steps": options.steps, "tree": list(TREE)},
+        "settings": {"particles": options.particles, "steps": options.steps, "repeats": options.repeats},
         "seconds": round(time.perf_counter() - begun, 1),
-        "cost": cost,
-        "frames": drawing,
+        "cases": cases,
+        "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")

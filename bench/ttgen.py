@@ -199,7 +199,7 @@ def three_samplings(settings: TTGenBench) -> dict[str, Case]:
 def curves(
     prompts: Sequence[Prompt], settings: TTGenBench, batch: int, judges, family: Family, names: Sequence[str] = ()
 ) -> dict:
-    """Mean score of the chosen preview at every step, by both judges, for the three samplings (or ``names`` of them)."""
+    """Mean score of the chosen preview at every step, by both judges, for the three samplings or for ``names``."""
     result = {}
     for name, case in three_samplings(settings).items():
         if names and name not in names:

@@ -3,10 +3,12 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { RunStore } from "./panel/store.js";
+import { say, speak } from "./panel/texts.js";
 import { PanelView } from "./panel/view.js";
 
 const TAB = "testtime.search";
 const SETTING = "TestTime.Live";
+const LOCALE = "Comfy.Locale";
 const OUR_NODES = /^TestTime(Search|Replay|Continue|Human)/;
 const PARTICLE_NODES = ["TestTimeReplayParticle", "TestTimeContinueSearch"];
 
@@ -45,8 +47,8 @@ async function sayHello(tries = 20) {
 async function showQuestion() {
   if (!(await store.asked())) return;
   openPanel();
-  const detail = "Pick the candidates you like in the Search panel.";
-  app.extensionManager.toast?.add({ severity: "info", summary: "The search asks you", detail, life: 8000 });
+  const [summary, detail] = [say("asksTitle"), say("asksDetail")];
+  app.extensionManager.toast?.add({ severity: "info", summary, detail, life: 8000 });
 }
 
 /** What the panel asks of its surroundings. */
@@ -56,7 +58,7 @@ const host = {
       const response = await post(`/testtime/question/${question}`, { ...message, client: api.clientId });
       return { ok: response.ok, body: await response.json().catch(() => null) };
     } catch {
-      return { ok: false, body: { error: "The server cannot be reached." } };
+      return { ok: false, body: { error: say("unreachable") } };
     }
   },
   reportUrl: (run) => api.apiURL(`/testtime/runs/${run}/report`),
@@ -108,10 +110,11 @@ app.registerExtension({
   ],
   getNodeMenuItems(node) {
     if (!OUR_NODES.test(node?.comfyClass ?? "")) return [];
-    return [{ content: "Show search panel", callback: openPanel }];
+    return [{ content: say("showPanel"), callback: openPanel }];
   },
   async setup() {
     addStyle();
+    speak(app.extensionManager.setting.get(LOCALE));
     api.addEventListener("testtime.start", (event) => store.start(event.detail));
     api.addEventListener("testtime.step", (event) => store.step(event.detail));
     api.addEventListener("testtime.end", (event) => store.end(event.detail));
@@ -125,10 +128,11 @@ app.registerExtension({
     app.extensionManager.registerSidebarTab({
       id: TAB,
       icon: "pi pi-sitemap",
-      title: "Search",
-      tooltip: "Search panel: the running search as a family tree",
+      title: say("tab"),
+      tooltip: say("tabTooltip"),
       type: "custom",
       render(container) {
+        speak(app.extensionManager.setting.get(LOCALE));
         view?.dispose();
         view = new PanelView(store, host);
         container.append(view.root);

@@ -35,6 +35,13 @@ def queue(url: str, **changes) -> None:
         assert not json.load(response)["node_errors"]
 
 
+def panel_modules(url: str) -> str:
+    """Where a server has the panel's modules, so that a page of it can import them."""
+    with urllib.request.urlopen(url + "/object_info/TestTimeBestOfN", timeout=60) as response:
+        module = json.load(response)["TestTimeBestOfN"]["python_module"]
+    return f"/extensions/{module.split('.', 1)[1]}/panel/"
+
+
 async def ready(browser: Browser, url: str) -> None:
     """Open the front end and the panel; what the front end complains about while it starts is its own."""
     await browser.open(url)
@@ -96,3 +103,33 @@ def test_the_panel_follows_a_search(comfy_server):
     assert inspected.startswith("Particle ") and "step 11 of 12" in inspected
     assert not console and not faint
     assert after_reload == seen["costs"]
+
+
+def test_two_runs_in_the_queue_are_both_kept_and_can_be_chosen(comfy_server):
+    """The panel follows the newest; the older one can be chosen, and is left alone while the newer one grows."""
+    url = comfy_server.url
+    shown = "document.querySelector('.testtime-prompt')?.textContent"
+
+    async def watch():
+        async with Browser(1200, 1200) as browser:
+            await ready(browser, url)
+            for number in (1, 2):
+                queue(url, steps=6, particles=4, seed=40 + number, prompt=f"a red star, run {number}")
+            await browser.wait_for(f"{shown} === 'a red star, run 2'", 120)
+            select = "document.querySelector('.testtime-runs')"
+            await browser.run(
+                f"{select}.selectedIndex = {select}.options.length - 2, {select}.dispatchEvent(new Event('change'))"
+            )
+            older = await browser.run(shown)
+            await asyncio.sleep(1)  # messages of the newer one arrive
+            later = await browser.run(shown)
+            status = await browser.run("document.querySelector('.testtime-status').textContent")
+            await browser.run(
+                f"{select}.selectedIndex = {select}.options.length - 1, {select}.dispatchEvent(new Event('change'))"
+            )
+            await browser.wait_for("document.querySelector('.testtime-status').textContent.includes('complete')", 60)
+            return older, later, status, await browser.run(shown), browser.console
+
+    older, later, status, newer, console = asyncio.run(watch())
+    assert older == later == "a red star, run 1" and status == "complete, step 6 of 6"
+    assert newer == "a red star, run 2" and not console

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.request
 
 import pytest
 
 from testtime.bench.panel import DRAW
 
 from ..browser import Browser, find_chromium
+from .test_panel import panel_modules
 
 pytestmark = [
     pytest.mark.host,
@@ -56,8 +55,7 @@ FEED = """(async () => {
 
 
 def test_512_particles_are_drawn_and_forgotten_in_time(comfy_server):
-    with urllib.request.urlopen(comfy_server.url + "/object_info/TestTimeBestOfN", timeout=60) as response:
-        module = json.load(response)["TestTimeBestOfN"]["python_module"].split(".", 1)[1]
+    module = panel_modules(comfy_server.url).split("/")[2]
     values = {"module": module, "particles": PARTICLES, "steps": 50, "milliseconds": 2000}
 
     async def look():

@@ -1,24 +1,18 @@
 // A question to the person: the candidates of a step, to be picked in order or dropped, by click or by keyboard.
 
 import { element, number } from "./dom.js";
+import { say } from "./texts.js";
 
-const HOW = {
-  person: "Answered in another window.",
-  verifier: "Another window left it to the verifier.",
-  time: "The time was up: the verifier decided.",
-  nobody: "The verifier decided.",
-  cancelled: "The run was cancelled.",
-};
-const HELP = "Enter or click picks, X or Delete drops, arrow keys move, digits pick, Ctrl+Enter keeps only the picked.";
+const HOW = { person: "byPerson", verifier: "byVerifier", time: "byTime", nobody: "byNobody", cancelled: "byCancel" };
 
 export class AskView {
   /** `send(id, message)` -> Promise of {ok, body}: posts an answer. */
   constructor(send) {
     this.send = send;
     this.root = element("section", "testtime-ask");
-    this.root.setAttribute("aria-label", "Pick by hand");
+    this.root.setAttribute("aria-label", say("pickByHand"));
     this.root.hidden = true;
-    this.title = element("h3", "", "Your turn");
+    this.title = element("h3", "", say("yourTurn"));
     this.lead = element("p", "testtime-question");
     this.clock = element("p", "testtime-clock");
     this.clock.setAttribute("role", "timer");
@@ -30,7 +24,7 @@ export class AskView {
     this.skip = button("", () => this.post({ skip: true }));
     this.actions = element("div", "testtime-actions");
     this.actions.append(this.only, this.prefer, this.skip);
-    this.help = element("p", "testtime-muted", HELP);
+    this.help = element("p", "testtime-muted", say("keys"));
     this.root.append(this.title, this.lead, this.clock, this.grids, this.actions, this.said, this.help);
     this.root.addEventListener("keydown", (event) => this.key(event));
   }
@@ -60,18 +54,19 @@ export class AskView {
 
   build() {
     const { prompts, step, steps, fallback, candidates } = this.question;
-    this.title.textContent = step >= steps - 1 ? "Your turn: finished images" : `Your turn: step ${step} of ${steps}`;
+    this.title.textContent = say(step >= steps - 1 ? "yourTurnEnd" : "yourTurnStep", { step, steps });
     this.lead.textContent = prompts.length === 1 ? prompts[0] : "";
-    this.skip.textContent = `Let ${fallback} decide`;
+    this.skip.textContent = say("letDecide", { fallback });
     const images = [...new Set(candidates.map((c) => c.image))];
     this.cards = [];
     this.grids.replaceChildren(
       ...images.flatMap((image, place) => {
         const grid = element("div", "testtime-cards");
         grid.setAttribute("role", "group");
-        grid.setAttribute("aria-label", `Candidates of image ${image + 1}`);
+        grid.setAttribute("aria-label", say("candidatesOf", { image: image + 1 }));
         grid.append(...candidates.filter((c) => c.image === image).map((c) => this.card(c)));
-        return images.length > 1 ? [element("h4", "", `Image ${image + 1}: ${prompts[place] ?? ""}`), grid] : [grid];
+        const title = () => say("imageTitle", { image: image + 1, prompt: prompts[place] ?? "" });
+        return images.length > 1 ? [element("h4", "", title()), grid] : [grid];
       }),
     );
     this.focusable(0);
@@ -91,7 +86,7 @@ export class AskView {
     const badge = element("span", "testtime-badge");
     const score = element("span", "testtime-score", number(candidate.score));
     const words = element("span", "testtime-spoken");
-    pick.append(element("span", "testtime-spoken", `Candidate ${place + 1}, score `), score, words, badge);
+    pick.append(element("span", "testtime-spoken", say("candidate", { number: place + 1 })), score, words, badge);
     const drop = button("testtime-drop", () => this.drop(place), "×");
     drop.tabIndex = -1; // X does the same; one stop per candidate is enough
     card.append(pick, drop);
@@ -120,22 +115,24 @@ export class AskView {
       card.classList.toggle("testtime-picked", rank >= 0);
       card.classList.toggle("testtime-dropped", gone);
       badge.textContent = rank >= 0 ? String(rank + 1) : "";
-      words.textContent = rank >= 0 ? ", picked as number " : gone ? ", dropped" : "";
+      words.textContent = rank >= 0 ? say("pickedAs") : gone ? say("dropped") : "";
       pick.setAttribute("aria-pressed", String(rank >= 0));
-      drop.setAttribute("aria-label", `${gone ? "Take back" : "Drop"} candidate ${place + 1}`);
+      drop.setAttribute("aria-label", say(gone ? "takeBack" : "drop", { number: place + 1 }));
       drop.setAttribute("aria-pressed", String(gone));
     });
-    const [n, gone] = [this.picked.length, this.dropped.size];
-    this.only.textContent = n ? `Keep ${n}, drop the rest` : "Keep only the picked";
-    this.prefer.textContent = n ? `Prefer ${n}, ${gone ? `drop ${gone}` : "keep all"}` : gone ? `Drop ${gone}` : "Prefer the picked";
-    this.only.disabled = this.sent || !n;
-    this.prefer.disabled = this.sent || !(n || gone);
+    const [picked, dropped] = [this.picked.length, this.dropped.size];
+    const prefer = dropped ? ["dropOnly", "preferDrop"] : ["preferNone", "preferKeep"];
+    this.only.textContent = say(picked ? "keep" : "keepNone", { picked });
+    this.prefer.textContent = say(prefer[picked ? 1 : 0], { picked, dropped });
+    this.only.disabled = this.sent || !picked;
+    this.prefer.disabled = this.sent || !(picked || dropped);
     this.skip.disabled = !!this.sent;
   }
 
   tick() {
     const left = Math.max(0, Math.ceil((this.until - performance.now()) / 1000));
-    const text = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")} left, then ${this.question.fallback} decides`;
+    const time = `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")}`;
+    const text = say("timeLeft", { time, fallback: this.question.fallback });
     if (this.clock.textContent !== text) this.clock.textContent = text;
     if (left <= 0) clearInterval(this.timer);
   }
@@ -202,7 +199,7 @@ export class AskView {
     else if (body?.how) this.over(body.how);
     else {
       this.sent = false;
-      this.said.textContent = body?.error ?? "The server did not take the answer. Try again.";
+      this.said.textContent = body?.error ?? say("notTaken");
       this.refresh();
     }
   }
@@ -213,7 +210,7 @@ export class AskView {
     this.sent = true;
     this.refresh();
     this.clock.textContent = "";
-    this.said.textContent = HOW[how] ?? "This question is closed.";
+    this.said.textContent = say(HOW[how] ?? "closed");
     const asked = this.question;
     setTimeout(() => this.question === asked && this.show(null), 6000);
   }

@@ -1,6 +1,7 @@
 // Scores over compute on a canvas: every score a dot, the best so far a line.
 
 import { DRAWN_BY_CPU, palette, scoreColour } from "./colours.js";
+import { say } from "./texts.js";
 
 const LEVELS = 32; // colours of scores
 const [LEFT, RIGHT, TOP, BOTTOM] = [38, 10, 8, 20];
@@ -36,14 +37,14 @@ export class CurveView {
     context.font = "10px sans-serif";
     const curve = run.bestSoFar();
     if (!curve.length) {
-      canvas.setAttribute("aria-label", "Scores over compute: nothing scored yet");
+      canvas.setAttribute("aria-label", `${say("curve")}: ${say("curveNothing")}`);
       context.fillStyle = colours.muted;
       context.textAlign = "center";
-      context.fillText("nothing scored yet", width / 2, height / 2);
+      context.fillText(say("curveNothing"), width / 2, height / 2);
       return;
     }
     const best = curve[curve.length - 1][1];
-    canvas.setAttribute("aria-label", `Scores over compute: best ${best.toPrecision(4)}`);
+    canvas.setAttribute("aria-label", say("curveBest", { score: best.toPrecision(4) }));
     const margin = 0.08 * Math.max(run.high - run.low, 1e-6);
     const [low, high] = [run.low - margin, run.high + margin];
     const last = Math.max(...run.records.map((r) => r.nfe), 1);

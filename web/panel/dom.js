@@ -1,5 +1,7 @@
 // Small helpers of all views. Text is always set as text.
 
+import { say } from "./texts.js";
+
 export function element(tag, className, text) {
   const made = document.createElement(tag);
   if (className) made.className = className;
@@ -7,4 +9,4 @@ export function element(tag, className, text) {
   return made;
 }
 
-export const number = (value) => (value === null || value === undefined ? "no score" : Number(value).toFixed(3));
+export const number = (value) => (value === null || value === undefined ? say("noScore") : Number(value).toFixed(3));

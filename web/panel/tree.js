@@ -1,6 +1,7 @@
 // The family tree on a canvas: steps from top to bottom, one lane per particle, the path of one particle on top.
 
 import { DRAWN_BY_CPU, palette, scoreColour } from "./colours.js";
+import { say } from "./texts.js";
 
 const MARGIN = 12;
 const ROW = 16;
@@ -65,7 +66,7 @@ export class TreeView {
     const key = [run.id, run.records.length, run.low, run.high, canvas.width, canvas.height, this.dark].join("/");
     if (key !== this.layerKey) {
       this.layerKey = key;
-      canvas.setAttribute("aria-label", `Family tree: ${run.particles.size} particles in ${run.records.length} steps`);
+      canvas.setAttribute("aria-label", say("treeSize", { particles: run.particles.size, steps: run.records.length }));
       this.places = layout(run, width);
       this.layer ??= document.createElement("canvas");
       Object.assign(this.layer, { width: canvas.width, height: canvas.height });

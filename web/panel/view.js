@@ -4,15 +4,10 @@ import { isDark } from "./colours.js";
 import { AskView } from "./ask.js";
 import { CurveView } from "./curve.js";
 import { element, number } from "./dom.js";
+import { say } from "./texts.js";
 import { TreeView } from "./tree.js";
 
-const STATUS = {
-  running: "running",
-  complete: "complete",
-  budget: "budget spent",
-  interrupted: "cancelled",
-  failed: "failed",
-};
+const STATUS = ["running", "complete", "budget", "interrupted", "failed"]; // also the names of their texts
 const METHODS = {
   best_of_n: "Best-of-N",
   importance_sampling: "Importance Sampling",
@@ -38,9 +33,9 @@ export class PanelView {
     this.shown = null;
     this.follow = true;
     this.root = element("section", "testtime-panel");
-    this.root.setAttribute("aria-label", "Search panel");
+    this.root.setAttribute("aria-label", say("panel"));
     this.select = element("select", "testtime-runs");
-    this.select.setAttribute("aria-label", "Which search to show");
+    this.select.setAttribute("aria-label", say("whichSearch"));
     this.select.addEventListener("change", () => {
       this.follow = this.select.selectedIndex === this.select.options.length - 1;
       this.shown = this.select.value;
@@ -52,27 +47,30 @@ export class PanelView {
     this.status.setAttribute("role", "status");
     this.bar = element("progress");
     this.bar.max = 1;
-    this.bar.setAttribute("aria-label", "Progress of the search");
+    this.bar.setAttribute("aria-label", say("progress"));
     this.curve = new CurveView();
     this.tree = new TreeView((particle) => this.inspect(particle));
+    const keys = element("span", "testtime-spoken", say("treeHelp"));
+    keys.id = "testtime-tree-keys";
+    this.tree.canvas.setAttribute("aria-describedby", keys.id);
     this.strip = element("div", "testtime-strip");
     this.strip.tabIndex = 0; // it scrolls
     this.strip.setAttribute("role", "group");
-    this.strip.setAttribute("aria-label", "Best previews now");
+    this.strip.setAttribute("aria-label", say("bestPreviews"));
     this.inspector = element("div", "testtime-inspector");
     this.costs = element("dl", "testtime-costs");
     this.notes = element("ul", "testtime-notes");
-    this.report = element("a", "testtime-report", "Open report");
+    this.report = element("a", "testtime-report", say("openReport"));
     this.report.target = "_blank";
     this.report.rel = "noopener";
-    this.empty = element("p", "testtime-empty", "No search yet. Queue a workflow with a search node and watch it here.");
+    this.empty = element("p", "testtime-empty", say("empty"));
     this.body = element("div", "testtime-body");
     this.body.append(
       this.prompt, this.status, this.bar, this.report,
-      element("h3", "", "Scores over compute"), this.curve.canvas,
-      element("h3", "", "Best now"), this.strip,
-      element("h3", "", "Family tree"), this.inspector, this.tree.canvas,
-      element("h3", "", "Cost"), this.costs, this.notes,
+      element("h3", "", say("curve")), this.curve.canvas,
+      element("h3", "", say("bestNow")), this.strip,
+      element("h3", "", say("tree")), this.inspector, this.tree.canvas, keys,
+      element("h3", "", say("cost")), this.costs, this.notes,
     );
     this.root.append(this.ask.root, this.select, this.empty, this.body);
     this.onChange = () => this.later();
@@ -130,8 +128,8 @@ export class PanelView {
     this.root.classList.toggle("testtime-dark", dark);
     this.prompt.textContent = (run.about.prompts ?? []).join("  |  ");
     const last = run.records[run.records.length - 1];
-    const step = last ? `step ${last.step} of ${last.steps}` : "starting";
-    this.status.textContent = `${STATUS[run.status] ?? run.status}, ${step}`;
+    const step = last ? say("step", last) : say("starting");
+    this.status.textContent = `${STATUS.includes(run.status) ? say(run.status) : run.status}, ${step}`;
     this.status.dataset.status = run.status;
     this.bar.value = run.status === "running" ? run.progress : 1;
     this.report.hidden = run.status === "running" || run.status === "failed";
@@ -147,7 +145,7 @@ export class PanelView {
   list(run) {
     const wanted = [...this.store.runs.values()].map((r, k) => {
       const name = METHODS[r.about.method] ?? r.about.method;
-      return [r.id, `${k + 1}. ${name}${r.about.node ? ` (node ${r.about.node})` : ""}`];
+      return [r.id, `${k + 1}. ${r.about.node ? say("nodeOf", { name, node: r.about.node }) : name}`];
     });
     if (JSON.stringify(wanted) !== this.listed) {
       this.listed = JSON.stringify(wanted);
@@ -167,7 +165,7 @@ export class PanelView {
         return figure;
       }),
     );
-    if (!rows.length) this.strip.append(element("p", "testtime-muted", "previews appear when the search looks at them"));
+    if (!rows.length) this.strip.append(element("p", "testtime-muted", say("noPreviews")));
   }
 
   inspect(particle) {
@@ -179,21 +177,21 @@ export class PanelView {
     const seen = this.run.path(p.id).find((q) => q.thumb);
     const words = element("div");
     words.append(
-      element("strong", "", particle ? `Particle ${p.id}` : `Leader: particle ${p.id}`),
-      element("span", "", `score ${number(p.score)}`),
-      element("span", "", `step ${p.record.step} of ${p.record.steps}`),
-      element("span", "", p.parent === null ? "from fresh noise" : `child of ${p.parent}`),
+      element("strong", "", say(particle ? "particle" : "leader", p)),
+      element("span", "", say("score", { score: number(p.score) })),
+      element("span", "", say("step", p.record)),
+      element("span", "", p.parent === null ? say("freshNoise") : say("childOf", { id: p.parent })),
     );
-    if (p.prompt) words.append(element("span", "testtime-rewrite", `prompt: ${p.prompt}`));
+    if (p.prompt) words.append(element("span", "testtime-rewrite", say("prompt", { text: p.prompt })));
     const missing = (p.record.rewrites ?? []).filter((r) => r.group === p.group).flatMap((r) => r.missing);
-    if (missing.length) words.append(element("span", "testtime-rewrite", `missing: ${[...new Set(missing)].join("; ")}`));
+    if (missing.length) words.append(element("span", "testtime-rewrite", say("missing", { text: [...new Set(missing)].join("; ") })));
     if (this.run.status !== "running") {
-      const use = element("button", "testtime-use", "Use in the graph");
+      const use = element("button", "testtime-use", say("use"));
       use.type = "button";
-      use.title = "Write this particle's number into the selected (or all) Replay Particle and Continue Search nodes";
+      use.title = say("useTooltip");
       use.addEventListener("click", () => {
         const set = this.host.useParticle(p.id);
-        use.textContent = set.length ? `Set in ${set.join(", ")}` : "No Replay or Continue node in the graph";
+        use.textContent = set.length ? say("used", { nodes: set.join(", ") }) : say("usedNowhere");
       });
       words.append(use);
     }
@@ -202,20 +200,20 @@ export class PanelView {
 
   spent(run) {
     const { ledger, about } = run;
-    const of = (value, limit) => (limit ? `${value} of ${limit}` : String(value));
+    const of = (value, limit) => (limit ? say("ofLimit", { value, limit }) : String(value));
     const seconds = ledger.total_seconds ?? run.records.at(-1)?.seconds ?? 0;
     const rows = [
-      ["Forward passes", of(ledger.nfe ?? run.records.at(-1)?.nfe ?? 0, about.max_nfe)],
-      ["Seconds", of(seconds.toFixed(1), about.max_seconds)],
-      ["Decodes", ledger.decodes ?? 0],
-      ["Images judged", ledger.verifier_images ?? 0],
+      [say("forwardPasses"), of(ledger.nfe ?? run.records.at(-1)?.nfe ?? 0, about.max_nfe)],
+      [say("seconds"), of(seconds.toFixed(1), about.max_seconds)],
+      [say("decodes"), ledger.decodes ?? 0],
+      [say("imagesJudged"), ledger.verifier_images ?? 0],
     ];
-    if (ledger.rewriter_calls) rows.push(["Rewriter calls", ledger.rewriter_calls]);
-    if (ledger.backward) rows.push(["Differentiated passes", ledger.backward]);
-    if (ledger.peak_memory) rows.push(["Peak memory", `${(ledger.peak_memory / 2 ** 30).toFixed(2)} GiB`]);
-    if (ledger.rejected_rewards) rows.push(["Scores rejected", ledger.rejected_rewards]);
-    rows.push(["Verifier", about.verifier ?? "none"]);
-    if (about.held_out) rows.push(["Held out", about.held_out]);
+    if (ledger.rewriter_calls) rows.push([say("rewriterCalls"), ledger.rewriter_calls]);
+    if (ledger.backward) rows.push([say("differentiatedPasses"), ledger.backward]);
+    if (ledger.peak_memory) rows.push([say("peakMemory"), `${(ledger.peak_memory / 2 ** 30).toFixed(2)} GiB`]);
+    if (ledger.rejected_rewards) rows.push([say("scoresRejected"), ledger.rejected_rewards]);
+    rows.push([say("verifier"), about.verifier ?? say("none")]);
+    if (about.held_out) rows.push([say("heldOut"), about.held_out]);
     this.costs.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", String(value))]));
   }
 }
@@ -223,6 +221,6 @@ export class PanelView {
 function picture(particle) {
   const image = element("img");
   image.src = `data:image/jpeg;base64,${particle.thumb}`;
-  image.alt = `preview of particle ${particle.id}`;
+  image.alt = say("previewOf", particle);
   return image;
 }

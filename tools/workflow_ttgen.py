@@ -27,11 +27,11 @@ def ttgen() -> Workflow:
     - **rewrites** is M, **injection_step** the last step with rewrites, **interval** saves calls of the rewriter.
     - **eta** 0 as in the paper: the prompt, not the noise, makes the difference.
     """
-    world = World("a red cross and a pink heart")
+    world = World("a photo of a ring and a triangle")
     rewriter = Node("TestTimeShapesRewriter", {}, width=320)
     inputs = {"rewriter": rewriter["rewriter"], "clip": world.load["clip"], "rewrites": 3, "injection_step": 10}
     method = Node("TestTimeTTGen", inputs, width=320)
-    return _embedded("ttgen", text, [rewriter, method], world, eta=0.0)
+    return _embedded("ttgen", text, [rewriter, method], world, eta=0.0, seed=2)
 
 
 def svdd_reprompted() -> Workflow:
@@ -43,12 +43,12 @@ def svdd_reprompted() -> Workflow:
     - Goes with every method that branches or resamples: SVDD, SMC, FK Steering, Beam Search.
     - **interval** 2 asks the rewriter at every other step.
     """
-    world = World("a yellow ring left of a blue cross")
+    world = World("a red square and a blue ring")
     rewriter = Node("TestTimeShapesRewriter", {}, width=320)
     svdd = Node("TestTimeSVDD", {"candidates": 4}, width=320)
     inputs = {"search": svdd["search"], "rewriter": rewriter["rewriter"], "clip": world.load["clip"], "interval": 2}
     method = Node("TestTimeReprompted", inputs, width=320)
-    return _embedded("svdd_reprompted", text, [rewriter, svdd, method], world)
+    return _embedded("svdd_reprompted", text, [rewriter, svdd, method], world, seed=3)
 
 
 def sd15_ttgen() -> Workflow:

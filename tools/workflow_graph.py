@@ -14,7 +14,7 @@ from typing import Any
 from testtime.cli.convert import UPLOADS, default_value, extra_values, has_widget, ordered_inputs
 
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
-GAP_X, GAP_Y = 60, 40
+GAP_X, GAP_Y = 60, 64  # Nodes 2.0 are a little higher than classic ones
 GROUP_PADDING, GROUP_TITLE = 20, 44
 NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 340, 60, 14
 VIEW = {"scale": 0.62, "offset": [110, 230]}

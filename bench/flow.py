@@ -229,7 +229,6 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="particles per model call")
     parser.add_argument("--processes", type=int, default=1, help="rows measured side by side")
     parser.add_argument("--out", type=Path, default=None, help="results file")
-    parser.add_argument("--plot", type=Path, default=None, help="also draw the curves, into this SVG file")
     options = parser.parse_args(arguments)
     options.held_out = options.held_out or ("shapes_preference" if options.verifier == "shapes_clip" else "shapes_clip")
     return options
@@ -262,10 +261,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             entry["method"], entry["nfe_per_image"], entry["overall"], *entry["overall_ci"], entry["reward"],
             entry["held_out"], entry.get("diversity", 0.0), entry["seconds_per_image"],
         )  # fmt: skip
-    if options.plot:
-        from .flow_plot import save_curve
-
-        save_curve(results, options.plot)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the benchmark results: correct images over compute, and reward against held-out reward."""
+"""Pictures of the benchmark results: correct images (or reward) over compute, and reward against held-out reward."""
 
 from __future__ import annotations
 
@@ -69,6 +69,15 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
+def apart(budgets: Sequence[int], ratio: float = 1.4) -> list[int]:
+    """Those of ascending budgets that have room for a label each on a logarithmic axis, the largest always."""
+    kept: list[int] = []
+    for budget in reversed(budgets):
+        if not kept or kept[-1] >= ratio * budget:
+            kept.append(budget)
+    return kept[::-1]
+
+
 def draw(results: Results, theme: str = "light") -> Figure:
     """The picture of a results file. ImportError says what to install where matplotlib is missing."""
     try:
@@ -126,8 +135,10 @@ def _frame(axes: Axes, title: str, grid: str = "both") -> None:
 
 
 def _over_compute(axes: Axes, results: Results, colours: Theme) -> None:
-    """Overall score with its interval; methods stand a little apart so that their intervals do not hide each other."""
-    _frame(axes, "Correct images in %, with 95 % intervals", "y")
+    """Score with its interval; methods stand a little apart so that their intervals do not hide each other."""
+    key, factor = ("reward", 1) if results.about_reward else ("overall", 100)
+    name = "Reward" if results.about_reward else "Correct images in %"
+    _frame(axes, f"{name}, with 95 % intervals", "y")
     axes.set_xscale("log", base=2)
     searches = [method for method in results.methods if method != PLAIN]
     ends = []
@@ -135,22 +146,22 @@ def _over_compute(axes: Axes, results: Results, colours: Theme) -> None:
         rows, (colour, marker) = results.of(method), look(method, colours)
         aside = 2.0 ** (0.44 * ((place + 0.5) / len(searches) - 0.5))
         x = [row["nfe_per_image"] * aside for row in rows]
-        y = [100 * row["overall"] for row in rows]
-        low = [100 * (row["overall"] - row["overall_ci"][0]) for row in rows]
-        high = [100 * (row["overall_ci"][1] - row["overall"]) for row in rows]
+        y = [factor * row[key] for row in rows]
+        low = [factor * (row[key] - row[f"{key}_ci"][0]) for row in rows]
+        high = [factor * (row[f"{key}_ci"][1] - row[key]) for row in rows]
         axes.errorbar(x, y, (low, high), fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.5)
         axes.plot(x, y, color=colour, marker=marker, markersize=6.5, linewidth=1.8, markeredgewidth=0)
         ends.append((x[-1], y[-1], method_name(method), colour))
     for row in results.of(PLAIN):
-        low, high = (100 * value for value in row["overall_ci"])
+        low, high = (factor * value for value in row[f"{key}_ci"])
         axes.axhspan(low, high, color=colours.muted, alpha=0.13, linewidth=0)
-        axes.axhline(100 * row["overall"], color=colours.muted, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.plot([row["nfe_per_image"]], [100 * row["overall"]], "o", color=colours.muted, markersize=5.5)
-        ends.append((None, 100 * row["overall"], method_name(PLAIN), colours.muted))
+        axes.axhline(factor * row[key], color=colours.muted, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.plot([row["nfe_per_image"]], [factor * row[key]], "o", color=colours.muted, markersize=5.5)
+        ends.append((None, factor * row[key], method_name(PLAIN), colours.muted))
     steps = sorted({round(row["nfe_per_image"] / row["budget"]) for row in results.of(PLAIN)}) or [None]
     if steps[0]:
-        marks = [steps[0] * budget for budget in results.budgets]
-        axes.set_xticks(marks, [f"{mark}\n{budget}x" for mark, budget in zip(marks, results.budgets, strict=True)])
+        budgets = apart(results.budgets)
+        axes.set_xticks([steps[0] * b for b in budgets], [f"{steps[0] * budget}\n{budget}x" for budget in budgets])
         axes.minorticks_off()
     axes.set_xlabel("forward passes per image (NFE)")
     _labels(axes, ends)

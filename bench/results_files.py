@@ -44,6 +44,16 @@ class Results:
         return max(self.budgets, key=lambda budget: (sum(row["budget"] == budget for row in self.rows), budget))
 
     @property
+    def curves(self) -> bool:
+        """Whether searches were measured at several budgets, so that there is something to draw."""
+        return len({row["budget"] for row in self.rows if row["method"] != PLAIN}) > 1
+
+    @property
+    def about_reward(self) -> bool:
+        """Whether the suite compares rewards, with intervals, rather than correct images."""
+        return all("reward_ci" in row for row in self.rows)
+
+    @property
     def methods(self) -> list[str]:
         """Methods that were measured, in order."""
         return list(dict.fromkeys(row["method"] for row in self.rows))

@@ -3,7 +3,8 @@
     python -m testtime.bench.tables [--check]
 
 Every ``bench/results/NAME.json`` fills the blocks ``<!-- bench:NAME -->`` ... ``<!-- /bench -->`` of the pages, and
-``docs/images/NAME.svg`` with its dark twin. ``<!-- bench:NAME full -->`` lists every row instead of the overview.
+``docs/images/NAME.svg`` with its dark twin, where several budgets were measured. ``<!-- bench:NAME full -->`` lists
+every row instead of the overview, ``<!-- bench:NAME picture -->`` shows the picture alone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from .results_files import PLAIN, REFERENCE, Results, load_folder, paired_gain
 log = logging.getLogger("testtime")
 ROOT = Path(__file__).resolve().parent.parent
 OPEN = "<!-- bench:"
-BLOCK = re.compile(r"<!-- bench:(?P<name>[\w.-]+)(?P<full> full)? -->\n(?P<body>.*?)<!-- /bench -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- bench:(?P<name>[\w.-]+)(?P<kind> full| picture)? -->\n(?P<body>.*?)<!-- /bench -->", re.DOTALL
+)
 NOTHING = "-"
+EXTRA = (("diversity", "diversity", 3), ("frechet", "Frechet distance", 3), ("rewriter_calls_per_image", "rewrites", 1))
+"""Columns that only some suites have: key of the rows, heading, digits."""
 
 Row = dict[str, Any]
 
@@ -50,6 +55,12 @@ def number(row: Row, key: str, digits: int = 3) -> str:
     """A figure of a row, or a dash."""
     value = row.get(key)
     return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def rewarded(row: Row, key: str) -> str:
+    """A mean score of a row, with its interval where there is one."""
+    low, high = row.get(f"{key}_ci") or (None, None)
+    return number(row, key) + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -89,8 +100,11 @@ def by_task(results: Results, budget: int) -> str:
         fields.append((task_name(task), text, share))
     if any(paired_gain(row, reference) for row in rows):
         fields.append((f"overall, against {method_name(REFERENCE)}", lambda row: gain(row, reference), None))
-    fields.append(("reward", lambda row: number(row, "reward"), lambda row: row.get("reward")))
-    fields.append(("held-out reward", lambda row: number(row, "held_out"), lambda row: row.get("held_out")))
+    fields.append(("reward", lambda row: rewarded(row, "reward"), lambda row: row.get("reward")))
+    fields.append(("held-out reward", lambda row: rewarded(row, "held_out"), lambda row: row.get("held_out")))
+    for key, name, digits in EXTRA:
+        if any(key in row for row in rows):
+            fields.append((name, lambda row, key=key, digits=digits: number(row, key, digits), None))
     fields.append(("seconds", lambda row: number(row, "seconds_per_image", 2), None))
     columns = []
     for _, text, value in fields:
@@ -154,19 +168,23 @@ def explanation(results: Results) -> str:
 
 def picture(results: Results, folder: str) -> str:
     """HTML that shows the plot in the reader's light or dark theme; ``folder`` is relative to the page."""
-    alt = f"Correct images against forward passes, and reward against held-out reward, for {results.name}"
+    what = "Reward" if results.about_reward else "Correct images"
+    alt = f"{what} against forward passes, and reward against held-out reward, for {results.name}"
     return (
         f'<picture>\n<source media="(prefers-color-scheme: dark)" srcset="{folder}/{results.name}-dark.svg">\n'
         f'<img alt="{alt}" src="{folder}/{results.name}.svg">\n</picture>'
     )
 
 
-def block(results: Results, full: bool, images: str) -> str:
-    """Text between the markers."""
-    if full:
+def block(results: Results, kind: str, images: str) -> str:
+    """Text between the markers; ``kind`` is "", "full" or "picture"."""
+    shown = [picture(results, images)] if results.curves else []
+    if kind == "picture":
+        parts = [*shown, provenance(results)]
+    elif kind == "full":
         parts = [every_row(results), provenance(results)]
     else:
-        parts = [picture(results, images), overview(results), by_task(results, results.fullest_budget)]
+        parts = [*shown, overview(results), by_task(results, results.fullest_budget)]
         parts += [f"{explanation(results)} {provenance(results)}"]
     return "\n\n".join(parts) + "\n"
 
@@ -183,8 +201,8 @@ def filled(text: str, found: dict[str, Results], images: str) -> str:
             raise ValueError(f"the block bench:{match['name']} is not closed: <!-- /bench --> is missing")
         if match["name"] not in found:
             return match[0]
-        body = block(found[match["name"]], bool(match["full"]), images)
-        return f"<!-- bench:{match['name']}{match['full'] or ''} -->\n{body}<!-- /bench -->"
+        body = block(found[match["name"]], (match["kind"] or "").strip(), images)
+        return f"<!-- bench:{match['name']}{match['kind'] or ''} -->\n{body}<!-- /bench -->"
 
     written = BLOCK.sub(replacement, text)
     if text.count(OPEN) != len(BLOCK.findall(text)):
@@ -209,7 +227,7 @@ def update(root: Path, check: bool) -> list[str]:
             changed.append(page.relative_to(root).as_posix())
             if not check:
                 page.write_text(after, encoding="utf-8")
-    for results in found.values():
+    for results in (known for known in found.values() if known.curves):
         files = [images / f"{results.name}{ending}.svg" for ending in ("", "-dark")]
         stale = [f for f in files if not f.exists() or results.digest() not in f.read_text(encoding="utf-8")]
         changed += [file.relative_to(root).as_posix() for file in stale]

@@ -36,10 +36,9 @@ def test_rows_have_the_schema_and_are_not_measured_twice(tmp_path, capsys):
         assert row["reward_ci"][0] <= row["reward"] <= row["reward_ci"][1] and 0 <= row["diversity"] <= 2
         assert row["nfe_per_image"] <= row["budget"] * 10
     before = out.read_text()
-    assert main([*arguments, "--plot", str(tmp_path / "curve.svg")]) == 0
+    assert main(arguments) == 0
     assert json.loads(out.read_text()) == json.loads(before)
-    pytest.importorskip("matplotlib")
-    assert "<svg" in (tmp_path / "curve.svg").read_text()
+    assert results.about_reward and results.curves
 
 
 def test_diversity_and_intervals():

@@ -224,6 +224,32 @@ def test_both_pictures_are_written_with_their_texts(checkout):
     assert light.read_text() != dark.read_text() and results.digest() in dark.read_text()
 
 
+def test_suites_about_rewards_show_them_with_intervals(checkout):
+    """Curves are of the reward; one budget alone is a table without a picture; labels of ten budgets do not collide."""
+    pytest.importorskip("matplotlib")
+    from testtime.bench.plots import apart, draw
+
+    rows = [{**r, "reward_ci": [r["reward"] - 0.125, r["reward"] + 0.125], "diversity": 0.25} for r in ROWS]
+    readme = (
+        "<!-- bench:shapes-diffusion picture -->\n<!-- /bench -->\n<!-- bench:shapes-diffusion -->\n<!-- /bench -->\n"
+    )
+    root = checkout(rows, readme)
+    assert tables.main(["--root", str(root)]) == 0
+    page = (root / "README.md").read_text()
+    first, second = page.split("<!-- /bench -->\n")[:2]
+    assert "<picture>" in first and "|" not in first and 'alt="Reward against' in first
+    reward = rows[0]["reward"]
+    assert f"{reward:.3f} ({reward - 0.125:.3f} to {reward + 0.125:.3f})" in second and "| diversity |" in second
+    figure = draw(load_folder(root / "bench" / "results")["shapes-diffusion"])
+    assert figure.axes[0].get_title(loc="left").startswith("Reward")
+    assert apart(range(1, 11)) == [1, 2, 3, 5, 7, 10] and apart([1, 4, 8, 16]) == [1, 4, 8, 16]
+    for file in (root / "docs" / "images").iterdir():
+        file.unlink()
+    root = checkout([r for r in rows if r["budget"] in (1, 16)], readme)
+    assert tables.main(["--root", str(root)]) == 0
+    assert "<picture>" not in (root / "README.md").read_text() and not list((root / "docs" / "images").iterdir())
+
+
 def test_the_readme_of_this_pack_is_up_to_date():
     if not load_folder(tables.ROOT / "bench" / "results"):
         pytest.skip("no benchmark results yet")

@@ -52,8 +52,12 @@ def _entropy(p: Tensor) -> Tensor:
 
 def vae_loss(vae: BSQVae, batch: Tensor) -> Tensor:
     """Loss of images ``[B, 3, 128, 128]`` in -1..1."""
-    total, quantiser = straight_through(vae.encoder(batch).float())
-    decoded = vae.decoder(total).float()
+    with torch.autocast(batch.device.type, torch.bfloat16):
+        z = vae.encoder(batch)
+    total, quantiser = straight_through(z.float())
+    with torch.autocast(batch.device.type, torch.bfloat16):
+        decoded = vae.decoder(total)
+    decoded = decoded.float()
     edges = sum((decoded.diff(dim=axis) - batch.diff(dim=axis)).abs().mean() for axis in (2, 3))
     return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges + quantiser
 
@@ -130,7 +134,7 @@ def train_transformer(options) -> None:
 
 def main() -> None:
     """Command line entry."""
-    stages = {"vae": (train_vae, 4000, 32, 1e-3), "transformer": (train_transformer, 12_000, 64, 1e-3)}
+    stages = {"vae": (train_vae, 4000, 16, 1e-3), "transformer": (train_transformer, 12_000, 64, 1e-3)}
     if len(sys.argv) < 2 or sys.argv[1] not in stages:
         raise SystemExit(f"first argument: one of {', '.join(stages)}")
     run, steps, batch, rate = stages[sys.argv.pop(1)]

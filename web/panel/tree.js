@@ -131,9 +131,13 @@ export class TreeView {
       const level = Math.floor(group / 2);
       context.fillStyle = scoreColour(level < 0 ? null : level / LEVELS, this.dark, group & 1 ? 1 : 0.45);
       context.beginPath();
+      const side = 1.8 * this.radius;
       for (const [x, y] of dots) {
-        context.moveTo(x + this.radius, y);
-        context.arc(x, y, this.radius, 0, 7);
+        if (this.radius < 2) context.rect(x - side / 2, y - side / 2, side, side); // too small to look round
+        else {
+          context.moveTo(x + this.radius, y);
+          context.arc(x, y, this.radius, 0, 7);
+        }
       }
       context.fill();
     }

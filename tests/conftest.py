@@ -67,7 +67,7 @@ def load_tool(name: str):
     return module
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def newest_server():
     """``comfy_server`` with the newest front end instead of the one that ComfyUI pins; skips where there is none."""
     from testtime.cli.comfyui import HeadlessComfyUI, HeadlessOptions

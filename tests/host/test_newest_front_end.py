@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from ..axe import find_axe, violations
 from ..browser import Browser, find_chromium
 from ..conftest import load_tool
 from .test_panel import ready
@@ -69,6 +70,7 @@ def test_a_search_from_opening_to_its_report(renderer, newest_server):
             await browser.wait_for("!document.querySelector('.testtime-report').hidden")
             report = await browser.run("document.querySelector('.testtime-report').href")
             seen["faint"] = await browser.faint(".testtime-panel")
+            seen["axe"] = await violations(browser, ".testtime-panel") if find_axe() else []
 
             await into_the_graph(browser, "smc", steps=40, particles=8, seed=31 + len(renderer))
             await browser.run("window.app.queuePrompt(0).then(() => true)")
@@ -85,7 +87,7 @@ def test_a_search_from_opening_to_its_report(renderer, newest_server):
     seen = asyncio.run(use())
     check_opened(seen["opened"])
     assert bool(seen["rendered"]) == (renderer != "classic")
-    assert not seen["complaints"] and not seen["faint"]
+    assert not seen["complaints"] and not seen["faint"] and not seen["axe"]
     assert seen["grown"] > 0 and seen["same window"]
     run = seen["run"]
     assert run["status"] == "complete"

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...verifiers.human import Answer, Question
 from ..compat import throw_if_interrupted
-from .live import encoded, place, send, shrink
+from .live import as_bytes, place, send, thumbnail
 
 log = logging.getLogger("testtime")
 
@@ -158,13 +158,13 @@ def described(question: Question, seconds: float) -> dict[str, Any]:
     """A question as windows get it."""
     n = len(question.images)
     side = next((pixels for count, pixels in SIDES if n <= count), SIDES[-1][1])
-    pictures = shrink(question.images[:SHOWN], side)
+    pictures = as_bytes(question.images[:SHOWN])
     candidates = [
         {
             "row": row,
             "image": question.group[row],
             "score": _finite(float(question.scores[row])),
-            "picture": encoded(pictures[row]) if row < len(pictures) else None,
+            "picture": thumbnail(pictures[row], side) if row < len(pictures) else None,
         }
         for row in range(n)
     ]

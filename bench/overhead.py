@@ -1,6 +1,6 @@
 """What the search itself costs: time beside the networks' calls, and memory beside one chunk's.
 
-    python -m testtime.bench.overhead [--particles 16] [--chunk 4] [--out bench/costs/overhead.json]
+    python -m testtime.bench.overhead [--particles 16] [--chunk 4] [--out bench/results/overhead.json]
 
 Time: seconds of the whole search over the seconds inside denoiser, decoder and verifier, both of the same run.
 Memory: the largest total of live tensors during a search that runs in chunks, over that of the same search with no more
@@ -14,6 +14,7 @@ import json
 import logging
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from .presets import search_for
 from .shapes import SUITE_SEED, commit, machine
 
 log = logging.getLogger("testtime")
-OUT = Path(__file__).parent / "costs" / "overhead.json"
+OUT = Path(__file__).parent / "results" / "overhead.json"
 DIFFUSION = ("best_of_n", "importance_sampling", "svdd", "smc", "das", "fk")
 STEPS = 20
 
@@ -86,9 +87,9 @@ def peak(model: str, search: Search, verifier, chunk: int) -> int:
     return live.peak
 
 
-def measure(particles: int, chunk: int, repeats: int) -> list[dict]:
-    """One row per method."""
-    verifier, rows = create("shapes_preference"), []
+def measure(particles: int, chunk: int, repeats: int) -> Iterator[tuple[str, dict]]:
+    """(method, figures), method by method."""
+    verifier = create("shapes_preference")
     one_chunk = searches(chunk)
     for name, (model, search) in searches(particles).items():
         run(model, search, verifier, chunk)  # first calls pick and prepare kernels
@@ -98,13 +99,12 @@ def measure(particles: int, chunk: int, repeats: int) -> list[dict]:
             result = run(model, search, verifier, None)
             seconds.append(time.perf_counter() - started)
             ratios.append(result.ledger.overhead())
-        row = {"method": name, "model": model, "particles": particles, "seconds": round(min(seconds), 3)}
+        row = {"model": model, "seconds": round(min(seconds), 3)}
         row["overhead"] = round(sorted(ratios)[len(ratios) // 2], 4)
         needed = peak(model, one_chunk[name][1], verifier, chunk)
-        row |= {"chunk": chunk, "peak_over_chunk": round(peak(model, search, verifier, chunk) / needed, 4)}
-        rows.append(row)
-        log.info("%-20s overhead %.4f  memory %.3f", name, row["overhead"], row["peak_over_chunk"])
-    return rows
+        row["memory_over_chunk"] = round(peak(model, search, verifier, chunk) / needed, 4)
+        log.info("%-20s overhead %.4f  memory %.3f", name, row["overhead"], row["memory_over_chunk"])
+        yield name, row
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,10 +116,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = measure(options.particles, options.chunk, options.repeats)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    body = {"suite": "overhead", "commit": commit(), "machine": machine(), "steps": STEPS, "rows": rows}
-    options.out.write_text(json.dumps(body, indent=1) + "\n")
+    settings = {"particles": options.particles, "chunk": options.chunk, "steps": STEPS, "repeats": options.repeats}
+    body = {"suite": "overhead", "commit": commit(), "machine": machine(), "settings": settings, "cases": {}}
+    for name, row in measure(options.particles, options.chunk, options.repeats):
+        body["cases"][name] = row
+        options.out.write_text(json.dumps(body, indent=1) + "\n")
     return 0
 
 

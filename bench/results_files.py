@@ -93,11 +93,17 @@ def load_results(path: Path) -> Results:
 def load_folder(folder: Path) -> dict[str, Results]:
     """All results files of a folder with at least one row, by name; empty where there is no such folder.
 
-    Files with "cases" instead of rows hold comparisons with other implementations and are no suites.
+    Files with "cases" are no suites of search methods, see ``load_cases``.
     """
     paths = [path for path in sorted(folder.glob("*.json")) if '"cases"' not in path.read_text(encoding="utf-8")]
     found = [load_results(path) for path in paths]
     return {results.name: results for results in found if results.rows}
+
+
+def load_cases(folder: Path) -> dict[str, dict[str, Any]]:
+    """Files of a folder that hold "cases" (name -> figures): costs, and comparisons with other implementations."""
+    bodies = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {name: body for name, body in bodies.items() if isinstance(body, dict) and "cases" in body}
 
 
 def paired_gain(

@@ -4,7 +4,8 @@
 
 Every ``bench/results/NAME.json`` fills the blocks ``<!-- bench:NAME -->`` ... ``<!-- /bench -->`` of the pages, and
 ``docs/images/NAME.svg`` with its dark twin, where several budgets were measured. ``<!-- bench:NAME full -->`` lists
-every row instead of the overview, ``<!-- bench:NAME picture -->`` shows the picture alone.
+every row instead of the overview, ``<!-- bench:NAME picture -->`` shows the picture alone. A file with "cases" in the
+place of rows fills its block with one table.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..reports.names import method_name, task_name
-from .results_files import PLAIN, REFERENCE, Results, load_folder, paired_gain
+from .results_files import PLAIN, REFERENCE, Results, load_cases, load_folder, paired_gain
 
 log = logging.getLogger("testtime")
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,7 +190,27 @@ def block(results: Results, kind: str, images: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def filled(text: str, found: dict[str, Results], images: str) -> str:
+def case_table(body: dict[str, Any]) -> str:
+    """A line per case, a column per figure that is a number or a text; nested ones are left to the file."""
+    cases = {
+        name: {k: v for k, v in case.items() if isinstance(v, int | float | str)}
+        for name, case in body["cases"].items()
+    }
+    columns = list(dict.fromkeys(key for case in cases.values() for key in case))
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3g}" if abs(value) < 1e-2 else f"{value:.3f}".rstrip("0").rstrip(".")
+        return NOTHING if value is None else str(value)
+
+    lines = [[method_name(name), *[cell(case.get(key)) for key in columns]] for name, case in cases.items() if case]
+    about = [f"{k.replace('_', ' ')} {v}" for k, v in body.get("settings", {}).items()] + [body.get("reference", "")]
+    where = f"Measured on {body['machine']}, commit `{body['commit']}`." if "machine" in body else ""
+    text = " ".join(filter(None, [", ".join(filter(None, about)).strip() + ".", where]))
+    return markdown(["", *[key.replace("_", " ") for key in columns]], lines) + f"\n\n{text[0].upper()}{text[1:]}\n"
+
+
+def filled(text: str, found: dict[str, Results], images: str, cases: dict[str, dict[str, Any]] | None = None) -> str:
     """A page with its blocks written anew; blocks of benchmarks without results stay as they are.
 
     Raises:
@@ -199,10 +220,13 @@ def filled(text: str, found: dict[str, Results], images: str) -> str:
     def replacement(match: re.Match) -> str:
         if OPEN in match["body"]:
             raise ValueError(f"the block bench:{match['name']} is not closed: <!-- /bench --> is missing")
+        kind = match["kind"] or ""
+        if match["name"] in (cases or {}):
+            return f"<!-- bench:{match['name']}{kind} -->\n{case_table(cases[match['name']])}<!-- /bench -->"
         if match["name"] not in found:
             return match[0]
-        body = block(found[match["name"]], (match["kind"] or "").strip(), images)
-        return f"<!-- bench:{match['name']}{match['kind'] or ''} -->\n{body}<!-- /bench -->"
+        body = block(found[match["name"]], kind.strip(), images)
+        return f"<!-- bench:{match['name']}{kind} -->\n{body}<!-- /bench -->"
 
     written = BLOCK.sub(replacement, text)
     if text.count(OPEN) != len(BLOCK.findall(text)):
@@ -212,7 +236,7 @@ def filled(text: str, found: dict[str, Results], images: str) -> str:
 
 def update(root: Path, check: bool) -> list[str]:
     """Bring pages and pictures of a checkout up to date; returns what was (or, with ``check``, would be) changed."""
-    found = load_folder(root / "bench" / "results")
+    found, cases = load_folder(root / "bench" / "results"), load_cases(root / "bench" / "results")
     images = root / "docs" / "images"
     changed = []
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
@@ -220,7 +244,7 @@ def update(root: Path, check: bool) -> list[str]:
             continue
         before = page.read_text(encoding="utf-8")
         try:
-            after = filled(before, found, Path(relpath(images, page.parent)).as_posix())
+            after = filled(before, found, Path(relpath(images, page.parent)).as_posix(), cases)
         except ValueError as error:
             raise ValueError(f"{page.name}: {error}") from error
         if after != before:

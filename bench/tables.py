@@ -190,12 +190,23 @@ def block(results: Results, kind: str, images: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def case_table(body: dict[str, Any]) -> str:
-    """A line per case, a column per figure that is a number or a text; nested ones are left to the file."""
-    cases = {
-        name: {k: v for k, v in case.items() if isinstance(v, int | float | str)}
-        for name, case in body["cases"].items()
-    }
+def case_tables(body: dict[str, Any]) -> str:
+    """A line per case, a column per figure; cases that have no figure in common get tables of their own."""
+    groups: list[dict[str, dict[str, Any]]] = []
+    for name, case in body["cases"].items():
+        flat = flattened(case)
+        home = next((g for g in groups if any(flat.keys() & known.keys() for known in g.values())), None)
+        if home is None:
+            groups.append(home := {})
+        home[name] = flat
+    settings = [f"{key.replace('_', ' ')} {value}" for key, value in body.get("settings", {}).items()]
+    about = "; ".join(settings + ([f"against {body['reference']}"] if "reference" in body else []))
+    where = f"Measured on {body['machine']}, commit `{body['commit']}`." if "machine" in body else ""
+    text = " ".join(filter(None, [f"{about[:1].upper()}{about[1:]}." if about else "", where]))
+    return "\n\n".join([*map(_cases, groups), text]) + "\n"
+
+
+def _cases(cases: dict[str, dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for case in cases.values() for key in case))
 
     def cell(value: Any) -> str:
@@ -203,11 +214,19 @@ def case_table(body: dict[str, Any]) -> str:
             return f"{value:.3g}" if abs(value) < 1e-2 else f"{value:.3f}".rstrip("0").rstrip(".")
         return NOTHING if value is None else str(value)
 
-    lines = [[method_name(name), *[cell(case.get(key)) for key in columns]] for name, case in cases.items() if case]
-    about = [f"{k.replace('_', ' ')} {v}" for k, v in body.get("settings", {}).items()] + [body.get("reference", "")]
-    where = f"Measured on {body['machine']}, commit `{body['commit']}`." if "machine" in body else ""
-    text = " ".join(filter(None, [", ".join(filter(None, about)).strip() + ".", where]))
-    return markdown(["", *[key.replace("_", " ") for key in columns]], lines) + f"\n\n{text[0].upper()}{text[1:]}\n"
+    lines = [[method_name(name), *[cell(case.get(key)) for key in columns]] for name, case in cases.items()]
+    return markdown(["", *[key.replace("_", " ") for key in columns]], lines)
+
+
+def flattened(case: dict[str, Any]) -> dict[str, Any]:
+    """Numbers and texts of a case, those of a nested one under both names; lists are left to the file."""
+    found: dict[str, Any] = {}
+    for key, value in case.items():
+        if isinstance(value, dict):
+            found |= {f"{key}: {inner}": v for inner, v in flattened(value).items()}
+        elif isinstance(value, int | float | str):
+            found[key] = value
+    return found
 
 
 def filled(text: str, found: dict[str, Results], images: str, cases: dict[str, dict[str, Any]] | None = None) -> str:
@@ -222,7 +241,7 @@ def filled(text: str, found: dict[str, Results], images: str, cases: dict[str, d
             raise ValueError(f"the block bench:{match['name']} is not closed: <!-- /bench --> is missing")
         kind = match["kind"] or ""
         if match["name"] in (cases or {}):
-            return f"<!-- bench:{match['name']}{kind} -->\n{case_table(cases[match['name']])}<!-- /bench -->"
+            return f"<!-- bench:{match['name']}{kind} -->\n{case_tables(cases[match['name']])}<!-- /bench -->"
         if match["name"] not in found:
             return match[0]
         body = block(found[match["name"]], kind.strip(), images)

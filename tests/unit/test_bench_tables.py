@@ -227,12 +227,16 @@ def test_both_pictures_are_written_with_their_texts(checkout):
 def test_files_with_cases_become_one_table(checkout):
     pytest.importorskip("matplotlib")
     root = checkout(readme="<!-- bench:overhead -->\n<!-- /bench -->\n")
-    cases = {"svdd": {"seconds": 2.5, "overhead": 1.0021, "nested": {"a": 1}}, "rbf": {"overhead": 0.00123, "bits": 7}}
+    cases = {"svdd": {"seconds": 2.5, "overhead": 1.0021, "ci": [1, 2]}, "rbf": {"overhead": 0.00123, "bits": 7}}
+    cases["drawing"] = {"pointed": {"frames": 60}}
     body = {"suite": "overhead", "commit": "abc1234", "machine": "a machine", "settings": {"chunk": 4}, "cases": cases}
     (root / "bench" / "results" / "overhead.json").write_text(json.dumps(body))
     assert tables.main(["--root", str(root)]) == 0
     page = (root / "README.md").read_text()
     assert cells(page, "") == ["", "seconds", "overhead", "bits"]
+    assert (
+        "\n|  | pointed: frames |\n| --- | ---: |\n| drawing | 60 |\n" in page
+    )  # has nothing in common with the others
     assert cells(page, "SVDD") == ["SVDD", "2.5", "1.002", "-"]
     assert cells(page, "Rollover Budget Forcing") == ["Rollover Budget Forcing", "-", "0.00123", "7"]
     assert "Chunk 4. Measured on a machine, commit `abc1234`." in page

@@ -62,11 +62,10 @@ class State:
         """One population of several at the same step, rows in order.
 
         ``x0`` is kept where all have it. Where some have numbers in ``extra`` (a prompt's) that others lack, those get
-        -1, which stands for none.
+        -1, which stands for none. What only a subclass of State holds is lost; its process says so where it matters.
         """
-        first = states[0]
-        return replace(
-            first,
+        return State(
+            step=states[0].step,
             x=torch.cat([s.x for s in states]),
             group=torch.cat([s.group for s in states]),
             slot=torch.cat([s.slot for s in states]),

@@ -19,7 +19,7 @@ from testtime.samplers.kernel import (
     transition_variance,
 )
 from testtime.samplers.schedules import flow_schedule, karras, normal_schedule, scaled_linear_sigmas, timestep_at
-from testtime.samplers.sde import SDE, VPClock, clock_grid, ratio_of, sigma_of
+from testtime.samplers.sde import SDE, LinearClock, VPClock, clock_grid, ratio_of, sigma_of
 
 PATHS = [(VE(), 7.0, 3.0), (VP(), 7.0, 3.0), (Flow(), 0.9, 0.6), (Flow(), 1.0, 0.8)]
 generator = torch.Generator().manual_seed(0)
@@ -224,3 +224,45 @@ def test_schedules_have_the_known_ends():
     assert flow_schedule(4).tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert flow_schedule(4, shift=3.0)[1] == pytest.approx(3 * 0.75 / (1 + 2 * 0.75))
     assert int(timestep_at(float(table[500]), table)) == 500
+
+
+def published_step(u, x, s, d, norm=3.0):
+    """Euler-Maruyama step of the converted SDE, by the formulas of the publication (Kim et al. 2025, section 4).
+
+    ``u`` is the linear model's velocity at its own state and time; ``x`` the state on the VP path at time ``s``.
+    Returns (mean, std, velocity on the VP path, score).
+    """
+    low, high = 0.1, 20.0
+    integral, beta = low * s + 0.5 * (high - low) * s * s, low + (high - low) * s
+    a, b = math.exp(-integral / 2), math.sqrt(1 - math.exp(-integral))
+    da, db = -beta * a / 2, beta * a * a / (2 * b)
+    scale, dscale, dtime = a + b, da + db, (a * db - b * da) / (a + b) ** 2
+    velocity = dscale / scale * x + scale * dtime * u
+    score = (a / da * velocity - x) / (b * b - a / da * db * b)
+    g = norm * s * s
+    return x - d * velocity + 0.5 * g * g * d * score, g * math.sqrt(d), velocity, score
+
+
+@pytest.mark.parametrize("s", [0.3, 0.6, 0.8, 0.95])
+def test_the_kernel_is_the_published_conversion(s):
+    """No velocity is converted here, only a variance; the moves are those of the converted SDE all the same."""
+    clock, flow = VPClock(), Flow()
+    u, state = (torch.randn(7, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    time = LinearClock().at(clock.ratio(s))
+    a, b = clock.noise_level(s) / clock.ratio(s), clock.noise_level(s)
+    x0, eps = state - time * u, state + (1 - time) * u
+    errors = []
+    for d in (2e-4, 1e-4):
+        mean, std, velocity, score = published_step(u, (a + b) * state, s, d)
+        later = LinearClock().at(clock.ratio(s - d))
+        rescaled = clock.noise_level(s - d) * (1 + 1 / clock.ratio(s - d))  # a + b at the later time
+        move = transition(flow, state, x0, time, later, SDE("vp"))
+        assert rescaled * float(move.std) == pytest.approx(std, rel=1e-6)
+        errors.append(float((rescaled * move.mean - mean).abs().max()))
+    assert torch.allclose(score, -eps / b, atol=1e-6)
+    # The publication's step is the first order of ours: the rest falls with the square of the step.
+    assert errors[1] < 1e-6 and errors[0] / errors[1] == pytest.approx(4.0, rel=0.05)
+    h = 1e-5
+    slope = [(clock.noise_level(s + e) / clock.ratio(s + e), clock.noise_level(s + e)) for e in (h, -h)]
+    da, db = ((slope[0][k] - slope[1][k]) / (2 * h) for k in (0, 1))
+    assert torch.allclose(velocity, da * x0 + db * eps, atol=1e-6)

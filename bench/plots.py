@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 SIZE = (10.6, 4.5)  # inches
 MARKERS = "oDPX^sv*hpH"
+PATHS = {"ode": "<", "linear": ">", "vp": "8"}  # a method on a path has the method's colour and the path's marker
 # Okabe and Ito's colours, which people with any colour vision tell apart, toned for white and for black pages. They are
 # fewer than the methods: those that are usually compared come first, and no two share both colour and marker.
-COLOURED = ("best_of_n", "svdd", "das", "fk", "smc", "importance_sampling", "beam_search", "rbf")
+COLOURED = ("best_of_n", "svdd", "das", "fk", "smc", "importance_sampling", "rbf", "beam_search")
 ON_WHITE = ("#0072b2", "#009e73", "#d55e00", "#c08400", "#b65c92", "#3d9bd1", "#7a7a1f")
 ON_BLACK = ("#5aaef0", "#2cc295", "#ff7f3a", "#f2b632", "#e08fc0", "#9ad4f5", "#d3cf5a")
 
@@ -41,6 +42,9 @@ THEMES = {
 
 def look(method: str, theme: Theme) -> tuple[str, str]:
     """(colour, marker) of a method, the same in every picture."""
+    base, _, path = method.rpartition("_")
+    if path in PATHS:
+        return look(base, theme)[0], PATHS[path]
     known = [*COLOURED, *[name for name in METHOD_NAMES if name not in (*COLOURED, PLAIN)]]
     place = known.index(method) if method in known else len(known)
     return theme.methods[place % len(theme.methods)], MARKERS[place % len(MARKERS)]

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,7 @@ from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, load_results
+from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, load_results, measured
 
 log = logging.getLogger("testtime")
 TASKS = ("counting", "position")
@@ -199,18 +197,6 @@ class Task:
         return row(self.method, self.budget, prompts, self.settings, self.batch, judges)
 
 
-def rows_of(tasks: Sequence[Task], processes: int) -> Iterator[dict]:
-    """Rows as they are finished; several processes share the cores."""
-    if processes == 1:
-        yield from (task.measure() for task in tasks)
-        return
-    threads = max(1, torch.get_num_threads() // processes)
-    context = multiprocessing.get_context("spawn")  # forking after torch has made its threads deadlocks
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        for future in as_completed([pool.submit(Task.measure, task) for task in tasks]):
-            yield future.result()
-
-
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     defaults = FlowSettings()
@@ -252,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (method, budget) not in done and (budget == 1 or method != "plain")
         if affordable(method, budget, settings)
     ]
-    for entry in rows_of(tasks, options.processes):
+    for entry in measured(tasks, options.processes):
         results["rows"].append(entry)
         results["rows"].sort(key=lambda known: (list(METHODS).index(known["method"]), known["budget"]))
         path.write_text(json.dumps(results, indent=1) + "\n")

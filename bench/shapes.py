@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -206,17 +207,23 @@ class Task:
         return row(self.method, self.budget, prompts, self.settings, self.batch, judges)
 
 
-def measured(tasks: Sequence[Task], processes: int) -> Iterator[dict]:
-    """Rows as they are finished; several processes share the cores, the most expensive rows first."""
+def measured(tasks: Sequence[Any], processes: int) -> Iterator[Any]:
+    """What ``task.measure()`` returns, as the tasks are finished; several processes share the cores.
+
+    Tasks are begun in the order given, and must be picklable where there is more than one process.
+    """
     if processes == 1:
-        yield from map(Task.measure, tasks)
+        yield from map(_measure, tasks)
         return
     threads = max(1, torch.get_num_threads() // processes)
     context = multiprocessing.get_context("spawn")  # forking after torch has made its threads deadlocks
     with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        ordered = sorted(tasks, key=lambda task: -task.budget)
-        for future in as_completed([pool.submit(Task.measure, task) for task in ordered]):
+        for future in as_completed([pool.submit(_measure, task) for task in tasks]):
             yield future.result()
+
+
+def _measure(task: Any) -> Any:
+    return task.measure()
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -253,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = {(entry["method"], entry["budget"]) for entry in results["rows"]}
     tasks = [
         Task(method, budget, settings, options.batch)
-        for budget in options.budgets
+        for budget in sorted(options.budgets, reverse=True)  # the most expensive rows first
         for method in options.methods
         # plain sampling has one budget; searches need more than one particle
         if (method, budget) not in done and (method == "plain") == (budget == 1)

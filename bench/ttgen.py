@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +35,7 @@ from ..shapes_world.evaluator import evaluate
 from ..shapes_world.scene import sample_scene
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine
+from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine, measured
 
 log = logging.getLogger("testtime")
 
@@ -166,11 +164,11 @@ def measure(
     return out
 
 
-def row(case: Case, measured: Measured, prompts: Sequence[Prompt]) -> dict:
+def row(case: Case, found: Measured, prompts: Sequence[Prompt]) -> dict:
     """One row of the results file, in the schema that all suites share, with the rewriter's calls."""
-    table = score_table(prompts, measured.verdicts)
-    low, high = bootstrap_interval(prompts, measured.verdicts)
-    mean = {name: value / len(prompts) for name, value in measured.sums.items()}
+    table = score_table(prompts, found.verdicts)
+    low, high = bootstrap_interval(prompts, found.verdicts)
+    mean = {name: value / len(prompts) for name, value in found.sums.items()}
     return {
         "method": case.method,
         "budget": case.budget,
@@ -186,7 +184,7 @@ def row(case: Case, measured: Measured, prompts: Sequence[Prompt]) -> dict:
         "optimism": round(mean["optimism"], 5),
         "seconds_per_image": round(mean["seconds"], 4),
         "rewriter_seconds_per_image": round(mean["rewriter_seconds"], 4),
-        "verdicts": "".join("1" if verdict else "0" for verdict in measured.verdicts),
+        "verdicts": "".join("1" if verdict else "0" for verdict in found.verdicts),
     }
 
 
@@ -334,18 +332,6 @@ def copy_twins(results: dict, settings: TTGenBench) -> None:
                 rows.append({**found, "method": case.method, "budget": case.budget})
         order = [(case.method, case.budget) for case in some]
         rows.sort(key=lambda entry, order=order: order.index((entry["method"], entry["budget"])))
-
-
-def measured(tasks: Sequence[Task], processes: int) -> Iterator[tuple[str, dict]]:
-    """Results as they are finished; several processes share the cores."""
-    if processes == 1:
-        yield from map(Task.measure, tasks)
-        return
-    threads = max(1, torch.get_num_threads() // processes)
-    context = multiprocessing.get_context("spawn")  # forking after torch has made its threads deadlocks
-    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        for future in as_completed([pool.submit(Task.measure, task) for task in tasks]):
-            yield future.result()
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...verifiers.human import Answer, Question
 from ..compat import throw_if_interrupted
-from .live import as_bytes, place, send, thumbnail
+from .live import as_bytes, place, quick_thumbnail, send
 
 log = logging.getLogger("testtime")
 
@@ -164,7 +164,7 @@ def described(question: Question, seconds: float) -> dict[str, Any]:
             "row": row,
             "image": question.group[row],
             "score": _finite(float(question.scores[row])),
-            "picture": thumbnail(pictures[row], side) if row < len(pictures) else None,
+            "picture": quick_thumbnail(pictures[row], side) if row < len(pictures) else None,
         }
         for row in range(n)
     ]

@@ -6,8 +6,6 @@ behind a bounded queue that gives up thumbnails before it makes the search wait.
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import queue
 import sys
@@ -21,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...reports.thumbs import thumbnail
 from ...samplers.protocols import State
 from ...samplers.trace import StepRecord
 
@@ -77,13 +76,9 @@ def as_bytes(images: Tensor) -> Tensor:
     return (images.detach() * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
 
-def thumbnail(pixels: Tensor, side: int = THUMB_SIDE) -> str:
-    """JPEG, base64, of uint8 ``[H, W, 3]``, the longer side at most ``side``; never enlarged."""
-    picture = Image.fromarray(pixels.numpy())
-    picture.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=2.0)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode()
+def quick_thumbnail(pixels: Tensor, side: int = THUMB_SIDE) -> str:
+    """``reports.thumbs.thumbnail`` of uint8 ``[H, W, 3]``, averaged instead of filtered: half the time."""
+    return thumbnail(pixels.numpy(), side, 80, Image.Resampling.BOX)
 
 
 class LiveStore:
@@ -190,7 +185,7 @@ class LiveRun:
             if pixels is not None:
                 thumbs: list[str | None] = [None] * len(message["particles"])
                 for row, picture in zip(rows, pixels, strict=True):
-                    thumbs[row] = thumbnail(picture)
+                    thumbs[row] = quick_thumbnail(picture)
                 message["thumbs"] = thumbs
             store.add(self.run, message)
             self._send("testtime.step", {"run": self.run, **message})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (10.6, 4.5)  # inches
+STEP_NAMES = {"ttgen": "TTGen", "direct": "plain", "worst": "worst choice"}
 MARKERS = "oDPX^sv*hpH"
 PATHS = {"ode": "<", "linear": ">", "vp": "8"}  # a method on a path has the method's colour and the path's marker
 # Okabe and Ito's colours, which people with any colour vision tell apart, toned for white and for black pages. They are
@@ -82,15 +84,14 @@ def apart(budgets: Sequence[int], ratio: float = 1.4) -> list[int]:
     return kept[::-1]
 
 
-def draw(results: Results, theme: str = "light") -> Figure:
-    """The picture of a results file. ImportError says what to install where matplotlib is missing."""
+def styled(results: Results, theme: str) -> dict:
+    """matplotlib's settings of a theme. ImportError says what to install where matplotlib is missing."""
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise ImportError("matplotlib is missing: pip install 'test-time-scaling[bench]'") from error
     colours = THEMES[theme]
-    style = {
+    return {
         "font.size": 10,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
@@ -102,6 +103,14 @@ def draw(results: Results, theme: str = "light") -> Figure:
         "grid.color": colours.grid,
         "svg.hashsalt": results.name,
     }
+
+
+def draw(results: Results, theme: str = "light") -> Figure:
+    """The picture of a results file. ImportError says what to install where matplotlib is missing."""
+    style, colours = styled(results, theme), THEMES[theme]
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE)
         rewards = any(row.get("reward") is not None and row.get("held_out") is not None for row in results.rows)
@@ -112,15 +121,42 @@ def draw(results: Results, theme: str = "light") -> Figure:
     return figure
 
 
+def draw_steps(results: Results, theme: str = "light") -> Figure:
+    """Mean score of the chosen preview at every step: a panel per judge, a line per sampling."""
+    style, colours = styled(results, theme), THEMES[theme]
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    judges = list(next(iter(results.steps.values())))
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=SIZE)
+        for place, judge in enumerate(judges):
+            axes = figure.add_axes((0.065 + 0.5 * place, 0.135, 0.34, 0.74))
+            role = {results.settings.get("verifier"): "that steers", results.settings.get("held_out"): "that watches"}
+            _frame(axes, f"Score of {judge}, {role.get(judge, '')}".rstrip(", "), "y")
+            ends = []
+            for number, (sampling, scores) in enumerate(results.steps.items()):
+                colour = colours.methods[number % len(colours.methods)]
+                axes.plot(range(len(scores[judge])), scores[judge], color=colour, linewidth=1.8)
+                ends.append((len(scores[judge]) - 1, scores[judge][-1], STEP_NAMES.get(sampling, sampling), colour))
+            axes.set_xlabel("step")
+            _labels(axes, ends)
+    return figure
+
+
 def save_plots(results: Results, folder: Path) -> list[Path]:
-    """Write ``NAME.svg`` and ``NAME-dark.svg``; both carry the digest of the results. Returns the paths."""
+    """Write ``NAME.svg`` and its dark twin, and ``NAME-steps.svg`` where there are scores over the steps.
+
+    All carry the digest of the results. Returns the paths.
+    """
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for theme, ending in (("light", ""), ("dark", "-dark")):
-        figure = draw(results, theme)
-        file = folder / f"{results.name}{ending}.svg"
+    kinds = [("", draw)] * results.curves + [("-steps", draw_steps)] * bool(results.steps)
+    for (kind, drawing), (theme, ending) in product(kinds, (("light", ""), ("dark", "-dark"))):
+        figure = drawing(results, theme)
+        file = folder / f"{results.name}{kind}{ending}.svg"
         # Without the date and with a fixed salt the same results give the same file.
         about = {"Date": None, "Title": results.name, "Description": f"results {results.digest()}"}
         with matplotlib.rc_context({"svg.hashsalt": results.name}):
@@ -149,7 +185,7 @@ def _over_compute(axes: Axes, results: Results, colours: Theme) -> None:
     for place, method in enumerate(searches):
         rows, (colour, marker) = results.of(method), look(method, colours)
         aside = 2.0 ** (0.44 * ((place + 0.5) / len(searches) - 0.5))
-        x = [row["nfe_per_image"] * aside for row in rows]
+        x = [row[results.cost] * aside for row in rows]
         y = [factor * row[key] for row in rows]
         low = [factor * (row[key] - row[f"{key}_ci"][0]) for row in rows]
         high = [factor * (row[f"{key}_ci"][1] - row[key]) for row in rows]
@@ -160,15 +196,21 @@ def _over_compute(axes: Axes, results: Results, colours: Theme) -> None:
         low, high = (factor * value for value in row[f"{key}_ci"])
         axes.axhspan(low, high, color=colours.muted, alpha=0.13, linewidth=0)
         axes.axhline(factor * row[key], color=colours.muted, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.plot([row["nfe_per_image"]], [factor * row[key]], "o", color=colours.muted, markersize=5.5)
+        axes.plot([row[results.cost]], [factor * row[key]], "o", color=colours.muted, markersize=5.5)
         ends.append((None, factor * row[key], method_name(PLAIN), colours.muted))
-    steps = sorted({round(row["nfe_per_image"] / row["budget"]) for row in results.of(PLAIN)}) or [None]
-    if steps[0]:
-        budgets = apart(results.budgets)
-        axes.set_xticks([steps[0] * b for b in budgets], [f"{steps[0] * budget}\n{budget}x" for budget in budgets])
-        axes.minorticks_off()
-    axes.set_xlabel("forward passes per image (NFE)")
+    _compute_ticks(axes, results)
     _labels(axes, ends)
+
+
+def _compute_ticks(axes: Axes, results: Results) -> None:
+    """Ticks at the budgets' multiples of plain sampling."""
+    by_flops = results.cost == "gflop_per_image"
+    axes.set_xlabel("GFLOP per image, decoding included" if by_flops else "forward passes per image (NFE)")
+    once = [row[results.cost] / row["budget"] for row in results.of(PLAIN)]
+    if once and once[0]:
+        budgets = apart(results.budgets)
+        axes.set_xticks([once[0] * b for b in budgets], [f"{once[0] * b:.3g}\n{b}x" for b in budgets])
+        axes.minorticks_off()
 
 
 def _labels(axes: Axes, ends: Sequence[tuple[float | None, float, str, str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Results:
         name: of the file, without its ending; pages and pictures are addressed by it.
         settings, machine, commit: what was measured, where, with which code.
         rows: one dict per method and budget, sorted: methods as in ``METHOD_NAMES``, then by budget.
+        parts: further tables of the file (ablations and the like): name -> rows, in the order of the file.
+        steps: sampling -> judge -> mean score at every step, where the file has such curves.
     """
 
     name: str
@@ -32,6 +34,13 @@ class Results:
     machine: str
     commit: str
     rows: list[dict[str, Any]]
+    parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    steps: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> str:
+        """Key of the rows that budgets are compared by: FLOPs where forward passes differ in size, else NFE."""
+        return "gflop_per_image" if all("gflop_per_image" in row for row in self.rows) else "nfe_per_image"
 
     @property
     def budgets(self) -> list[int]:
@@ -68,7 +77,7 @@ class Results:
 
     def digest(self) -> str:
         """16 hexadecimal digits that change with anything measured; pictures carry it."""
-        text = json.dumps([self.settings, self.rows], sort_keys=True)
+        text = json.dumps([self.settings, self.rows, *([self.steps] if self.steps else [])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -87,7 +96,9 @@ def load_results(path: Path) -> Results:
     order = {method: place for place, method in enumerate(METHOD_NAMES)}
     rows = sorted(body["rows"], key=lambda r: (order.get(r["method"], len(order)), r["method"], r["budget"]))
     about = [str(body.get(key, "unknown")) for key in ("machine", "commit")]
-    return Results(path.stem, body.get("settings", {}), *about, rows)
+    parts = {key: value for key, value in body.items() if key != "rows" and value and isinstance(value, list)}
+    steps = body.get("curves", {}).get("by_step", {})
+    return Results(path.stem, body.get("settings", {}), *about, rows, parts, steps)
 
 
 def load_folder(folder: Path) -> dict[str, Results]:

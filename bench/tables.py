@@ -5,7 +5,8 @@
 Every ``bench/results/NAME.json`` fills the blocks ``<!-- bench:NAME -->`` ... ``<!-- /bench -->`` of the pages, and
 ``docs/images/NAME.svg`` with its dark twin, where several budgets were measured. ``<!-- bench:NAME full -->`` lists
 every row instead of the overview, ``<!-- bench:NAME picture -->`` shows the picture alone. A file with "cases" in the
-place of rows fills its block with one table.
+place of rows fills its block with one table. ``<!-- bench:NAME PART -->`` is the table of another list in the file (an
+ablation), ``<!-- bench:NAME steps -->`` the picture of its scores over the steps.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from .results_files import PLAIN, REFERENCE, Results, load_cases, load_folder, p
 log = logging.getLogger("testtime")
 ROOT = Path(__file__).resolve().parent.parent
 OPEN = "<!-- bench:"
-BLOCK = re.compile(
-    r"<!-- bench:(?P<name>[\w.-]+)(?P<kind> full| picture)? -->\n(?P<body>.*?)<!-- /bench -->", re.DOTALL
-)
+BLOCK = re.compile(r"<!-- bench:(?P<name>[\w.-]+)(?P<kind> [a-z]+)? -->\n(?P<body>.*?)<!-- /bench -->", re.DOTALL)
 NOTHING = "-"
-EXTRA = (("diversity", "diversity", 3), ("frechet", "Frechet distance", 3), ("rewriter_calls_per_image", "rewrites", 1))
+EXTRA = (
+    ("diversity", "diversity", 3),
+    ("frechet", "Frechet distance", 3),
+    ("rewriter_calls_per_image", "rewriter calls", 1),
+    ("gflop_per_image", "GFLOP", 1),
+)
 """Columns that only some suites have: key of the rows, heading, digits."""
 
 Row = dict[str, Any]
@@ -85,8 +89,13 @@ def overview(results: Results) -> str:
         texts = ["" if row is None else with_interval(row) for row in rows]
         columns.append(emphasised(texts, [None if row is None else row["overall"] for row in rows]))
     cells = zip(*columns, strict=True)
-    head = ["correct images in %", *[f"{budget}x" for budget in results.budgets]]
+    head = ["correct images in %", *[budget_name(results, budget) for budget in results.budgets]]
     return markdown(head, [[method_name(m), *row] for m, row in zip(results.methods, cells, strict=True)])
+
+
+def budget_name(results: Results, budget: int) -> str:
+    """A budget in words: "8x" plain sampling in forward passes, or N = 8 finished images."""
+    return f"{budget}x" if results.cost == "nfe_per_image" else f"N = {budget}"
 
 
 def by_task(results: Results, budget: int) -> str:
@@ -113,7 +122,7 @@ def by_task(results: Results, budget: int) -> str:
         columns.append(texts if value is None else emphasised(texts, [value(row) for row in rows]))
     cells = zip(*columns, strict=True)
     return markdown(
-        [f"at {budget}x", *[name for name, _, _ in fields]],
+        [f"at {budget_name(results, budget)}", *[name for name, _, _ in fields]],
         [[method_name(row["method"]), *line] for row, line in zip(rows, cells, strict=True)],
     )
 
@@ -135,6 +144,30 @@ def every_row(results: Results) -> str:
             + [number(row, "seconds_per_image", 2), number(row, "overhead", 2)]
         )
     return markdown(head, lines)
+
+
+def part(results: Results, name: str) -> str:
+    """Another list of the file: its searches with what they cost and bring, or its figures as they are.
+
+    Raises:
+        ValueError: there is no such list in the file.
+    """
+    rows = results.parts.get(name)
+    if rows is None:
+        known = ", ".join(["full", "picture", "steps", *results.parts])
+        raise ValueError(f"the block bench:{results.name} {name}: there is no such part, choose one of {known}")
+    if "overall" not in rows[0]:
+        titles = [key.replace("_", " ") for key in rows[0]]
+        return markdown(titles, [[cell(row.get(key)) for key in rows[0]] for row in rows])
+    head = [name, "correct images in %", "reward", "held-out reward"]
+    shared = (("nfe_per_image", "NFE", 0), *EXTRA, ("seconds_per_image", "seconds", 2))
+    extra = [entry for entry in shared if any(entry[0] in row for row in rows)]
+    lines = [
+        [method_name(row["method"]), with_interval(row), number(row, "reward"), number(row, "held_out")]
+        + [number(row, key, digits) for key, _, digits in extra]
+        for row in rows
+    ]
+    return markdown([*head, *[title for _, title, _ in extra]], lines)
 
 
 def provenance(results: Results) -> str:
@@ -170,20 +203,36 @@ def explanation(results: Results) -> str:
 def picture(results: Results, folder: str) -> str:
     """HTML that shows the plot in the reader's light or dark theme; ``folder`` is relative to the page."""
     what = "Reward" if results.about_reward else "Correct images"
-    alt = f"{what} against forward passes, and reward against held-out reward, for {results.name}"
+    cost = "forward passes" if results.cost == "nfe_per_image" else "FLOPs"
+    return themed(
+        f"{what} against {cost}, and reward against held-out reward, for {results.name}", results.name, folder
+    )
+
+
+def step_picture(results: Results, folder: str) -> str:
+    """As ``picture``, of the scores over the steps."""
+    return themed(f"Scores of the chosen preview at every step, for {results.name}", f"{results.name}-steps", folder)
+
+
+def themed(alt: str, name: str, folder: str) -> str:
+    """HTML that shows ``NAME.svg`` on light pages and its twin on dark ones."""
     return (
-        f'<picture>\n<source media="(prefers-color-scheme: dark)" srcset="{folder}/{results.name}-dark.svg">\n'
-        f'<img alt="{alt}" src="{folder}/{results.name}.svg">\n</picture>'
+        f'<picture>\n<source media="(prefers-color-scheme: dark)" srcset="{folder}/{name}-dark.svg">\n'
+        f'<img alt="{alt}" src="{folder}/{name}.svg">\n</picture>'
     )
 
 
 def block(results: Results, kind: str, images: str) -> str:
-    """Text between the markers; ``kind`` is "", "full" or "picture"."""
+    """Text between the markers; ``kind`` is "", "full", "picture", "steps" or a part of the file."""
     shown = [picture(results, images)] if results.curves else []
     if kind == "picture":
         parts = [*shown, provenance(results)]
+    elif kind == "steps":
+        parts = [step_picture(results, images)]
     elif kind == "full":
         parts = [every_row(results), provenance(results)]
+    elif kind:
+        parts = [part(results, kind)]
     else:
         parts = [*shown, overview(results), by_task(results, results.fullest_budget)]
         parts += [f"{explanation(results)} {provenance(results)}"]
@@ -209,13 +258,15 @@ def case_tables(body: dict[str, Any]) -> str:
 def _cases(cases: dict[str, dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for case in cases.values() for key in case))
 
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return f"{value:.3g}" if abs(value) < 1e-2 else f"{value:.3f}".rstrip("0").rstrip(".")
-        return NOTHING if value is None else str(value)
-
     lines = [[method_name(name), *[cell(case.get(key)) for key in columns]] for name, case in cases.items()]
     return markdown(["", *[key.replace("_", " ") for key in columns]], lines)
+
+
+def cell(value: Any) -> str:
+    """A figure of unknown kind, short."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if 0 < abs(value) < 1e-2 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return NOTHING if value is None else str(value)
 
 
 def flattened(case: dict[str, Any]) -> dict[str, Any]:
@@ -270,8 +321,11 @@ def update(root: Path, check: bool) -> list[str]:
             changed.append(page.relative_to(root).as_posix())
             if not check:
                 page.write_text(after, encoding="utf-8")
-    for results in (known for known in found.values() if known.curves):
-        files = [images / f"{results.name}{ending}.svg" for ending in ("", "-dark")]
+    for results in found.values():
+        names = [
+            name for name, there in ((results.name, results.curves), (f"{results.name}-steps", results.steps)) if there
+        ]
+        files = [images / f"{name}{ending}.svg" for name in names for ending in ("", "-dark")]
         stale = [f for f in files if not f.exists() or results.digest() not in f.read_text(encoding="utf-8")]
         changed += [file.relative_to(root).as_posix() for file in stale]
         if stale and not check:

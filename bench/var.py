@@ -1,9 +1,10 @@
 """The benchmark of next-scale models: what each method makes of N finished images, and what it costs in FLOPs.
 
-    python -m testtime.bench.var [--budgets 1 2 4 8] [--ablations] [--prompts-per-task 40]
+    python -m testtime.bench.var [--parts rows ablations consistency previews] [--processes 2] [--prompts-per-task 40]
 
 240 prompts of six tasks on the embedded next-scale model, judged by the exact evaluator, by the verifier that steers
-and by one that does not. The budget is N, as in the paper: TTS-VAR begins with 8 N particles and finishes N.
+and by one that does not. The budget is N, as in the paper: TTS-VAR begins with 8 N particles and finishes N. Rows are
+written as they are finished; those already in the file are not run again.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..models.tiny.var import SCHEDULE
 from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, var_process
@@ -29,11 +31,14 @@ from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, commit, machine
+from .shapes import RESULTS, SUITE_SEED, clock, commit, machine, measured
 
 log = logging.getLogger("testtime")
 
 START = PLANS[len(SCHEDULE)].start
+PARTS = ("rows", "ablations", "consistency", "previews")
+ABLATED = 2  # N of the ablations
+SIDES = (4, 6)  # codes along one side that previews are decoded at, against all eight
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,14 @@ def methods(settings: VarBench) -> dict[str, Callable[[int], Search]]:
 
 
 def ablations(settings: VarBench) -> dict[str, Search]:
-    """What each part of TTS-VAR brings, at N = 2."""
+    """What each part of TTS-VAR brings, at N = ``ABLATED``."""
     features, plan = ShapesFeatures(), PLANS[len(SCHEDULE)]
 
     def variant(**changes) -> TTSVAR:
-        return TTSVAR(2, **{"extractor": features, "strength": settings.strength, **changes})
+        return TTSVAR(ABLATED, **{"extractor": features, "strength": settings.strength, **changes})
 
     return {
-        "no selection before the end": BestOfN(particles=2 * START),
+        "no selection before the end": BestOfN(particles=ABLATED * START),
         "clusters only": variant(plan=Plan(START, {1: 4, 2: 2, 3: 1}, {})),
         "scores only": variant(plan=Plan(START, {}, plan.keep)),
         "clusters early": variant(plan=Plan(START, {0: 6, 1: 4}, {3: 2, 4: 1})),
@@ -97,11 +102,16 @@ class Measured:
 
     Attributes:
         verdicts: of the exact evaluator, one per prompt.
-        sums: reward, held_out, nfe, tflop, seconds.
+        sums: reward, held_out, nfe, gflop, decodes, seconds (of processor time where one thread works).
     """
 
-    verdicts: list[bool]
-    sums: dict[str, float]
+    verdicts: list[bool] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, **figures: float) -> None:
+        """Add to the sums."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
 
 
 def measure(
@@ -112,90 +122,163 @@ def measure(
     plan = getattr(search, "plan_for", None)
     width = search.particles * (plan(len(SCHEDULE)).start if plan else 1)
     groups = max(1, batch // width)
-    out = Measured([], dict.fromkeys(("reward", "held_out", "nfe", "tflop", "seconds"), 0.0))
+    out = Measured()
     for first in range(0, len(prompts), groups):
         chosen = prompts[first : first + groups]
         texts = [prompt.text for prompt in chosen]
         sampling = VarSettings(
             settings.cfg, settings.tau, settings.top_p, settings.seed, max_batch=batch, group_offset=first
         )  # fmt: skip
-        process = var_process(texts, sampling, family)
-        result = run_search(search, process, judges[0], texts, held_out=judges[1])
+        began = clock()
+        result = run_search(search, var_process(texts, sampling, family), judges[0], texts, held_out=judges[1])
         images = family.decode(result.latents).numpy()
+        seconds = clock() - began - result.ledger.seconds.get("held_out", 0.0)
         out.verdicts += [evaluate(image, prompt).correct for image, prompt in zip(images, chosen, strict=True)]
         winners = torch.tensor([result.group.tolist().index(g) for g in range(len(chosen))])
-        out.sums["reward"] += float(result.scores[winners].nan_to_num(0.0).sum())
-        out.sums["held_out"] += float(result.held_out[winners].sum())
-        out.sums["nfe"] += result.ledger.nfe
-        out.sums["tflop"] += result.ledger.flops / 1e12
-        out.sums["seconds"] += result.ledger.total_seconds - result.ledger.seconds.get("held_out", 0.0)
+        out.add(
+            reward=float(result.scores[winners].nan_to_num(0.0).sum()),
+            held_out=float(result.held_out[winners].sum()),
+            nfe=result.ledger.nfe,
+            gflop=result.ledger.flops / 1e9,
+            decodes=result.ledger.decodes,
+            seconds=seconds,
+        )
     return out
 
 
-def row(method: str, budget: int, measured: Measured, prompts: Sequence[Prompt]) -> dict:
+def row(method: str, budget: int, found: Measured, prompts: Sequence[Prompt]) -> dict:
     """One row of the results file, in the schema that all suites share, with FLOPs."""
-    table = score_table(prompts, measured.verdicts)
-    low, high = bootstrap_interval(prompts, measured.verdicts)
-    mean = {name: value / len(prompts) for name, value in measured.sums.items()}
+    table = score_table(prompts, found.verdicts)
+    low, high = bootstrap_interval(prompts, found.verdicts)
+    mean = {name: value / len(prompts) for name, value in found.sums.items()}
     return {
         "method": method,
         "budget": budget,
         "nfe_per_image": round(mean["nfe"], 2),
-        "tflop_per_image": round(mean["tflop"], 5),
+        "gflop_per_image": round(mean["gflop"], 2),
+        "decodes_per_image": round(mean["decodes"], 2),
         "overall": table["overall"],
         "overall_ci": [low, high],
         "tasks": {task: value for task, value in table.items() if task != "overall"},
         "reward": round(mean["reward"], 5),
         "held_out": round(mean["held_out"], 5),
         "seconds_per_image": round(mean["seconds"], 4),
-        "verdicts": "".join("1" if verdict else "0" for verdict in measured.verdicts),
+        "verdicts": "".join("1" if verdict else "0" for verdict in found.verdicts),
     }
 
 
+class Agreement:
+    """How well one set of scores foretells another, over prompts."""
+
+    def __init__(self) -> None:
+        self.same_best: list[float] = []
+        self.correlations: list[float] = []
+
+    def add(self, scores: Tensor, final: Tensor) -> None:
+        """One prompt's scores ``[n]`` of the same particles."""
+        from scipy.stats import spearmanr
+
+        self.same_best.append(float(scores.argmax() == final.argmax()))
+        if scores.std() > 0 and final.std() > 0:
+            self.correlations.append(float(spearmanr(scores, final).statistic))
+
+    def figures(self) -> dict[str, float]:
+        """Share of prompts with the same best particle, and the mean rank correlation (Spearman)."""
+        return {
+            "best_is_the_same": round(sum(self.same_best) / len(self.same_best), 4),
+            "rank_correlation": round(sum(self.correlations) / max(len(self.correlations), 1), 4),
+        }
+
+
 @torch.no_grad()
-def consistency(
+def agreements(
     prompts: Sequence[Prompt], settings: VarBench, judge: Verifier, family: VarFamily, particles: int = 8
-) -> list[dict]:
-    """How well scores between the scales foretell the final ones.
+) -> tuple[list[dict], list[dict]]:
+    """Scores between the scales against the final ones, and scores of small previews against full ones.
 
     Returns:
-        per scale: how often the best particle so far is the best in the end (chance is 1 / particles), and the mean
-        rank correlation with the final scores (Spearman, over prompts whose scores differ).
+        ``consistency``, a row per scale: its side, how often the best particle after it is the best in the end (chance
+        is 1 / particles), and the rank correlation with the final scores (the paper's fig. 5b);
+        ``previews``, a row per size and scale: the same figures against the scores of full-size previews there.
     """
-    from scipy.stats import spearmanr
-
-    agree, correlation = [[] for _ in SCHEDULE.grids], [[] for _ in SCHEDULE.grids]
+    last = SCHEDULE.grids[-1][0]
+    ends = {scale: Agreement() for scale in range(len(SCHEDULE))}
+    sizes = {(side, scale): Agreement() for side in SIDES for scale in range(len(SCHEDULE) - 1)}
     for index, prompt in enumerate(prompts):
-        process = var_process([prompt.text], VarSettings(settings.cfg, settings.tau, group_offset=index), family)
+        sampling = VarSettings(settings.cfg, settings.tau, settings.top_p, settings.seed, group_offset=index)
+        process = var_process([prompt.text], sampling, family)
+        texts = [prompt.text] * particles
         state, scores = process.start(particles), []
-        for _ in range(process.steps):
+        for scale in range(process.steps):
             state, _ = process.advance(state)
-            scores.append(judge.score(process.preview(process.predict(state)), [prompt.text] * particles))
+            seen = process.predict(state)
+            scores.append(judge.score(process.preview(seen), texts))
+            for side in SIDES if scale < process.steps - 1 else ():
+                small = replace(process.decoder, preview_side=side)
+                process.decoder, full = small, process.decoder
+                sizes[side, scale].add(judge.score(process.preview(seen), texts), scores[-1])
+                process.decoder = full
         for scale, values in enumerate(scores):
-            agree[scale].append(float(values.argmax() == scores[-1].argmax()))
-            if values.std() > 0 and scores[-1].std() > 0:
-                correlation[scale].append(float(spearmanr(values, scores[-1]).statistic))
-    return [
-        {
-            "scale": scale,
-            "side": SCHEDULE.grids[scale][0],
-            "best_stays_best": round(sum(agree[scale]) / len(agree[scale]), 4),
-            "rank_correlation": round(sum(correlation[scale]) / max(len(correlation[scale]), 1), 4),
-        }
-        for scale in range(len(SCHEDULE))
+            ends[scale].add(values, scores[-1])
+    consistency = [{"scale": k, "side": SCHEDULE.grids[k][0], **found.figures()} for k, found in ends.items()]
+    previews = [
+        {"preview_side": side, "scale": k, "decode_cost": round((side / last) ** 2, 4), **found.figures()}
+        for (side, k), found in sizes.items()
     ]
+    return consistency, previews
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to be measured, in any process: a search by its part, name and N, or the agreements."""
+
+    part: str
+    method: str
+    budget: int
+    settings: VarBench
+    batch: int
+    some: int = 60
+
+    def measure(self) -> dict[str, list[dict]]:
+        """Rows by part of the results file."""
+        settings, family = self.settings, load_var_family()
+        judges = [create(settings.verifier), create(settings.held_out)]
+        prompts = suite(settings.prompts_per_task, SUITE_SEED)
+        if self.part == "agreements":
+            some = prompts[:: max(1, len(prompts) // self.some)]
+            return dict(zip(("consistency", "previews"), agreements(some, settings, judges[0], family), strict=True))
+        made = ablations(settings)[self.method] if self.part == "ablations" else None
+        search = made or methods(settings)[self.method](self.budget)
+        figures = measure(search, prompts, settings, self.batch, judges, family)
+        return {self.part: [row(self.method, self.budget, figures, prompts)]}
+
+
+def tasks_of(options: argparse.Namespace, settings: VarBench, report: Report) -> list[Task]:
+    """What is still to be measured, the dearest first, so that several processes end together."""
+    found = []
+    for budget in sorted(options.budgets, reverse=True):
+        for name in methods(settings):
+            # At N = 1 all but TTS-VAR are plain sampling, which has no other N.
+            wanted = not options.methods or name in options.methods
+            if wanted and (name == "tts_var" or (name == "plain") == (budget == 1)):
+                found.append(Task("rows", name, budget, settings, options.batch))
+    found += [Task("ablations", name, ABLATED, settings, options.batch) for name in ablations(settings)]
+    missing = [task for task in found if task.part in options.parts and not report.has(task)]
+    if {"consistency", "previews"} & set(options.parts) and "consistency" not in report.body:
+        missing.append(Task("agreements", "", 0, settings, options.batch))
+    return missing
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    defaults = VarBench()
     parser = argparse.ArgumentParser(prog="testtime bench var", description=__doc__.split("\n")[0])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="what to measure")
     parser.add_argument("--budgets", type=int, nargs="+", default=[1, 2, 4, 8], help="N")
     parser.add_argument("--methods", nargs="+", help="default: all")
-    parser.add_argument("--ablations", action="store_true", help="also the parts of TTS-VAR, and the consistency")
     parser.add_argument("--batch", type=int, default=64, help="particles per model call")
+    parser.add_argument("--processes", type=int, default=1, help="rows measured side by side")
     parser.add_argument("--out", type=Path, default=RESULTS / "shapes-var.json", help="results file")
-    for name, value in asdict(defaults).items():
+    for name, value in asdict(VarBench()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
     return parser.parse_args(arguments)
 
@@ -211,54 +294,40 @@ class Report:
             stored = json.loads(path.read_text())
             if stored.get("settings") == self.body["settings"]:
                 self.body = stored
+            else:
+                log.warning("%s was measured with other settings and is started anew", path.name)
 
-    def rows(self, part: str) -> list[dict]:
-        """Rows of a part of the file."""
-        return self.body.setdefault(part, [])
-
-    def has(self, part: str, method: str, budget: int) -> bool:
+    def has(self, task: Task) -> bool:
         """Whether a row was measured before."""
-        return any((entry["method"], entry["budget"]) == (method, budget) for entry in self.rows(part))
+        rows = self.body.get(task.part, [])
+        return any((entry["method"], entry["budget"]) == (task.method, task.budget) for entry in rows)
 
-    def add(self, part: str, entry: dict) -> None:
-        """Keep a row."""
-        self.rows(part).append(entry)
-        self.write()
-        log.info("%-30s N=%d  overall %.3f  %.4f TFLOP", *map(entry.get, ("method", "budget", "overall")),
-                 entry["tflop_per_image"])  # fmt: skip
-
-    def write(self) -> None:
-        """Write the file."""
+    def add(self, part: str, entries: list[dict]) -> None:
+        """Keep rows, in the order of the benchmark, and write the file."""
+        rows = self.body.setdefault(part, [])
+        rows += entries
+        if part == "ablations":
+            order = list(ablations(VarBench()))
+            rows.sort(key=lambda entry: order.index(entry["method"]))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.body, indent=1) + "\n")
+        for entry in entries if "overall" in entries[0] else ():
+            log.info(
+                "%-28s N=%d  overall %.3f [%.3f, %.3f]  reward %.3f  held-out %.3f  %.1f GFLOP  %.2f s/image",
+                entry["method"], entry["budget"], entry["overall"], *entry["overall_ci"], entry["reward"],
+                entry["held_out"], entry["gflop_per_image"], entry["seconds_per_image"],
+            )  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None, family: VarFamily | None = None) -> int:
-    """Command line entry; returns the exit code. ``family``: other networks than the trained ones."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
     options = options_of(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = VarBench(**{name: getattr(options, name) for name in asdict(VarBench())})
-    family, judges = family or load_var_family(), [create(settings.verifier), create(settings.held_out)]
-    prompts, report = suite(settings.prompts_per_task, SUITE_SEED), Report(options.out, settings)
-
-    def run(part: str, name: str, budget: int, search: Search) -> None:
-        if not report.has(part, name, budget):
-            figures = measure(search, prompts, settings, options.batch, judges, family)
-            report.add(part, row(name, budget, figures, prompts))
-
-    for budget in options.budgets:
-        for name, make in methods(settings).items():
-            # At N = 1 all but TTS-VAR are plain sampling, which has no other N.
-            wanted = not options.methods or name in options.methods
-            if wanted and (name == "tts_var" or (name == "plain") == (budget == 1)):
-                run("rows", name, budget, make(budget))
-    if options.ablations:
-        for name, search in ablations(settings).items():
-            run("ablations", name, 2, search)
-        if "consistency" not in report.body:
-            chosen = prompts[:: max(1, len(prompts) // 60)]
-            report.body["consistency"] = consistency(chosen, settings, judges[0], family)
-            report.write()
+    report = Report(options.out, settings)
+    for made in measured(tasks_of(options, settings, report), options.processes):
+        for part, entries in made.items():
+            report.add(part, entries)
     return 0
 
 

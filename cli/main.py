@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .. import __version__
 from .errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
 
-SUITES = ("shapes", "flow", "panel", "overhead", "ttgen", "parity", "throughput")
+SUITES = ("shapes", "flow", "ttgen", "var", "panel", "overhead", "parity", "throughput")
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:

@@ -248,4 +248,4 @@ class LoadShapesWorldVARNode(io.ComfyNode):
             return io.NodeOutput(infinity, load_clip(), decoder, *verifiers, ShapesFeatures())
 
 
-NODES = [LoadInfinityNode, InfinityTextEncodeNode]
+NODES = [LoadInfinityNode, InfinityTextEncodeNode, LoadShapesWorldVARNode]

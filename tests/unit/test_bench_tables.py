@@ -49,10 +49,10 @@ ROWS = (
 def checkout(tmp_path):
     """``checkout(rows=..., readme=...)``: a folder with results and pages; returns it."""
 
-    def make(rows=ROWS, readme=README, name="shapes-diffusion"):
+    def make(rows=ROWS, readme=README, name="shapes-diffusion", **more):
         (tmp_path / "bench" / "results").mkdir(parents=True, exist_ok=True)
         (tmp_path / "docs").mkdir(exist_ok=True)
-        body = {"suite": "shapes", "commit": "abc1234", "machine": "a machine", "rows": list(rows)}
+        body = {"suite": "shapes", "commit": "abc1234", "machine": "a machine", "rows": list(rows), **more}
         body["settings"] = {"steps": 20, "cfg": 4.0, "verifier": "one", "held_out": "two", "prompts_per_task": PER_TASK}
         (tmp_path / "bench" / "results" / f"{name}.json").write_text(json.dumps(body))
         (tmp_path / "README.md").write_text(readme)
@@ -279,3 +279,47 @@ def test_details_are_shown_where_most_methods_were_measured(checkout):
     rows = [*ROWS, row("best_of_n", 32, verdicts(0.9))]
     folder = checkout(rows)
     assert load_folder(folder / "bench" / "results")["shapes-diffusion"].fullest_budget == 16
+
+
+def test_parts_and_steps_of_a_file_have_blocks_of_their_own(checkout):
+    pytest.importorskip("matplotlib")
+    readme = "<!-- bench:x late -->\n<!-- /bench -->\n<!-- bench:x agreement -->\n<!-- /bench -->\n"
+    readme += "<!-- bench:x steps -->\n<!-- /bench -->\n"
+    late = [row("scores only", 2, verdicts(0.5), gflop_per_image=7.25), row("tts_var", 2, verdicts(0.7))]
+    agreement = [{"scale": 0, "best": 0.125, "note": None}, {"scale": 1, "best": 0.001, "note": "good"}]
+    curves = {
+        "prompts": 3,
+        "by_step": {"ttgen": {"one": [0.0, 0.5], "two": [0.1, 0.2]}, "direct": {"one": [0, 0.3], "two": [0, 0.1]}},
+    }
+    root = checkout(readme=readme, name="x", late=late, agreement=agreement, curves=curves)
+    assert tables.main(["--root", str(root)]) == 0
+    page = (root / "README.md").read_text()
+    assert cells(page, "scores only")[1:] == ["50.0 (45.0 to 55.0)", "0.550", "0.567", "80", "7.2", "0.20"]
+    assert cells(page, "TTS-VAR")[5] == "-"
+    assert cells(page, "scale") == ["scale", "best", "note"] and cells(page, "1") == ["1", "0.001", "good"]
+    assert 'src="docs/images/x-steps.svg"' in page and (root / "docs" / "images" / "x-steps-dark.svg").exists()
+    # Other curves: the pictures are out of date, the pages are not.
+    curves["by_step"]["ttgen"]["one"][1] = 0.6
+    checkout(readme=page, name="x", late=late, agreement=agreement, curves=curves)
+    assert set(tables.update(root, check=True)) == {
+        f"docs/images/x{kind}{ending}.svg" for kind in ("", "-steps") for ending in ("", "-dark")
+    }  # fmt: skip
+
+
+def test_an_unknown_part_is_named(checkout):
+    root = checkout(readme="<!-- bench:shapes-diffusion lambda -->\n<!-- /bench -->\n")
+    with pytest.raises(ValueError, match="shapes-diffusion lambda: there is no such part, choose one of full, picture"):
+        tables.update(root, check=True)
+
+
+def test_where_passes_differ_in_size_flops_are_the_budget(checkout):
+    pytest.importorskip("matplotlib")
+    rows = [{**r, "gflop_per_image": 2.6 * r["budget"]} for r in ROWS]
+    root = checkout(rows)
+    assert tables.main(["--root", str(root)]) == 0
+    page = (root / "README.md").read_text()
+    assert cells(page, "correct images in %")[1:] == ["N = 1", "N = 4", "N = 16"] and "| at N = 16 |" in page
+    by_task = page[page.index("| at N = 16") :]
+    assert cells(by_task, "at N = 16")[-2] == "GFLOP" and cells(by_task, "DAS")[-2] == "41.6"
+    drawn = (root / "docs" / "images" / "shapes-diffusion.svg").read_text()
+    assert "GFLOP per image" in drawn and "forward passes" not in drawn

@@ -22,10 +22,12 @@ def family():
     return VarFamily(*parts)
 
 
-def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, caplog):
+def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(var, "load_var_family", lambda: family)
     out = tmp_path / "shapes-var.json"
     arguments = ["--prompts-per-task", "1", "--budgets", "1", "2", "--methods", "plain", "best_of_n", "tts_var"]
-    assert var.main([*arguments, "--out", str(out)], family) == 0
+    arguments += ["--parts", "rows", "--out", str(out)]
+    assert var.main(arguments) == 0
     results = load_results(out)
     assert {(r["method"], r["budget"]) for r in results.rows} == {
         ("plain", 1), ("tts_var", 1), ("best_of_n", 2), ("tts_var", 2),
@@ -33,22 +35,34 @@ def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, caplog):
     plain, both = results.row("plain", 1), results.row("best_of_n", 2)
     assert plain["nfe_per_image"] == 2 * len(SCHEDULE) and both["nfe_per_image"] == 4 * len(SCHEDULE)
     # Images that are judged are decoded: one for plain sampling as well.
-    assert both["tflop_per_image"] == pytest.approx(2 * plain["tflop_per_image"], abs=2e-5)  # five digits each
+    assert both["gflop_per_image"] == pytest.approx(2 * plain["gflop_per_image"], abs=0.02)  # two digits each
     populations = [8, 8, 6, 4, 2, 1]
     assert results.row("tts_var", 1)["nfe_per_image"] == 2 * sum(populations)
     before = out.read_text()
-    assert var.main([*arguments, "--out", str(out)], family) == 0
+    assert var.main(arguments) == 0
     assert out.read_text() == before
 
 
-def test_consistency_ends_at_one(family):
+def test_agreements_end_at_one_and_name_their_sizes(family):
     from testtime.shapes_world.suite import suite
     from testtime.verifiers.registry import create
 
-    rows = var.consistency(suite(1, 5)[:3], var.VarBench(), create("shapes_preference"), family, particles=3)
-    assert [entry["side"] for entry in rows] == [1, 2, 3, 4, 6, 8]
-    assert rows[-1]["best_stays_best"] == 1.0 and rows[-1]["rank_correlation"] == pytest.approx(1.0)
-    assert all(-1 <= entry["rank_correlation"] <= 1 for entry in rows)
+    judge = create("shapes_preference")
+    consistency, previews = var.agreements(suite(1, 5)[:3], var.VarBench(), judge, family, particles=3)
+    assert [entry["side"] for entry in consistency] == [1, 2, 3, 4, 6, 8]
+    assert consistency[-1]["best_is_the_same"] == 1.0
+    assert consistency[-1]["rank_correlation"] == pytest.approx(1.0)
+    assert all(-1 <= entry["rank_correlation"] <= 1 for entry in [*consistency, *previews])
+    assert {(p["preview_side"], p["scale"]) for p in previews} == {(side, k) for side in (4, 6) for k in range(5)}
+    assert {p["decode_cost"] for p in previews} == {0.25, 0.5625}
+
+
+def test_agreement_of_the_same_order_is_one():
+    found = var.Agreement()
+    found.add(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.1, 0.3, 0.9]))
+    found.add(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 2.0]))
+    found.add(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 1.0, 0.0]))  # no order: not counted
+    assert found.figures() == {"best_is_the_same": 0.6667, "rank_correlation": 0.0}
 
 
 def test_ablations_are_valid_searches(family):

@@ -47,9 +47,9 @@ def drawings(first: int, count: int, folder: Path = RUNS) -> np.ndarray:
     if not path.exists():
         with Pool(os.cpu_count()) as pool:
             images = np.stack(pool.map(training_drawing, range(first, first + count), chunksize=128))
-        partial = path.with_suffix(".partial.npy")
+        partial = path.with_suffix(f".{os.getpid()}.npy")  # every process of a torchrun comes by here
         np.save(partial, images)
-        partial.rename(path)
+        partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..samplers.trace import Trace
 from . import svg
 from .names import method_name
+from .page_prompts import pictured, prompts_on_the_way
 from .report import settings_line
 from .tree import finite, score_range, winner_ids
 
@@ -24,7 +25,6 @@ COMMON_STYLE = HERE / "page.css"
 OWN_STYLE = HERE / "report.css"
 SCRIPT = HERE / "page.js"
 SHOWN = 48  # finished images
-REWRITES_SHOWN = 40
 WAYS_SHOWN = 4  # winners whose previews are shown
 
 
@@ -47,7 +47,8 @@ def render(trace: Trace, thumbs: Mapping[int, str] | None = None, *, name: str =
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     parts = [_header(trace), _tree(trace, winners, thumbs), _curves(trace, winners), _gallery(trace, winners, thumbs)]
-    parts += [_rewrites(trace), _cost(trace), _settings(trace), _footer(name, version)]
+    uris = {key: _uri(value) for key, value in thumbs.items()}
+    parts += [prompts_on_the_way(trace, uris), _cost(trace), _settings(trace), _footer(name, version)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -117,7 +118,7 @@ def _events(trace: Trace) -> str:
 def _tree(trace: Trace, winners: Sequence[int], thumbs: Mapping[int, str]) -> str:
     ways = "".join(_way(trace, winner, thumbs) for winner in winners[:WAYS_SHOWN])
     shown = {key for winner in winners[:WAYS_SHOWN] for key, _ in _ancestors(trace, winner)}
-    shown |= {entry["id"] for entry in trace.records[-1].particles}
+    shown |= {entry["id"] for entry in trace.records[-1].particles} | pictured(trace)
     hidden = "".join(
         f"<img data-particle='{key}' src='{_uri(value)}' alt='' hidden>"
         for key, value in thumbs.items()
@@ -204,22 +205,6 @@ def _tile(entry: dict[str, Any], first: bool, thumbs: Mapping[int, str]) -> str:
         f"<figure class='{'first' if first else 'other'}' title='particle {key}'>{picture}"
         f"<figcaption><b>{_number(entry['score'])}</b>{held_out}</figcaption></figure>"
     )
-
-
-def _rewrites(trace: Trace) -> str:
-    """What a rewriter was asked and said, where there was one."""
-    found = [(record.step, answer) for record in trace.records for answer in getattr(record, "rewrites", None) or ()]
-    found = [(step, answer) for step, answer in found if isinstance(answer, dict)]
-    if not found:
-        return ""
-    items = []
-    for step, answer in found[:REWRITES_SHOWN]:
-        missing = answer.get("missing")
-        lacks = f" <i>missing: {escape(str(missing))}</i>" if missing else ""
-        prompts = " / ".join(escape(str(text)) for text in answer.get("prompts") or ()) or "kept as it was"
-        items.append(f"<li>step {int(step)}: {prompts}{lacks}</li>")
-    more = f"<p class='fine'>{len(found) - len(items)} more.</p>" if len(found) > len(items) else ""
-    return f"<section><h2>Prompts on the way</h2><ul class='said'>{''.join(items)}</ul>{more}</section>"
 
 
 def _cost(trace: Trace) -> str:

@@ -1,9 +1,9 @@
-"""The example workflows of Infinity: plain, and TTS-VAR as published."""
+"""The example workflows of next-scale models: Infinity plain and with TTS-VAR as published, the embedded model too."""
 
 from __future__ import annotations
 
 from workflow_graph import Group, Node, Workflow, note
-from workflow_parts import MODEL_BLUE, RESULT_VIOLET, SEARCH_BROWN, decode, lowered, results, save, text_node
+from workflow_parts import MODEL_BLUE, RESULT_VIOLET, SEARCH_BROWN, decode, encode, lowered, results, save, text_node
 
 PROMPT = "a photograph of a red fox sitting left of a blue bicycle, autumn leaves"
 # Not offered for download: the front end takes nothing but .safetensors. The loader says where they are from.
@@ -79,4 +79,68 @@ def infinity_tts_var() -> Workflow:
     return Workflow(name, groups)
 
 
-WORKFLOWS = [infinity_sampler, infinity_tts_var]
+def _embedded(prompt: str) -> tuple[Node, Node, Node]:
+    """(loader, prompt, encoded prompt) of the embedded model."""
+    load, text = Node("TestTimeLoadShapesWorldVAR", {}, width=290), text_node(prompt)
+    return load, text, encode(load["clip"], text["STRING"], "Positive prompt")
+
+
+DRAWN = {"cfg": 2.0, "tau": 1.0, "pixels": "0.06M"}
+"""How the embedded model is sampled; it has one size, whatever ``pixels`` says."""
+
+
+def var_sampler() -> Workflow:
+    text = """
+    ## A next-scale model
+    The embedded model draws **scale by scale**: one token, then 2 x 2, 3 x 3, ... up to 8 x 8, each from all coarser
+    ones. It is Infinity's architecture in a tiny size, so what works here works with Load Infinity.
+
+    - **tau** is the temperature of the bits, **cfg** how strictly they follow the prompt.
+    - Nothing to download; an image takes a fraction of a second on a processor.
+    """
+    name = "var_sampler"
+    load, prompt, encoded = _embedded("a blue star left of a red circle")
+    inputs = {"infinity": load["infinity"], "positive": encoded["CONDITIONING"], "seed": 7, **DRAWN, "batch_size": 4}
+    sampler = Node("TestTimeInfinitySampler", {**inputs, "vae": load["vae"]}, width=340, picture=300)
+    image = decode(sampler["latent"], load["vae"])
+    groups = [
+        Group("", [[note(text)]]),
+        Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
+        Group("Sampling", [[sampler]], SEARCH_BROWN),
+        Group("Result", [[image], [save(image["IMAGE"], name, "Images", 340)]], RESULT_VIOLET),
+    ]
+    return Workflow(name, groups)
+
+
+def tts_var() -> Workflow:
+    text = """
+    ## TTS-VAR on the embedded model
+    **Many particles while the image is small, few when it is large** (Chen et al. 2025). Sixteen begin; clusters keep
+    the early ones different; the verifier chooses among the later ones; two are finished.
+
+    - **particles** is N: images that are finished; 8 N begin.
+    - **strength** is how strictly the score chooses.
+    - Put Best-of-N, Importance Sampling, SMC or FK Steering in its place to compare: all run on this model.
+    """
+    name = "tts_var"
+    load, prompt, encoded = _embedded("a red square and a blue ring")
+    method = Node("TestTimeTTSVAR", {"extractor": load["extractor"]}, width=320)
+    inputs = {
+        **{slot: load[slot] for slot in ("infinity", "vae", "verifier", "held_out")},
+        "positive": encoded["CONDITIONING"],
+        "search": method["search"],
+        "prompt": prompt["STRING"],
+        "seed": 7,
+        **DRAWN,
+    }
+    sampler = Node("TestTimeInfinitySearch", inputs, width=340, lines=2)
+    groups = [
+        Group("", [[note(text)]]),
+        Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
+        Group("Search", [lowered(method), [sampler]], SEARCH_BROWN),
+        results(load["vae"], sampler, name),
+    ]
+    return Workflow(name, groups)
+
+
+WORKFLOWS = [infinity_sampler, infinity_tts_var, var_sampler, tts_var]

@@ -105,6 +105,27 @@ def test_prompts_of_a_rewriter_are_text(searched):
     assert f"step {trace.records[1].step}: {HOSTILE}" in reader.text and "<i>star</i>" in reader.text
 
 
+def test_prompts_that_competed_are_shown_with_their_previews_scores_and_the_winner(searched):
+    trace = Trace.from_json(searched.trace.to_json())
+    record = trace.records[1]
+    first, second = [entry for entry in record.particles if entry["group"] == 0][:2]
+    second.update(slot=first["slot"], prompt=HOSTILE, selected=True, score=0.75)
+    first.update(selected=False, score=-0.125)
+    record.rewrites = [{"group": 0, "slot": first["slot"], "missing": ["a ring", HOSTILE], "prompts": [HOSTILE]}]
+    trace.records[2].rewrites = [{"group": 0, "slot": 0, "missing": [], "prompts": []}]
+    trace.records[3].rewrites = [{"group": 1, "slot": 0, "failed": True, "note": "HTTP <500>", "prompts": []}]
+    picture = thumbnail(torch.full((64, 64, 3), 90, dtype=torch.uint8).numpy())
+    page = render(trace, {second["id"]: picture})
+    reader = Reader(page)
+    assert f"missing: a ring; {HOSTILE}" in reader.text and "the prompt as it was" in reader.text
+    assert "0.750" in reader.text and "-0.125" in reader.text and "kept as it was" in reader.text
+    assert "no usable answer: HTTP <500>" in reader.text
+    section = page[page.index("Prompts on the way") :]
+    kinds = re.findall(r"<figure class='(\w+)' title='particle (\d+)'", section)
+    assert kinds == [("other", str(first["id"])), ("first", str(second["id"]))]
+    assert page.count("data:image/jpeg;base64,") == 1  # shown here, so not kept aside a second time
+
+
 def test_the_command_writes_a_page(searched, tmp_path, capsys):
     source = tmp_path / "trace.json"
     source.write_text(to_text(searched.trace), encoding="utf-8")

@@ -7,10 +7,13 @@ import pytest
 
 from testtime.cli.demo_backends import LibraryBackend, Settings
 from testtime.cli.demo_comfy import METHOD_NODES, ComfyBackend
-from testtime.cli.demo_page import METHOD_TEXTS
+from testtime.cli.demo_sections import DIFFUSION, SECTIONS, VAR
+from testtime.models.tiny.loading import missing_weights
 from testtime.shapes_world.captions import sample_prompt
 
 SETTINGS = Settings(budget=2, steps=4)
+METHODS = {section.model: section.methods for section in SECTIONS}
+pytestmark = pytest.mark.skipif(bool(missing_weights(["diffusion", "var", "var_vae"])), reason="no weights here")
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +23,10 @@ def backend(comfy_server):
 
 
 def test_every_method_of_the_page_has_a_node():
-    assert set(METHOD_NODES) == set(METHOD_TEXTS)
+    assert {model: tuple(nodes) for model, nodes in METHOD_NODES.items()} == METHODS
 
 
-@pytest.mark.parametrize("method", METHOD_TEXTS)
+@pytest.mark.parametrize("method", METHODS[DIFFUSION])
 def test_entry_agrees_with_the_library(backend, method):
     prompt = sample_prompt(0, "colors")
     entry, other = backend.run(method, prompt), LibraryBackend(SETTINGS).run(method, prompt)
@@ -35,6 +38,21 @@ def test_entry_agrees_with_the_library(backend, method):
     assert entry.held_out is not None and abs(entry.held_out) <= 1.0
     assert entry.score == max(e["score"] for e in entry.trace.records[-1].particles)
     np.testing.assert_array_equal(entry.finalists[0][1], entry.image)
+
+
+@pytest.mark.parametrize("method", METHODS[VAR])
+def test_next_scale_model_draws_the_librarys_images(backend, method):
+    prompt = sample_prompt(0, "colors")
+    entry, other = (one.run(method, prompt, VAR) for one in (backend, LibraryBackend(SETTINGS)))
+    assert (entry.nfe, entry.judged, entry.flops) == (other.nfe, other.judged, other.flops)
+    assert (entry.model, entry.winner) == (VAR, other.winner)
+    assert entry.score == pytest.approx(other.score, abs=1e-3)
+    assert entry.held_out == pytest.approx(other.held_out, abs=1e-3)
+    assert [key for key, _ in entry.finalists] == [key for key, _ in other.finalists]
+    for (_, image), (_, same) in zip(entry.finalists, other.finalists, strict=True):
+        # ComfyUI's own node cuts to 8 bits where the library rounds.
+        assert image.shape == (128, 128, 3) and np.abs(image.astype(int) - same).max() <= 2
+    assert [len(record.particles) for record in entry.trace.records] == [len(r.particles) for r in other.trace.records]
 
 
 def test_score_belongs_to_the_saved_image(backend):

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from testtime.cli import demo, demo_backends
-from testtime.cli.demo_backends import LibraryBackend, Settings, judge
-from testtime.cli.demo_page import METHOD_TEXTS
+from testtime.cli.demo_backends import LibraryBackend, Networks, Settings, judge
+from testtime.cli.demo_sections import SECTIONS, TTS_VAR_PARTICLES, VAR
 from testtime.cli.errors import CommandError
 from testtime.models.tiny import vocabulary
 from testtime.models.tiny.autoencoder import Autoencoder
@@ -21,6 +21,10 @@ from testtime.models.tiny.denoiser import Denoiser
 from testtime.models.tiny.loading import Family, WeightsError
 from testtime.models.tiny.preference import PreferenceModel
 from testtime.models.tiny.text_encoder import TextEncoder
+from testtime.models.tiny.var import SCHEDULE, new_transformer, new_vae
+from testtime.models.tiny.var_pipeline import VarFamily
+from testtime.samplers.clustering import PixelFeatures
+from testtime.samplers.methods.tts_var import PLANS
 from testtime.samplers.trace import Trace
 from testtime.shapes_world import scene
 from testtime.shapes_world.captions import sample_prompt
@@ -29,6 +33,7 @@ from testtime.shapes_world.scene import TASKS, sample_scene
 from testtime.verifiers.embedded import ShapesCLIPVerifier, ShapesPreferenceVerifier
 
 STEPS, BUDGET = 3, 2
+ALL = [(section.model, method) for section in SECTIONS for method in section.methods]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +41,15 @@ def backend():
     torch.manual_seed(0)
     networks = [Autoencoder(), TextEncoder(), Denoiser("eps"), Denoiser("flow")]
     family = Family(vocabulary, *(module.eval().requires_grad_(False) for module in networks), 1.0)
+    scales = VarFamily(*(part.eval().requires_grad_(False) for part in (new_transformer(), new_vae(), networks[1])))
     judges = (ShapesPreferenceVerifier(PreferenceModel()), ShapesCLIPVerifier(ShapesCLIP()))
-    return LibraryBackend(Settings(budget=BUDGET, steps=STEPS), family, judges)
+    return LibraryBackend(Settings(budget=BUDGET, steps=STEPS), Networks(family, scales, judges, PixelFeatures()))
 
 
-@pytest.mark.parametrize("method", METHOD_TEXTS)
-def test_entry_agrees_with_its_trace(backend, method):
-    entry = backend.run(method, sample_prompt(0, "counting"))
+@pytest.mark.parametrize(("model", "method"), ALL)
+def test_entry_agrees_with_its_trace(backend, model, method):
+    entry = backend.run(method, sample_prompt(0, "counting"), model)
+    assert (entry.model, entry.method) == (model, method)
     assert entry.image.shape == (128, 128, 3) and entry.image.dtype == np.uint8
     assert entry.trace.records[-1].phase == "final"
     best = entry.trace.finalists()[0]
@@ -50,21 +57,26 @@ def test_entry_agrees_with_its_trace(backend, method):
     assert best["held_out"] == entry.held_out
     assert [key for key, _ in entry.finalists] == [e["id"] for e in entry.trace.finalists()]
     np.testing.assert_array_equal(entry.finalists[0][1], entry.image)
-    plain = 2 * STEPS  # guidance: two forward passes per step
-    spent = {"plain": plain, "svdd": 2 * (1 + (STEPS - 1) * BUDGET)}.get(method, BUDGET * plain)
-    assert entry.nfe == spent == entry.trace.records[-1].nfe
+    steps = len(SCHEDULE) if model == VAR else STEPS
+    plain = 2 * steps  # guidance: two forward passes per step
+    particles = TTS_VAR_PARTICLES * sum(PLANS[len(SCHEDULE)].populations(len(SCHEDULE)))
+    special = {"plain": plain, "svdd": 2 * (1 + (STEPS - 1) * BUDGET), "tts_var": 2 * particles}
+    assert entry.nfe == special.get(method, BUDGET * plain) == entry.trace.records[-1].nfe
+    assert (entry.flops > 0) is (model == VAR)
     assert (entry.backward > 0) is False, "the gradient stops at the decoder, so no forward pass is differentiated"
 
 
-def test_plain_sampling_is_one_of_the_images_that_best_of_n_chooses_from(backend):
+@pytest.mark.parametrize("model", [section.model for section in SECTIONS])
+def test_plain_sampling_is_one_of_the_images_that_best_of_n_chooses_from(backend, model):
     prompt = sample_prompt(0, "colors")
-    plain, best = (backend.run(method, prompt) for method in ("plain", "best_of_n"))
+    plain, best = (backend.run(method, prompt, model) for method in ("plain", "best_of_n"))
     assert any(np.abs(image.astype(int) - plain.image).max() <= 1 for _, image in best.finalists)
     assert best.score >= plain.score - 1e-4
 
 
-def test_same_settings_give_the_same_image(backend):
-    first, second = (backend.run("fk", sample_prompt(0, "position")) for _ in range(2))
+@pytest.mark.parametrize(("model", "method"), [("diffusion", "fk"), ("var", "tts_var")])
+def test_same_settings_give_the_same_image(backend, model, method):
+    first, second = (backend.run(method, sample_prompt(0, "position"), model) for _ in range(2))
     np.testing.assert_array_equal(first.image, second.image)
 
 
@@ -92,11 +104,14 @@ def test_command_writes_the_page(backend, tmp_path, monkeypatch, capsys):
     page = tmp_path / "index.html"
     assert capsys.readouterr().out.strip() == str(page.resolve())
     text = page.read_text(encoding="utf-8")
-    assert text.count("<figure") == len(METHOD_TEXTS)
+    assert text.count("<figure") == len(ALL)
     assert "no ComfyUI" in text
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert [row["method"] for row in results["entries"]] == list(METHOD_TEXTS)
+    assert [(row["model"], row["method"]) for row in results["entries"]] == ALL
+    for name in ("image", "trace"):
+        assert len({row[name] for row in results["entries"]}) == len(ALL), "every result has files of its own"
     for row in results["entries"]:
+        assert (row["flops"] is None) is (row["model"] == "diffusion")
         assert Image.open(tmp_path / row["image"]).size == (128, 128)
         trace = Trace.from_json((tmp_path / row["trace"]).read_text(encoding="utf-8"))
         assert trace.finalists()[0]["score"] == row["score"]

@@ -1,7 +1,8 @@
-"""The demo page from real searches on a closed-form process: complete, self-contained and truthful."""
+"""The demo page from real searches on two small processes: complete, self-contained and truthful."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,14 +11,20 @@ import torch
 
 from testtime.bench.presets import search_for
 from testtime.cli.demo_charts import best_so_far, curves, ticks, tree, winner_lineage
-from testtime.cli.demo_page import METHOD_TEXTS, About, Entry, render
+from testtime.cli.demo_page import render
+from testtime.cli.demo_sections import DIFFUSION, METHOD_TEXTS, SECTIONS, VAR, About, Entry
+from testtime.samplers.clustering import PixelFeatures
 from testtime.samplers.diffusion import DiffusionProcess
 from testtime.samplers.kernel import VE
+from testtime.samplers.methods import TTSVAR
 from testtime.samplers.schedules import karras
 from testtime.samplers.session import run_search
 from testtime.samplers.streams import Streams
+from testtime.samplers.trace import Trace
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.scene import TASKS
+
+from . import scale_world
 
 ABOUT = About("the library", 4, 6, 0, "a machine", 1.0, "brightness", "redness")
 
@@ -47,16 +54,24 @@ def decode(x0):
 
 
 def search(method, prompt, seed=0):
-    shape = (3, 4, 4)
-    process = DiffusionProcess(Denoise(), VE(), karras(6, 0.05, 10.0), decode, shape, 1, Streams(seed))
+    process = DiffusionProcess(Denoise(), VE(), karras(6, 0.05, 10.0), decode, (3, 4, 4), 1, Streams(seed))
+    return found(DIFFUSION, method, prompt, process, search_for(method, 4, 6), decode)
+
+
+def search_scales(nets, method, prompt, seed=0):
+    method_on_scales = TTSVAR(2, extractor=PixelFeatures()) if method == "tts_var" else search_for(method, 4, 6)
+    return found(VAR, method, prompt, scale_world.process(nets, seed=seed), method_on_scales, nets[1].decode)
+
+
+def found(model, method, prompt, process, searcher, to_images):
     finished = {}
 
     def keep(record, state, images):
         if record.phase == "final" and images is not None:
             finished.update({entry["id"]: images[k] for k, entry in enumerate(record.particles)})
 
-    result = run_search(search_for(method, 4, 6), process, Brightness(), [prompt.text], listener=keep)
-    images = (decode(result.latents).clamp(0, 1)[0] * 255).byte().numpy()
+    result = run_search(searcher, process, Brightness(), [prompt.text], listener=keep)
+    images = (to_images(result.latents).clamp(0, 1)[0] * 255).byte().numpy()
     return Entry(
         method=method,
         prompt=prompt,
@@ -70,20 +85,30 @@ def search(method, prompt, seed=0):
         nfe=result.ledger.nfe,
         backward=result.ledger.backward,
         seconds=result.ledger.total_seconds,
+        model=model,
     )
 
 
 @pytest.fixture(scope="module")
 def entries():
-    prompts = [sample_prompt(1, task) for task in TASKS]
-    return [search(method, prompt) for prompt in prompts for method in METHOD_TEXTS]
+    prompts, (first, second) = [sample_prompt(1, task) for task in TASKS], SECTIONS
+    nets = scale_world.networks()
+    return [search(method, prompt) for prompt in prompts for method in first.methods] + [
+        search_scales(nets, method, prompt) for prompt in prompts for method in second.methods
+    ]
+
+
+def parts(page):
+    """The two parts of the page."""
+    _, *found = page.split("<div class='part'>")
+    return found
 
 
 def test_page_has_everything_inside(entries):
     page = render(entries, ABOUT)
     assert page.count("<figure") == len(entries)
-    assert page.count("&#10003;") == 24
-    assert page.count("&#10007;") == 6
+    assert [part.count("&#10003;") for part in parts(page)] == [24, 12]
+    assert [part.count("&#10007;") for part in parts(page)] == [6, 6]
     for prompt in {entry.prompt.text for entry in entries}:
         assert prompt in page
     sources = re.findall(r"(?:src|href)=['\"]([^'\"]{0,30})", page)
@@ -93,18 +118,57 @@ def test_page_has_everything_inside(entries):
 
 
 def test_page_survives_hostile_prompts(entries):
-    import dataclasses
-
     prompt = dataclasses.replace(entries[0].prompt, text="<script>alert(1)</script> \"'&")
-    page = render([dataclasses.replace(entry, prompt=prompt) for entry in entries[:5]], ABOUT)
+    page = render([dataclasses.replace(entry, prompt=prompt) for entry in (*entries[:5], *entries[-3:])], ABOUT)
     assert "<script" not in page
 
 
 def test_summary_marks_the_best_method(entries):
-    page = render(entries, ABOUT)
-    (row,) = re.findall(r"<tr class='winner'>.*?</tr>", page)
-    means = {key: np.mean([e.score for e in entries if e.method == key]) for key in METHOD_TEXTS if key != "plain"}
-    assert METHOD_TEXTS[max(means, key=means.get)][0] in row
+    for section, part in zip(SECTIONS, parts(render(entries, ABOUT)), strict=True):
+        (row,) = re.findall(r"<tr class='winner'>.*?</tr>", part)
+        mine = [entry for entry in entries if entry.model == section.model]
+        means = {key: np.mean([e.score for e in mine if e.method == key]) for key in section.methods if key != "plain"}
+        assert METHOD_TEXTS[max(means, key=means.get)][0] in row
+
+
+def test_methods_appear_where_they_belong(entries):
+    for section, part in zip(SECTIONS, parts(render(entries, ABOUT)), strict=True):
+        heads = re.findall(r"<div class='colhead'>.*?</i>(.*?)</div>", part)
+        assert heads == [METHOD_TEXTS[key][0] for key in section.methods]
+
+
+def test_a_part_without_entries_is_left_out(entries):
+    page = render([entry for entry in entries if entry.model == DIFFUSION], ABOUT)
+    assert len(parts(page)) == 1
+    assert "next-scale" not in page
+
+
+def test_only_the_next_scale_part_tells_compute(entries):
+    told = [at_cost(entry, 3.14e9 if entry.method == "tts_var" else 1e9) for entry in entries]
+    first, second = parts(render(told, ABOUT))
+    assert "FLOP" not in first and "GFLOP per image" in second
+    (row,) = re.findall(r"<tr[^>]*><th>[^/]*</i>TTS-VAR.*?</tr>", second)
+    assert "<td class='num'>3.1</td>" in row
+
+
+def at_cost(entry, flops):
+    """The entry with other FLOPs in its books."""
+    trace = Trace.from_json(entry.trace.to_json())
+    trace.meta["ledger"]["flops"] = flops
+    return dataclasses.replace(entry, trace=trace)
+
+
+def test_headlines_keep_the_models_apart(entries):
+    """With every image of the next-scale model wrong, only the second sentence changes."""
+    wrong = [dataclasses.replace(entry, correct=entry.model == DIFFUSION and entry.correct) for entry in entries]
+    before, after = render(entries, ABOUT), render(wrong, ABOUT)
+    assert before.split("<div class='part'>")[0] == after.split("<div class='part'>")[0]
+    spent = {key: sum(e.flops for e in entries if (e.model, e.method) == (VAR, key)) for key in METHOD_TEXTS}
+    for page, right in ((before, 6), (after, 0)):
+        assert (
+            f"Plain sampling gets <b>0</b> of 6 right; TTS-VAR with N = 2 gets <b>{right}</b> of 6; Best-of-N with "
+            f"N = 4 gets <b>{right}</b> of 6, at {spent['best_of_n'] / spent['tts_var']:.1f} times the compute"
+        ) in parts(page)[1]
 
 
 def test_best_so_far_never_falls_and_ends_at_the_best(entries):

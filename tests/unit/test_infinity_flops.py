@@ -74,3 +74,17 @@ def test_cache_size_is_that_of_the_cache():
     grown = KVCache(5).grow(14, 0, Infinity(config).layout(2))
     assert grown.bytes() == 5 * cache_bytes(config, schedule.offsets[-2], element=4)
     assert cache_bytes(RELEASED["infinity_2b"], 10521) / 2**30 == pytest.approx(5.137, abs=1e-3)
+
+
+def test_a_shrinking_population_costs_what_the_paper_draws():
+    """Fig. 2 of TTS-VAR as its code draws: 1.29 times one image of the 2B model, and no more cache than one image."""
+    from testtime.bench.infinity_schedule import BY_FORMULA, by_formula, populations
+
+    config, schedule = BY_FORMULA["infinity_2b at 1M"]
+    assert populations(schedule) == [8, 8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1]
+    found = by_formula(config, schedule, populations(schedule))
+    assert found["tflop_of_one"] == pytest.approx(115.1, rel=2e-3)
+    assert found["tflop_shrinking"] == pytest.approx(148.6, rel=3e-3)
+    assert found["times_flop"] == pytest.approx(1.29, abs=5e-3)
+    assert found["cache_gib_of_one"] == pytest.approx(3.137, abs=2e-3)  # the last scale is not kept
+    assert found["cache_gib_shrinking"] == found["cache_gib_of_one"]

@@ -1,4 +1,4 @@
-"""``testtime demo``: one prompt from each of the six Shapes World tasks, every method, one page to look at.
+"""``testtime demo``: one prompt from each of the six Shapes World tasks, two models, every method, one page.
 
 Runs through a headless ComfyUI where one is found and through the library where none is; both use the same embedded
 models, seeds and settings, and the page says which one it was.
@@ -23,8 +23,9 @@ from .errors import CommandError
 from .locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 if TYPE_CHECKING:
+    from ..shapes_world.captions import Prompt
     from .demo_backends import Backend
-    from .demo_page import About, Entry
+    from .demo_sections import About, Entry
 
 logger = logging.getLogger("testtime")
 
@@ -83,22 +84,16 @@ def main(options: argparse.Namespace) -> int:
     """Run everything, write ``index.html``, print its path; returns the exit status."""
     from ..shapes_world.captions import sample_prompt
     from ..shapes_world.scene import TASKS
-    from .demo_backends import judge
-    from .demo_page import METHOD_TEXTS, About, render
+    from .demo_page import render
+    from .demo_sections import About
 
     if options.budget < 2 or options.steps < 2:
         raise CommandError(f"--budget {options.budget} --steps {options.steps}: both must be at least 2")
     started = time.perf_counter()
     prompts = [sample_prompt(options.seed, task) for task in TASKS]
-    entries = []
     with open_backend(options) as backend:
         logger.info("Demo through %s", backend.where)
-        work = [(prompt, method) for prompt in prompts for method in METHOD_TEXTS]
-        with tqdm(work, unit="image", file=sys.stderr) as bar:
-            for prompt, method in bar:
-                bar.set_description(f"{METHOD_TEXTS[method][0]}: {prompt.text}"[:60])
-                entry = backend.run(method, prompt)
-                entries.append(replace(entry, correct=judge(entry.image, prompt)))
+        entries = run_all(backend, prompts)
         about = About(
             where=backend.where,
             budget=options.budget,
@@ -116,20 +111,35 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_all(backend: Backend, prompts: Sequence[Prompt]) -> list[Entry]:
+    """Every method of every part of the page on every prompt, judged, with one progress bar."""
+    from .demo_backends import judge
+    from .demo_sections import METHOD_TEXTS, SECTIONS
+
+    work = [(part.model, prompt, method) for part in SECTIONS for prompt in prompts for method in part.methods]
+    entries = []
+    with tqdm(work, unit="image", file=sys.stderr) as bar:
+        for model, prompt, method in bar:
+            bar.set_description(f"{METHOD_TEXTS[method][0]}: {prompt.text}"[:60])
+            entry = backend.run(method, prompt, model)
+            entries.append(replace(entry, correct=judge(entry.image, prompt)))
+    return entries
+
+
 def save(entries: Sequence[Entry], about: About, folder: Path) -> None:
     """Everything that is on the page as files: ``results.json``, ``images/`` and ``traces/``."""
     from PIL import Image
 
     rows = []
     for entry in entries:
-        name = f"{entry.prompt.task}-{entry.method}"
-        image, trace = folder / "images" / f"{name}.png", folder / "traces" / f"{name}.json"
+        image, trace = folder / "images" / f"{entry.name}.png", folder / "traces" / f"{entry.name}.json"
         for path in (image, trace):
             path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(entry.image).save(image)
         trace.write_text(entry.trace.to_json(), encoding="utf-8")
         rows.append(
             {
+                "model": entry.model,
                 "method": entry.method,
                 "prompt": entry.prompt.to_dict(),
                 "image": image.relative_to(folder).as_posix(),
@@ -138,6 +148,7 @@ def save(entries: Sequence[Entry], about: About, folder: Path) -> None:
                     name: getattr(entry, name)
                     for name in ("score", "held_out", "correct", "nfe", "backward", "seconds")
                 },
+                "flops": entry.flops or None,  # null: not counted
             }
         )
     text = json.dumps({"about": asdict(about), "entries": rows}, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,13 +13,17 @@ from .. import __version__
 from ..bench.presets import search_for
 from ..models.tiny.loading import Family, load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
-from ..samplers.protocols import Verifier
+from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, var_process
+from ..samplers.clustering import Extractor
+from ..samplers.methods import TTSVAR
+from ..samplers.protocols import Process, Search, Verifier
 from ..samplers.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.scene import TASKS
+from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
-from .demo_page import Entry
+from .demo_sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,10 @@ class Settings:
     """What both backends are asked to do.
 
     Attributes:
-        budget: forward passes as a multiple of plain sampling, >= 2.
-        steps: denoising steps, >= 2.
+        budget: forward passes as a multiple of plain sampling, >= 2; N of Best-of-N on the next-scale model.
+        steps: denoising steps of the diffusion model, >= 2.
         seed: of prompts and noise.
-        cfg: guidance scale.
+        cfg: guidance scale of the diffusion model; the next-scale model has that of ``VarSettings``.
         verifier, held_out: registry names of the judge that steers and of the one that only watches.
     """
 
@@ -52,8 +57,8 @@ class Backend(Protocol):
     verifier: str
     held_out: str
 
-    def run(self, method: str, prompt: Prompt) -> Entry:
-        """The search's outcome; ``correct`` is left False for ``judge`` to decide."""
+    def run(self, method: str, prompt: Prompt, model: str = DIFFUSION) -> Entry:
+        """The search's outcome on ``model`` ("diffusion" or "var"); ``correct`` is left for ``judge`` to decide."""
         ...
 
 
@@ -67,26 +72,45 @@ def as_bytes(images: Tensor) -> np.ndarray:
     return (images.clamp(0.0, 1.0) * 255.0).round().byte().cpu().numpy()
 
 
+@dataclass(frozen=True)
+class Networks:
+    """What the library backend runs.
+
+    Attributes:
+        diffusion, var: the two embedded families.
+        judges: (verifier, held-out verifier).
+        features: what TTS-VAR clusters images by.
+    """
+
+    diffusion: Family
+    var: VarFamily
+    judges: tuple[Verifier, Verifier]
+    features: Extractor
+
+    @classmethod
+    def trained(cls, settings: Settings) -> Networks:
+        """Those of the pack. Raises WeightsError or FileNotFoundError where weights are missing."""
+        judges = create(settings.verifier), create(settings.held_out)
+        return cls(load_family(), load_var_family(), judges, ShapesFeatures())
+
+
 class LibraryBackend:
-    """The embedded diffusion model through ``testtime`` alone.
+    """The embedded models through ``testtime`` alone.
 
     Args:
         settings: what to run.
-        family, judges: networks and (verifier, held-out verifier) to use instead of the trained ones.
+        networks: what to use instead of the trained ones.
 
     Raises:
-        WeightsError: trained weights are needed and missing.
+        WeightsError, FileNotFoundError: trained weights are needed and missing.
     """
 
     where = f"the library (testtime {__version__}, no ComfyUI)"
 
-    def __init__(
-        self, settings: Settings, family: Family | None = None, judges: tuple[Verifier, Verifier] | None = None
-    ):
+    def __init__(self, settings: Settings, networks: Networks | None = None):
         self.settings = settings
-        self.family = family or load_family()
-        self.judges = judges or (create(settings.verifier), create(settings.held_out))
-        self.verifier, self.held_out = (judge.name for judge in self.judges)
+        self.networks = networks or Networks.trained(settings)
+        self.verifier, self.held_out = (judge.name for judge in self.networks.judges)
 
     def __enter__(self) -> LibraryBackend:
         return self
@@ -94,19 +118,12 @@ class LibraryBackend:
     def __exit__(self, *exception) -> None:
         """Nothing to give back."""
 
-    def run(self, method: str, prompt: Prompt) -> Entry:
+    def run(self, method: str, prompt: Prompt, model: str = DIFFUSION) -> Entry:
         """See ``Backend.run``."""
-        settings = self.settings
-        sampling = SamplingSettings(
-            steps=settings.steps,
-            cfg=settings.cfg,
-            seed=settings.noise_seed(prompt),
-            gradient_through="decoder",
-        )
-        process = shapes_process([prompt.text], sampling, self.family)
-        search = search_for(method, settings.budget, settings.steps)
-        result = run_search(search, process, self.judges[0], [prompt.text], held_out=self.judges[1])
-        images = as_bytes(process.to_pixels(process.decode(result.finalists)))
+        search, process, decode = (self._next_scale if model == VAR else self._diffusion)(method, prompt)
+        verifier, held_out = self.networks.judges
+        result = run_search(search, process, verifier, [prompt.text], held_out=held_out)
+        images = as_bytes(decode(result.finalists))
         return Entry(
             method=method,
             prompt=prompt,
@@ -120,4 +137,28 @@ class LibraryBackend:
             nfe=result.ledger.nfe,
             backward=result.ledger.backward,
             seconds=result.trace.records[-1].seconds,
+            model=model,
         )
+
+    def _diffusion(self, method: str, prompt: Prompt) -> tuple[Search, Process, Callable[[Tensor], Tensor]]:
+        """Search, process, and finalists -> images ``[n, H, W, 3]``."""
+        settings = self.settings
+        sampling = SamplingSettings(
+            steps=settings.steps,
+            cfg=settings.cfg,
+            seed=settings.noise_seed(prompt),
+            gradient_through="decoder",
+        )
+        process = shapes_process([prompt.text], sampling, self.networks.diffusion)
+        search = search_for(method, settings.budget, settings.steps)
+        return search, process, lambda latents: process.to_pixels(process.decode(latents))
+
+    def _next_scale(self, method: str, prompt: Prompt) -> tuple[Search, Process, Callable[[Tensor], Tensor]]:
+        """As ``_diffusion``."""
+        sampling = VarSettings(seed=self.settings.noise_seed(prompt))
+        process = var_process([prompt.text], sampling, self.networks.var)
+        if method == "tts_var":
+            search = TTSVAR(TTS_VAR_PARTICLES, extractor=self.networks.features)
+        else:
+            search = search_for(method, self.settings.budget, process.steps)
+        return search, process, self.networks.var.decode

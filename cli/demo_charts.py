@@ -106,11 +106,13 @@ def winner_lineage(trace: Trace, winner: int) -> set[int]:
     return chain
 
 
-def tree(trace: Trace, winner: int, finalists: Sequence[tuple[int, np.ndarray]], colour: str) -> str:
+def tree(
+    trace: Trace, winner: int, finalists: Sequence[tuple[int, np.ndarray]], colour: str, start: str = "noise"
+) -> str:
     """The family tree: time from left to right, one line per particle, the winner's ancestors in ``colour``.
 
     Children stay next to their siblings, so that no two lines cross. ``finalists``: (particle id, image uint8) of those
-    finished images that are shown at the right end.
+    finished images that are shown at the right end; ``start``: what stands at the left end.
     """
     width, height = TREE_SIZE
     left, right, top, bottom = 14, 2 * THUMB + 32, THUMB / 2 + 6, THUMB / 2 + 22
@@ -144,7 +146,7 @@ def tree(trace: Trace, winner: int, finalists: Sequence[tuple[int, np.ndarray]],
     for wanted in ("other", "alive"):
         parts += [text for kind, text in lines + dots if kind == wanted]
     parts += _thumbnails(finalists, places, chain, width - right + 16)
-    parts.append(f'<text class="tick" x="{left}" y="{height - 4}">noise</text>')
+    parts.append(f'<text class="tick" x="{left}" y="{height - 4}">{escape(start)}</text>')
     parts.append(f'<text class="tick" x="{width - right}" y="{height - 4}" text-anchor="end">finished</text>')
     return "".join([*parts, "</svg>"])
 

@@ -11,23 +11,33 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..models.tiny.var_pipeline import VarSettings
 from ..samplers.trace import Trace
 from ..shapes_world.captions import Prompt
 from .client import ComfyClient, RunResult, file_references
 from .comfyui import HeadlessOptions
 from .demo_backends import Settings
-from .demo_page import Entry
+from .demo_sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
 from .errors import WorkflowFailed
 from .run import last_words, run_on, server_for
 from .workflow import check_known_nodes
 
-# Name of a method -> its node, and what that needs besides defaults for a budget.
-METHOD_NODES: dict[str, tuple[str, Callable[[int], dict]]] = {
-    "plain": ("TestTimeBestOfN", lambda budget: {"particles": 1}),
-    "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
-    "svdd": ("TestTimeSVDD", lambda budget: {"candidates": budget}),
-    "das": ("TestTimeDAS", lambda budget: {"particles": budget, "gradient_through": "decoder"}),
-    "fk": ("TestTimeFKSteering", lambda budget: {"particles": budget}),
+# Outputs of both loaders after the model, which comes first; the extractor is the next-scale model's alone.
+CLIP, VAE, VERIFIER, HELD_OUT, EXTRACTOR = (["world", slot] for slot in range(1, 6))
+# Model -> name of a method -> its node, and what that needs besides defaults for a budget.
+METHOD_NODES: dict[str, dict[str, tuple[str, Callable[[int], dict]]]] = {
+    DIFFUSION: {
+        "plain": ("TestTimeBestOfN", lambda budget: {"particles": 1}),
+        "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
+        "svdd": ("TestTimeSVDD", lambda budget: {"candidates": budget}),
+        "das": ("TestTimeDAS", lambda budget: {"particles": budget, "gradient_through": "decoder"}),
+        "fk": ("TestTimeFKSteering", lambda budget: {"particles": budget}),
+    },
+    VAR: {
+        "plain": ("TestTimeBestOfN", lambda budget: {"particles": 1}),
+        "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
+        "tts_var": ("TestTimeTTSVAR", lambda budget: {"particles": TTS_VAR_PARTICLES, "extractor": EXTRACTOR}),
+    },
 }
 SIZE = 128
 
@@ -46,33 +56,23 @@ def default_inputs(info: dict) -> dict:
     return values
 
 
-def build_workflow(method: str, prompt: Prompt, settings: Settings) -> dict:
+def build_workflow(method: str, prompt: Prompt, settings: Settings, model: str = DIFFUSION) -> dict:
     """The API workflow of one method on one prompt, without the inputs that keep their defaults."""
-    kind, changes = METHOD_NODES[method]
-    world = {name: ["world", slot] for slot, name in enumerate(("model", "clip", "vae", "verifier", "held_out"))}
+    kind, changes = METHOD_NODES[model][method]
+    call = {
+        "positive": ["positive", 0],
+        "vae": VAE,
+        "verifier": VERIFIER,
+        "held_out": HELD_OUT,
+        "search": ["method", 0],
+        "prompt": prompt.text,
+        "seed": settings.noise_seed(prompt),
+    }
     parts = {
-        "world": ("TestTimeLoadShapesWorld", {"model": "diffusion"}),
-        "positive": ("CLIPTextEncode", {"text": prompt.text, "clip": world["clip"]}),
-        "negative": ("CLIPTextEncode", {"text": "", "clip": world["clip"]}),
-        "latent": ("EmptyLatentImage", {"width": SIZE, "height": SIZE, "batch_size": 1}),
+        "positive": ("CLIPTextEncode", {"text": prompt.text, "clip": CLIP}),
         "method": (kind, changes(settings.budget)),
-        "search": (
-            "TestTimeSearchKSampler",
-            {
-                **{name: world[name] for name in ("model", "vae", "verifier", "held_out")},
-                "positive": ["positive", 0],
-                "negative": ["negative", 0],
-                "latent_image": ["latent", 0],
-                "search": ["method", 0],
-                "prompt": prompt.text,
-                "seed": settings.noise_seed(prompt),
-                "steps": settings.steps,
-                "cfg": settings.cfg,
-                "scheduler": "normal",
-                "eta": 1.0,
-            },
-        ),
-        "decode": ("VAEDecode", {"samples": ["search", 1], "vae": world["vae"]}),
+        **(_next_scale(call) if model == VAR else _diffusion(call, settings)),
+        "decode": ("VAEDecode", {"samples": ["search", 1], "vae": VAE}),
         "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "finalists"}),
         "report": (
             "TestTimeSearchReport",
@@ -82,8 +82,31 @@ def build_workflow(method: str, prompt: Prompt, settings: Settings) -> dict:
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in parts.items()}
 
 
+def _diffusion(call: dict, settings: Settings) -> dict[str, tuple[str, dict]]:
+    """The loader and the sampler of the diffusion model, with what they alone need."""
+    own = {"model": ["world", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
+    own |= {"steps": settings.steps, "cfg": settings.cfg, "scheduler": "normal", "eta": 1.0}
+    return {
+        "world": ("TestTimeLoadShapesWorld", {"model": "diffusion"}),
+        "negative": ("CLIPTextEncode", {"text": "", "clip": CLIP}),
+        "latent": ("EmptyLatentImage", {"width": SIZE, "height": SIZE, "batch_size": 1}),
+        "search": ("TestTimeSearchKSampler", {**call, **own}),
+    }
+
+
+def _next_scale(call: dict) -> dict[str, tuple[str, dict]]:
+    """The loader and the sampler of the next-scale model; its size is fixed, whatever the widgets say."""
+    sampling = VarSettings()
+    own = {"infinity": ["world", 0], "batch_size": 1}
+    own |= {"cfg": sampling.cfg, "tau": sampling.tau, "top_p": sampling.top_p}
+    return {
+        "world": ("TestTimeLoadShapesWorldVAR", {}),
+        "search": ("TestTimeInfinitySearch", {**call, **own}),
+    }
+
+
 class ComfyBackend:
-    """The embedded diffusion model through ComfyUI's nodes; a context manager.
+    """The embedded models through ComfyUI's nodes; a context manager.
 
     Args:
         settings: what to run.
@@ -117,13 +140,13 @@ class ComfyBackend:
     def __exit__(self, *exception) -> None:
         self._stack.close()
 
-    def run(self, method: str, prompt: Prompt) -> Entry:
+    def run(self, method: str, prompt: Prompt, model: str = DIFFUSION) -> Entry:
         """See ``demo_backends.Backend.run``."""
-        workflow = build_workflow(method, prompt, self.settings)
+        workflow = build_workflow(method, prompt, self.settings, model)
         check_known_nodes(workflow, self._nodes)
         for node in workflow.values():
             node["inputs"] = {**default_inputs(self._nodes[node["class_type"]]), **node["inputs"]}
-        folder = self._folder / f"{method}-{prompt.task}"
+        folder = self._folder / f"{model}-{method}-{prompt.task}"
         images, trace = self._loop.run_until_complete(self._outcome(workflow, folder))
         finalists = trace.finalists()
         if len(finalists) != len(images):
@@ -142,6 +165,7 @@ class ComfyBackend:
             nfe=ledger["nfe"],
             backward=ledger["backward"],
             seconds=trace.records[-1].seconds,
+            model=model,
         )
 
     async def _outcome(self, workflow: dict, folder: Path) -> tuple[list[np.ndarray], Trace]:

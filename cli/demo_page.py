@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -11,85 +10,11 @@ import numpy as np
 
 from ..reports.names import task_name
 from ..reports.page import COMMON_STYLE
-from ..samplers.trace import Trace
 from ..shapes_world.captions import Prompt
 from .demo_charts import best_so_far, curves, data_uri, step_scores, tree
+from .demo_sections import DIFFUSION, METHOD_TEXTS, SECTIONS, TTS_VAR_PARTICLES, VAR, About, Entry, Section
 
 STYLE_FILE = Path(__file__).with_name("demo.css")
-# name, CSS colour, what it does in one sentence
-METHOD_TEXTS = {
-    "plain": (
-        "Plain",
-        "var(--plain)",
-        "One sample, as without this pack. It is the reference, at a fraction of the cost.",
-    ),
-    "best_of_n": (
-        "Best-of-N",
-        "var(--bon)",
-        "Draws N samples independently and keeps the one the verifier scores highest.",
-    ),
-    "svdd": (
-        "SVDD",
-        "var(--svdd)",
-        "Tries M next moves at every step and goes on from the one whose preview scores best.",
-    ),
-    "das": (
-        "DAS",
-        "var(--das)",
-        "Moves N particles along the gradient of the score and resamples them as the target sharpens.",
-    ),
-    "fk": (
-        "FK steering",
-        "var(--fk)",
-        "Runs N particles side by side and now and then replaces weak ones with copies of strong ones.",
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method on one prompt.
-
-    Attributes:
-        method: key of ``METHOD_TEXTS``; prompt: what was asked for.
-        image: uint8 ``[H, W, 3]``, the winner; score, held_out: of the verifier that steered and of one that did not.
-        correct: ShapesEval's verdict on the image.
-        trace, winner: record of the search and the winner's particle id.
-        finalists: (particle id, image) of finished images.
-        nfe, backward, seconds: forward passes, how many of them were differentiated, and wall-clock time.
-    """
-
-    method: str
-    prompt: Prompt
-    image: np.ndarray
-    score: float
-    held_out: float | None
-    correct: bool
-    trace: Trace
-    winner: int
-    finalists: Sequence[tuple[int, np.ndarray]]
-    nfe: int
-    backward: int
-    seconds: float
-
-    @property
-    def judged(self) -> int:
-        """Images that the verifier saw, previews included."""
-        return self.trace.meta["ledger"]["verifier_images"]
-
-
-@dataclass(frozen=True)
-class About:
-    """How the page was made: ``where`` (ComfyUI or library), ``budget`` (multiple of plain), steps, seed, machine."""
-
-    where: str
-    budget: int
-    steps: int
-    seed: int
-    machine: str
-    seconds: float
-    verifier: str
-    held_out: str
 
 
 def mean(values: Sequence[float]) -> float:
@@ -98,11 +23,13 @@ def mean(values: Sequence[float]) -> float:
 
 
 def render(entries: Sequence[Entry], about: About) -> str:
-    """The whole page."""
-    methods = [key for key in METHOD_TEXTS if any(entry.method == key for entry in entries)]
-    prompts = list({entry.prompt.text: entry.prompt for entry in entries}.values())
-    body = [_header(entries, about), _summary(entries, methods), _grid(entries, methods, prompts)]
-    body += [_details(entries, methods, prompts), _methods(methods), _footer(about)]
+    """The whole page: a part per model that there are entries of. The headline needs entries of the diffusion model."""
+    body = [_header([entry for entry in entries if entry.model == DIFFUSION], about)]
+    for section in SECTIONS:
+        mine = [entry for entry in entries if entry.model == section.model]
+        if mine:
+            body.append(_part(section, mine, about))
+    body.append(_footer(about))
     title = "Test-time scaling on six prompts"
     style = COMMON_STYLE.read_text(encoding="utf-8") + STYLE_FILE.read_text(encoding="utf-8")
     return (
@@ -128,38 +55,66 @@ def _header(entries: Sequence[Entry], about: About) -> str:
     )
 
 
+def _part(section: Section, entries: Sequence[Entry], about: About) -> str:
+    """One model: its heading, table, grid, details and methods."""
+    methods = [key for key in section.methods if any(entry.method == key for entry in entries)]
+    prompts = list({entry.prompt.text: entry.prompt for entry in entries}.values())
+    leads = [section.lead, *([_next_scale_headline(entries, about)] if section.model == VAR else [])]
+    body = [_summary(section, entries, methods, about), _grid(entries, methods, prompts)]
+    body += [_details(section, entries, methods, prompts), _methods(methods)]
+    lead = "".join(f"<p class='lead'>{text}</p>" for text in leads)
+    return f"<div class='part'><h2>{section.title}</h2>{lead}{''.join(body)}</div>"
+
+
+def _next_scale_headline(entries: Sequence[Entry], about: About) -> str:
+    """What the next-scale part found, in one sentence; entries of all its methods."""
+    mine = {key: [entry for entry in entries if entry.method == key] for key in ("plain", "tts_var", "best_of_n")}
+    right = {key: f"<b>{sum(entry.correct for entry in own)}</b>" for key, own in mine.items()}
+    compute = {key: sum(entry.flops for entry in own) for key, own in mine.items()}
+    total = len(mine["plain"])
+    return (
+        f"Plain sampling gets {right['plain']} of {total} right; TTS-VAR with N = {TTS_VAR_PARTICLES} gets "
+        f"{right['tts_var']} of {total}; Best-of-N with N = {about.budget} gets {right['best_of_n']} of {total}, at "
+        f"{compute['best_of_n'] / compute['tts_var']:.1f} times the compute of TTS-VAR."
+    )
+
+
 def _rank(entries: Sequence[Entry], method: str) -> tuple[int, float]:
     mine = [entry for entry in entries if entry.method == method]
     return sum(entry.correct for entry in mine), mean([entry.score for entry in mine])
 
 
-def _summary(entries: Sequence[Entry], methods: Sequence[str]) -> str:
+def _summary(section: Section, entries: Sequence[Entry], methods: Sequence[str], about: About) -> str:
     best = max(methods, key=lambda key: _rank(entries, key))
+    table = {key: _figures(section, [entry for entry in entries if entry.method == key]) for key in methods}
     rows = []
-    for key in methods:
-        mine = [entry for entry in entries if entry.method == key]
-        held_out = [entry.held_out for entry in mine if entry.held_out is not None]
-        cells = [
-            f"<td class='num strong'>{sum(entry.correct for entry in mine)} / {len(mine)}</td>",
-            f"<td class='num'>{mean([entry.score for entry in mine]):.3f}</td>",
-            f"<td class='num'>{mean(held_out):.3f}</td>" if held_out else "<td class='num'>-</td>",
-            f"<td class='num'>{mean([entry.nfe for entry in mine]):.0f}</td>",
-            f"<td class='num'>{mean([entry.judged for entry in mine]):.0f}</td>",
-            f"<td class='num'>{mean([entry.seconds for entry in mine]):.1f}</td>",
-        ]
+    for key, figures in table.items():
+        verdicts, *others = figures.values()
+        cells = f"<td class='num strong'>{verdicts}</td>" + "".join(f"<td class='num'>{text}</td>" for text in others)
         mark = " <span class='pill'>best</span>" if key == best else ""
         winner = " class='winner'" if key == best else ""
-        rows.append(f"<tr{winner}><th>{_swatch(key)}{METHOD_TEXTS[key][0]}{mark}</th>{''.join(cells)}</tr>")
-    heads = ("Method", "ShapesEval", "Reward", "Held-out reward", "NFE per image", "Images judged", "Seconds")
-    head = "".join(f"<th{'' if k == 0 else ' class=num'}>{text}</th>" for k, text in enumerate(heads))
+        rows.append(f"<tr{winner}><th>{_swatch(key)}{METHOD_TEXTS[key][0]}{mark}</th>{cells}</tr>")
+    head = "".join(f"<th class=num>{text}</th>" for text in table[best])
     return (
-        "<section><h2>What it costs, what it brings</h2><div class='scroll'><table class='summary'>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        "<p class='fine'>NFE: forward passes of the denoiser, two per step and sample under guidance. Every judged "
-        "image is also decoded; DAS sends the gradient of its score back through the decoder. The reward is what "
-        "the search optimises; the held-out reward comes from a second model that only watches. Six images say "
-        "little about a method: <code>testtime bench shapes</code> measures 240 prompts, with intervals.</p></section>"
+        "<section><h3>What it costs, what it brings</h3><div class='scroll'><table class='summary'>"
+        f"<thead><tr><th>Method</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<p class='fine'>{section.cost.format(budget=about.budget)}</p></section>"
     )
+
+
+def _figures(section: Section, entries: Sequence[Entry]) -> dict[str, str]:
+    """Head of a column -> what one method, whose entries these are, has there."""
+    held_out = [entry.held_out for entry in entries if entry.held_out is not None]
+    compute = {"GFLOP per image": f"{mean([entry.flops for entry in entries]) / 1e9:.1f}"} if section.compute else {}
+    return {
+        "ShapesEval": f"{sum(entry.correct for entry in entries)} / {len(entries)}",
+        "Reward": f"{mean([entry.score for entry in entries]):.3f}",
+        "Held-out reward": f"{mean(held_out):.3f}" if held_out else "-",
+        "NFE per image": f"{mean([entry.nfe for entry in entries]):.0f}",
+        **compute,
+        "Images judged": f"{mean([entry.judged for entry in entries]):.0f}",
+        "Seconds": f"{mean([entry.seconds for entry in entries]):.1f}",
+    }
 
 
 def _swatch(key: str) -> str:
@@ -180,7 +135,7 @@ def _grid(entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Pr
         task = task_name(prompt.task)
         rows.append(f"<div class='prompt'><span class='task'>{task}</span>{escape(prompt.text)}</div>{cards}")
     return (
-        "<section><h2>Six prompts, side by side</h2>"
+        "<section><h3>Six prompts, side by side</h3>"
         f"<div class='scroll'><div class='grid' style='--columns:{len(methods)}'>{head}{''.join(rows)}</div></div>"
         "<p class='fine'>Under each image its reward; the frame marks the best of a row: right before wrong, then by "
         "reward.</p></section>"
@@ -199,7 +154,7 @@ def _card(entry: Entry, top: bool) -> str:
     )
 
 
-def _details(entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Prompt]) -> str:
+def _details(section: Section, entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Prompt]) -> str:
     blocks = []
     for number, prompt in enumerate(prompts):
         mine = [entry for entry in (_find(entries, key, prompt) for key in methods) if entry]
@@ -207,29 +162,30 @@ def _details(entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence
         now = [(METHOD_TEXTS[e.method][0], METHOD_TEXTS[e.method][1], step_scores(e.trace)) for e in mine]
         legend = "".join(f"<span>{_swatch(e.method)}{METHOD_TEXTS[e.method][0]}</span>" for e in mine)
         trees = "".join(
-            f"<h4>{_swatch(e.method)}{METHOD_TEXTS[e.method][0]}</h4>"
-            f"{tree(e.trace, e.winner, e.finalists, METHOD_TEXTS[e.method][1])}"
+            f"<h5>{_swatch(e.method)}{METHOD_TEXTS[e.method][0]}</h5>"
+            f"{tree(e.trace, e.winner, e.finalists, METHOD_TEXTS[e.method][1], section.start)}"
             for e in mine
             if e.method != "plain"
         )
         blocks.append(
             f"<details{' open' if number == 0 else ''}><summary>{escape(prompt.text)}</summary>"
-            f"<div class='pair'><div><h3>Best preview so far</h3>{curves(series)}</div>"
-            f"<div><h3>Best particle at each step</h3>{curves(now)}</div></div><p class='legend'>{legend}</p>"
-            f"<h3>Family trees</h3><p class='fine'>From noise on the left to finished images on the right. A line that "
-            f"ends early is a particle that was given up; the coloured line leads to the winner.</p>{trees}</details>"
+            f"<div class='pair'><div><h4>Best preview so far</h4>{curves(series)}</div>"
+            f"<div><h4>Best particle at each step</h4>{curves(now)}</div></div><p class='legend'>{legend}</p>"
+            f"<h4>Family trees</h4><p class='fine'>From the left ({section.start}) to the right (finished images). A "
+            f"line that ends early is a particle that was given up; the coloured line leads to the winner.</p>{trees}"
+            "</details>"
         )
-    return f"<section><h2>How each search went</h2>{''.join(blocks)}</section>"
+    return f"<section><h3>How each search went</h3>{''.join(blocks)}</section>"
 
 
 def _methods(methods: Sequence[str]) -> str:
     items = "".join(f"<dt>{_swatch(k)}{METHOD_TEXTS[k][0]}</dt><dd>{METHOD_TEXTS[k][2]}</dd>" for k in methods)
-    return f"<section><h2>The methods in one sentence each</h2><dl>{items}</dl></section>"
+    return f"<section><h3>The methods in one sentence each</h3><dl>{items}</dl></section>"
 
 
 def _footer(about: About) -> str:
     return (
         f"<footer><p>Made by <code>testtime demo</code> in {about.seconds:.0f} s, through {escape(about.where)}, on "
-        f"{escape(about.machine)}. Embedded diffusion model, {about.steps} steps, seed {about.seed}; reward: "
+        f"{escape(about.machine)}. Embedded models, {about.steps} denoising steps, seed {about.seed}; reward: "
         f"{escape(about.verifier)}, held out: {escape(about.held_out)}. The same seed gives the same page.</p></footer>"
     )

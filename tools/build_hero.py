@@ -53,6 +53,7 @@ def html(folder: Path) -> str:
     from testtime.cli.demo_page import METHOD_TEXTS
 
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["entries"]
+    rows = [row for row in rows if row.get("model", "diffusion") == "diffusion"]
     prompts = list(dict.fromkeys(row["prompt"]["text"] for row in rows))
     table = {(row["method"], row["prompt"]["text"]): row for row in rows}
     plain = table["plain", prompts[0]]["nfe"]

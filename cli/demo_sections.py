@@ -1,0 +1,158 @@
+"""What the demo shows: the parts of its page, the methods of each, and an entry per method and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..samplers.trace import Trace
+from ..shapes_world.captions import Prompt
+
+DIFFUSION, VAR = "diffusion", "var"
+TTS_VAR_PARTICLES = 2  # N: images that TTS-VAR finishes, of the 8 N that it begins with
+
+# name, CSS colour, what it does in one sentence
+METHOD_TEXTS = {
+    "plain": (
+        "Plain",
+        "var(--plain)",
+        "One sample, as without this pack. It is the reference, at a fraction of the cost.",
+    ),
+    "best_of_n": (
+        "Best-of-N",
+        "var(--bon)",
+        "Draws N samples independently and keeps the one the verifier scores highest.",
+    ),
+    "svdd": (
+        "SVDD",
+        "var(--svdd)",
+        "Tries M next moves at every step and goes on from the one whose preview scores best.",
+    ),
+    "das": (
+        "DAS",
+        "var(--das)",
+        "Moves N particles along the gradient of the score and resamples them as the target sharpens.",
+    ),
+    "fk": (
+        "FK steering",
+        "var(--fk)",
+        "Runs N particles side by side and now and then replaces weak ones with copies of strong ones.",
+    ),
+    "tts_var": (
+        "TTS-VAR",
+        "var(--ttsvar)",
+        "Many particles while the image is small, few when it is large: clusters keep the early ones different, scores "
+        "choose among the later ones.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method on one prompt.
+
+    Attributes:
+        method: key of ``METHOD_TEXTS``; prompt: what was asked for.
+        image: uint8 ``[H, W, 3]``, the winner; score, held_out: of the verifier that steered and of one that did not.
+        correct: ShapesEval's verdict on the image.
+        trace, winner: record of the search and the winner's particle id.
+        finalists: (particle id, image) of finished images.
+        nfe, backward, seconds: forward passes, how many of them were differentiated, and wall-clock time.
+        model: what drew the image, as in ``Section.model``.
+    """
+
+    method: str
+    prompt: Prompt
+    image: np.ndarray
+    score: float
+    held_out: float | None
+    correct: bool
+    trace: Trace
+    winner: int
+    finalists: Sequence[tuple[int, np.ndarray]]
+    nfe: int
+    backward: int
+    seconds: float
+    model: str = DIFFUSION
+
+    @property
+    def judged(self) -> int:
+        """Images that the verifier saw, previews included."""
+        return self.trace.meta["ledger"]["verifier_images"]
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the model and of its decoder; 0 for models whose process counts none."""
+        return self.trace.meta["ledger"]["flops"]
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without an ending; unique on a page."""
+        prefix = "" if self.model == DIFFUSION else f"{self.model}-"
+        return f"{prefix}{self.prompt.task}-{self.method}"
+
+
+@dataclass(frozen=True)
+class About:
+    """How the page was made: ``where`` (ComfyUI or library), ``budget`` (multiple of plain), steps, seed, machine."""
+
+    where: str
+    budget: int
+    steps: int
+    seed: int
+    machine: str
+    seconds: float
+    verifier: str
+    held_out: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: one model with its methods, on the prompts of all parts.
+
+    Attributes:
+        model: "diffusion" or "var"; title: the heading.
+        lead, cost: HTML, what the part is about, and what its table counts ("{budget}" is filled in).
+        methods: keys of ``METHOD_TEXTS``, in the order of the columns.
+        start: where the family trees begin.
+        compute: whether the table has a column of FLOPs: for models whose forward passes differ in cost.
+    """
+
+    model: str
+    title: str
+    lead: str
+    methods: tuple[str, ...]
+    cost: str
+    start: str
+    compute: bool = False
+
+
+SECTIONS = (
+    Section(
+        model=DIFFUSION,
+        title="A diffusion model",
+        lead="An image emerges from noise in small steps; the searches judge previews of it on the way.",
+        methods=("plain", "best_of_n", "svdd", "das", "fk"),
+        cost="NFE: forward passes of the denoiser, two per step and sample under guidance. Every judged image is also "
+        "decoded; DAS sends the gradient of its score back through the decoder. The reward is what the search "
+        "optimises; the held-out reward comes from a second model that only watches. Six images say little about a "
+        "method: <code>testtime bench shapes</code> measures 240 prompts, with intervals.",
+        start="noise",
+    ),
+    Section(
+        model=VAR,
+        title="A next-scale model",
+        lead="The same search ideas on a model that draws an image scale by scale, from 1 &times; 1 to 8 &times; 8 "
+        "tokens: Infinity's classes in a tiny configuration.",
+        methods=("plain", "best_of_n", "tts_var"),
+        cost="NFE: forward passes of the transformer, two per scale and sample under guidance. They are not of equal "
+        "cost, the last scale has 64 times the tokens of the first; GFLOP is what transformer and decoder compute, the "
+        "decodes for both rewards included. In this model decoding an image costs about as much as drawing it, so that "
+        f"many looks are dear. Best-of-N finishes {{budget}} images; TTS-VAR begins with {8 * TTS_VAR_PARTICLES} and "
+        f"finishes {TTS_VAR_PARTICLES}. <code>testtime bench var</code> measures 240 prompts, with intervals.",
+        start="empty image",
+        compute=True,
+    ),
+)

@@ -137,6 +137,13 @@ class LoadInfinityNode(io.ComfyNode):
                     tooltip="Precision of the transformer's blocks. default: bfloat16 where the device has it, float32 "
                     "on a CPU.",
                 ),
+                io.Boolean.Input(
+                    "compile",
+                    default=False,
+                    optional=True,
+                    tooltip="Compile the transformer's blocks (torch.compile): the first image takes minutes longer, "
+                    "later ones less time. Needs a C++ compiler, on a graphics card Triton.",
+                ),
             ],
             outputs=[
                 InfinityType.Output(display_name="infinity"),
@@ -157,8 +164,10 @@ class LoadInfinityNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, transformer, vae, text_encoder, dtype) -> io.NodeOutput:
+    def execute(cls, transformer, vae, text_encoder, dtype, compile=False) -> io.NodeOutput:  # noqa: A002 - its name
         model = load_infinity(TRANSFORMER.located("transformer", transformer), DTYPES[dtype])
+        if compile:
+            model.network.compile_blocks()
         decoder = load_infinity_vae(AUTOENCODER.located("vae", vae))
         clip = load_flan_t5(TEXT.located("text_encoder", text_encoder))
         wanted, given = model.network.config.code_dim, decoder.latent_channels

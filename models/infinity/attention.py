@@ -60,7 +60,7 @@ class KVCache:
         return replace(self, n=len(index), rows=index if self.rows is None else self.rows[index])
 
     def grow(self, tokens: int, capacity: int, layout: CacheLayout) -> KVCache:
-        """A cache with ``tokens`` more places per particle; their contents are written by ``KVSlice.append``.
+        """A cache with ``tokens`` more places per particle; their contents are written by ``KVLayer.append``.
 
         Args:
             tokens: L new tokens.
@@ -128,11 +128,28 @@ class KVSlice:
     stop: int
     rows: Tensor | None = None
 
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values ``[rows, heads, L, head_dim]`` of a layer -> those of all tokens so far."""
-        if not self.layers:
-            return key, value
-        stored = self.layers[layer]
+    def layer(self, index: int) -> KVLayer | None:
+        """One layer's part, None where nothing is kept and nothing was."""
+        return KVLayer(self.layers[index], self.start, self.stop, self.rows) if self.layers else None
+
+
+@dataclass(frozen=True)
+class KVLayer:
+    """One layer of a ``KVSlice``; the same type for every layer, so that a compiled block serves them all.
+
+    Attributes:
+        stored: ``[2, n, branches, heads, capacity, head_dim]``.
+        start, stop, rows: see ``KVSlice``.
+    """
+
+    stored: Tensor
+    start: int
+    stop: int
+    rows: Tensor | None
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[rows, heads, L, head_dim]`` of new tokens -> those of all tokens so far."""
+        stored = self.stored
         if self.rows is not None:  # one layer at a time, so that no second copy of the whole cache comes to be
             stored = stored[..., : self.start, :].index_select(1, self.rows.to(stored.device))
         stored = stored.flatten(1, 2)
@@ -158,16 +175,14 @@ class SelfAttention(nn.Module):
         self,
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
-        cache: KVSlice | None = None,
-        layer: int = 0,
+        cache: KVLayer | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """``x`` ``[R, L, C]`` attends to itself and to the cache.
 
         Args:
             rotary: cosines and sines ``[L, head_dim / 2]``, float32.
-            cache: where keys and values of earlier scales lie and those of this one go, or None.
-            layer: index of this layer in the cache.
+            cache: where this layer's keys and values of earlier scales lie and those of this one go, or None.
             mask: bool ``[L, L]`` for a pass over several scales at once.
         """
         rows, length, width = x.shape
@@ -177,7 +192,7 @@ class SelfAttention(nn.Module):
         query = rotate(F.normalize(query.float(), dim=-1, eps=1e-12), cos * scale, sin * scale).to(value)
         key = rotate(F.normalize(key.float(), dim=-1, eps=1e-12), cos, sin).to(value)
         if cache is not None:
-            key, value = cache.append(layer, key, value)
+            key, value = cache.append(key, value)
         heads = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
         return self.out(heads.transpose(1, 2).reshape(rows, length, width))
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import CrossAttention, KVSlice, SelfAttention
+from .attention import CrossAttention, KVLayer, SelfAttention
 from .config import InfinityConfig
 
 EPS = 1e-6
@@ -68,8 +68,7 @@ class Block(nn.Module):
         shared: Tensor,
         text: tuple[Tensor, Tensor | None],
         rotary: tuple[Tensor, Tensor],
-        cache: KVSlice | None = None,
-        layer: int = 0,
+        cache: KVLayer | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """One block.
@@ -78,12 +77,12 @@ class Block(nn.Module):
             x: residual stream ``[R, L, C]``, float32.
             shared: the prompts' modulation ``[R, 1, 6, C]``, float32.
             text: keys and values ``[R, 2, heads, T, head_dim]`` of this layer, and mask ``[R, 1, 1, T]`` or None.
-            rotary, cache, layer, mask: see ``SelfAttention``.
+            rotary, cache, mask: see ``SelfAttention``.
         """
         dtype = self.dtype
         gate1, gate2, scale1, scale2, shift1, shift2 = (self.modulation.float() + shared).unbind(2)
         modulated = torch.addcmul(shift1, plain_norm(x), scale1 + 1).to(dtype)
-        x = torch.addcmul(x, self.self_attention(modulated, rotary, cache, layer, mask).float(), gate1)
+        x = torch.addcmul(x, self.self_attention(modulated, rotary, cache, mask).float(), gate1)
         normed = F.layer_norm(x, x.shape[-1:], self.norm.weight.float(), self.norm.bias.float(), EPS)
         x = x + self.cross_attention(normed.to(dtype), *text).float()
         modulated = torch.addcmul(shift2, plain_norm(x), scale2 + 1).to(dtype)

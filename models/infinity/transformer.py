@@ -127,6 +127,16 @@ class Infinity(nn.Module):
                     linear.to(dtype)
         return self
 
+    def compile_blocks(self, **options) -> Infinity:
+        """Compile the blocks with ``torch.compile``, once for all of them and for every scale (sizes are dynamic).
+
+        Args:
+            options: of ``torch.compile``, such as ``backend``.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=True, **options)
+        return self
+
     def layout(self, branches: int) -> CacheLayout:
         """Layout of a cache for ``branches`` rows per particle."""
         c = self.config
@@ -211,7 +221,8 @@ class Infinity(nn.Module):
         rotary = tuple(part[first : first + x.shape[1]] for part in self.rotary(schedule))
         mixed = {len(self.blocks) + layer for layer in guidance.layers if layer < 0 and guidance.scale != 1}
         for i, block in enumerate(self.blocks):
-            x = block(x, shared, (rows.take(prompt.text[i]), mask), rotary, cache, i)
+            kept = None if cache is None else cache.layer(i)
+            x = block(x, shared, (rows.take(prompt.text[i]), mask), rotary, kept)
             if i in mixed:
                 x = self._mix(x, guidance.scale).repeat_interleave(2, 0)
         if guidance.scale != 1 and 0 in guidance.layers:

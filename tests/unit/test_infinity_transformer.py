@@ -234,3 +234,27 @@ def test_models_that_learn_are_not_packed():
 
     model = networks()[0].requires_grad_(True)
     assert not pack(model) and isinstance(model.blocks[0].feed_forward.fc1, torch.nn.Linear)
+
+
+def test_compiled_blocks_compute_the_same_and_serve_all_layers_and_scales():
+    """One graph each for the first scale, those between and the last; the compiler itself is left out (minutes)."""
+    import torch._dynamo as dynamo
+    from torch._dynamo.utils import counters
+
+    from .scale_world import networks, process
+
+    runs = []
+    dynamo.reset()
+    for compiled in (False, True):
+        nets = networks()
+        if compiled:
+            counters.clear()
+            nets[0].compile_blocks(backend="eager")
+        proc = process(nets, groups=2)
+        state = proc.start(2)
+        for _ in range(proc.steps):
+            state, _ = proc.advance(state)
+        runs.append(state.x)
+    assert torch.equal(*runs)
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] <= 3
+    dynamo.reset()

@@ -43,12 +43,21 @@ def training_tokens(seed: int) -> np.ndarray:
     return np.array([encode(text) for text in texts], dtype=np.uint8)
 
 
-def dataset(count: int) -> tuple[Tensor, Tensor]:
-    """Scaled latents float16 ``[count, 4, 16, 16]`` and tokens uint8 ``[count, CAPTIONS, 16]``, made once and kept."""
-    latents_path, tokens_path = RUNS / f"latents-{count}.npy", RUNS / f"tokens-{count}.npy"
-    if not tokens_path.exists():
+def captions_of(count: int) -> Tensor:
+    """Tokens uint8 ``[count, CAPTIONS, 16]`` of the training drawings, made once and kept."""
+    path = RUNS / f"tokens-{count}.npy"
+    if not path.exists():
         with Pool(os.cpu_count()) as pool:
-            np.save(tokens_path, np.stack(pool.map(training_tokens, range(count), chunksize=256)))
+            tokens = np.stack(pool.map(training_tokens, range(count), chunksize=256))
+        partial = path.with_suffix(f".{os.getpid()}.npy")  # every process of a torchrun comes by here
+        np.save(partial, tokens)
+        partial.replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+def dataset(count: int) -> tuple[Tensor, Tensor]:
+    """Scaled latents float16 ``[count, 4, 16, 16]``, made once and kept, and ``captions_of(count)``."""
+    captions, latents_path = captions_of(count), RUNS / f"latents-{count}.npy"
     if not latents_path.exists():
         autoencoder, scale = load_autoencoder()
         images, parts = drawings(0, count), []
@@ -56,8 +65,10 @@ def dataset(count: int) -> tuple[Tensor, Tensor]:
             for first in range(0, count, 128):
                 latents = autoencoder.encode(as_images(images[first : first + 128]))
                 parts.append((latents.float() * scale).half().numpy())
-        np.save(latents_path, np.concatenate(parts))
-    return torch.from_numpy(np.load(latents_path)), torch.from_numpy(np.load(tokens_path))
+        partial = latents_path.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, np.concatenate(parts))
+        partial.replace(latents_path)
+    return torch.from_numpy(np.load(latents_path)), captions
 
 
 class Batches:

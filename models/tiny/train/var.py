@@ -25,7 +25,7 @@ from ...infinity.vae import BSQVae, quantize_scale, teacher_inputs
 from ..loading import load_into, load_text_encoder
 from ..var import SCHEDULE, bit_loss, new_transformer, new_vae
 from .common import RUNS, WEIGHTS, Loop, arguments, as_images, drawings, export, rank_and_processes, record
-from .generator import DROPOUT, dataset
+from .generator import DROPOUT, captions_of
 
 HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
 FLIP = 0.3  # strongest corruption of a scale's bits in training
@@ -91,7 +91,10 @@ def train_vae(options) -> None:
     model.load_state_dict(loop.averaged())
     export("var_vae", model.state_dict(), packed=True)
     quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT)[:]))
-    record("var_vae", {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds, "batch": options.batch})
+    record(
+        "var_vae",
+        {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds, "batch": options.batch * loop.processes},
+    )
 
 
 def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -138,7 +141,7 @@ def latents(vae: BSQVae, images: np.ndarray, name: str, batch: int = 64) -> Tens
 
 def train_transformer(options) -> None:
     """Stage two."""
-    images, (_, captions) = drawings(0, options.images), dataset(options.images)
+    images, captions = drawings(0, options.images), captions_of(options.images)
     vae, encoder, model = new_vae(), load_text_encoder(), new_transformer()
     load_into(vae, "var_vae")
     encoded = latents(vae, images, "var_latents")
@@ -160,7 +163,15 @@ def train_transformer(options) -> None:
     if not options.export_only:
         loop.run(loss_of)
     export("var", loop.averaged(), packed=True)
-    record("var", {"loss": loop.recent_loss(), "steps": loop.step, "seconds": loop.seconds, "batch": options.batch})
+    record(
+        "var",
+        {
+            "loss": loop.recent_loss(),
+            "steps": loop.step,
+            "seconds": loop.seconds,
+            "batch": options.batch * loop.processes,
+        },
+    )
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ EXTRA = (
     ("frechet", "Frechet distance", 3),
     ("rewriter_calls_per_image", "rewriter calls", 1),
     ("gflop_per_image", "GFLOP", 1),
+    ("drawing_gflop_per_image", "without decoding", 1),
 )
 """Columns that only some suites have: key of the rows, heading, digits."""
 

@@ -102,7 +102,8 @@ class Measured:
 
     Attributes:
         verdicts: of the exact evaluator, one per prompt.
-        sums: reward, held_out, nfe, gflop, decodes, seconds (of processor time where one thread works).
+        sums: reward, held_out, nfe, gflop, of these decode_gflop, decodes, seconds (of processor time where one thread
+            works).
     """
 
     verdicts: list[bool] = field(default_factory=list)
@@ -140,6 +141,7 @@ def measure(
             held_out=float(result.held_out[winners].sum()),
             nfe=result.ledger.nfe,
             gflop=result.ledger.flops / 1e9,
+            decode_gflop=result.ledger.decode_flops / 1e9,
             decodes=result.ledger.decodes,
             seconds=seconds,
         )
@@ -156,6 +158,7 @@ def row(method: str, budget: int, found: Measured, prompts: Sequence[Prompt]) ->
         "budget": budget,
         "nfe_per_image": round(mean["nfe"], 2),
         "gflop_per_image": round(mean["gflop"], 2),
+        "drawing_gflop_per_image": round(mean["gflop"] - mean["decode_gflop"], 2),
         "decodes_per_image": round(mean["decodes"], 2),
         "overall": table["overall"],
         "overall_ci": [low, high],

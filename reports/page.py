@@ -224,6 +224,8 @@ def _cost(trace: Trace) -> str:
     rows += [("Images judged", f"{_spent(trace, 'verifier_images'):,}", clock("verifier"))]
     rows += [("Images judged, held out", f"{_spent(trace, 'held_out_images'):,}", clock("held_out"))]
     rows += [("Rewriter calls", f"{_spent(trace, 'rewriter_calls'):,}", clock("rewriter"))]
+    rows += [("GFLOP of the model", f"{(_spent(trace, 'flops') - _spent(trace, 'decode_flops')) / 1e9:,.0f}", "")]
+    rows += [("GFLOP of decoding", f"{_spent(trace, 'decode_flops') / 1e9:,.0f}", "")]
     rows = rows[:1] + [row for row in rows[1:] if row[1] != "0"]
     total = _spent(trace, "total_seconds", trace.records[-1].seconds)
     body = "".join(f"<tr><th>{n}</th><td class='num'>{c}</td><td class='num'>{s}</td></tr>" for n, c, s in rows)

@@ -26,6 +26,9 @@ class Ledger:
         verifier_images, verifier_calls, held_out_images, rewriter_calls, rewriter_failures: counts.
         seconds: wall-clock seconds per kind ("model", "decode", "verifier", "held_out", "backward",
             "rewriter").
+        peak_memory: bytes of the accelerator's memory, at most.
+        flops, decode_flops: floating-point operations of model and decoder where the process knows them, and the
+            decoder's part of them.
         rejected_rewards: non-finite scores met (each such particle was barred from winning).
     """
 
@@ -44,6 +47,7 @@ class Ledger:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     flops: float = 0.0
+    decode_flops: float = 0.0
 
     def __post_init__(self):
         if self.max_nfe is not None and self.max_nfe < 1:
@@ -82,6 +86,7 @@ class Ledger:
             yield
         self.decodes += images
         self.flops += flops
+        self.decode_flops += flops
 
     @contextmanager
     def verify(self, images: int, held_out: bool = False):
@@ -134,7 +139,7 @@ class Ledger:
         """JSON-ready copy with ``total_seconds``."""
         names = (
             "max_nfe max_seconds nfe model_calls backward decodes verifier_images verifier_calls held_out_images "
-            "rewriter_calls rewriter_failures rejected_rewards peak_memory flops"
+            "rewriter_calls rewriter_failures rejected_rewards peak_memory flops decode_flops"
         ).split()
         return {
             **{name: getattr(self, name) for name in names},

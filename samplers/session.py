@@ -271,7 +271,8 @@ def _report_held_out(session: Session, result: SearchResult, interrupts: tuple[t
     They are only a report: neither an error in there nor a cancellation may cost a search that is done.
     """
     session.ledger.max_seconds = None
-    final, flops = session.process.steps, session.ledger.flops
+    final, ledger = session.process.steps, session.ledger
+    flops = ledger.flops, ledger.decode_flops
     state = State(result.finalists, result.group, torch.zeros_like(result.group), final, x0=result.finalists)
     try:
         result.held_out = session.score(session.process.preview(state), result.group, held_out=True)
@@ -283,5 +284,5 @@ def _report_held_out(session: Session, result: SearchResult, interrupts: tuple[t
         session.warn(f"held-out verifier {name!r} failed, its scores are missing: {type(error).__name__}: {error}")
         return
     finally:
-        session.ledger.flops = flops  # what a report costs is no cost of the search
+        ledger.flops, ledger.decode_flops = flops  # what a report costs is no cost of the search
     session.trace.add_held_out(result.particles, result.held_out)

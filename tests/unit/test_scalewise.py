@@ -129,6 +129,7 @@ def test_costs_are_in_the_books(nets):
     assert proc.preview(proc.predict(state)).shape == (3, 16, 16, 3)
     expected += 3 * decode_flops(proc.decoder.config, 4, 4)
     assert proc.ledger.flops == expected and proc.ledger.decodes == 3
+    assert 0 < proc.ledger.decode_flops < proc.ledger.flops
     done = draw(proc, state=state)
     assert proc.preview(proc.predict(done)).shape == (3, 32, 32, 3)
     assert proc.sigmas[0] == 1.0 and proc.sigmas[-1] == 0.0 and len(proc.sigmas) == 7
@@ -215,7 +216,9 @@ def test_searches_run_and_their_winner_is_the_best(nets, name):
     images = process(nets).decoder.decode(result.finalists)
     assert torch.allclose(images[..., 0].mean((1, 2)).double(), result.scores, atol=1e-6)
     assert torch.allclose(result.held_out, result.scores, atol=1e-6)
-    assert result.ledger.flops > 0
+    unwatched = run_search(SEARCHES[name], process(nets, groups=2), Brightness(), ["a", "b"])
+    assert result.ledger.flops == unwatched.ledger.flops > 0  # who only watches costs the search nothing
+    assert result.ledger.decode_flops == unwatched.ledger.decode_flops > 0
 
 
 def test_best_of_n_scores_rise_with_n(nets):

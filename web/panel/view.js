@@ -210,6 +210,7 @@ export class PanelView {
     ];
     if (ledger.rewriter_calls) rows.push([say("rewriterCalls"), ledger.rewriter_calls]);
     if (ledger.backward) rows.push([say("differentiatedPasses"), ledger.backward]);
+    if (ledger.flops) rows.push(["GFLOP", (ledger.flops / 1e9).toFixed(0)]);
     if (ledger.peak_memory) rows.push([say("peakMemory"), `${(ledger.peak_memory / 2 ** 30).toFixed(2)} GiB`]);
     if (ledger.rejected_rewards) rows.push([say("scoresRejected"), ledger.rejected_rewards]);
     rows.push([say("verifier"), about.verifier ?? say("none")]);

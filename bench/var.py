@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..models.infinity.vae import BSQVae
 from ..models.tiny.var import SCHEDULE
 from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, var_process
 from ..samplers.clustering import PixelFeatures
@@ -31,7 +32,7 @@ from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, clock, commit, machine, measured
+from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine, measured
 
 log = logging.getLogger("testtime")
 
@@ -49,7 +50,10 @@ class VarBench:
         cfg, tau, top_p: sampling, see ``VarSettings``.
         verifier, held_out: registry names of the judge that steers and of the one that only watches.
         strength: lambda of TTS-VAR.
+        preview_side: codes along one side that unfinished images are decoded at, 0 for all.
         prompts_per_task, seed: the suite's size and the sampling seed.
+        ablation_prompts_per_task: the ablations see the first so many of each task.
+        precision: "bfloat16" runs decoder and verifiers under autocast; the transformer computes in float32.
     """
 
     cfg: float = 2.0
@@ -58,8 +62,15 @@ class VarBench:
     verifier: str = "shapes_preference"
     held_out: str = "shapes_clip"
     strength: float = 10.0
+    preview_side: int = VarSettings.preview_side
     prompts_per_task: int = 40
     seed: int = 0
+    ablation_prompts_per_task: int = 20
+    precision: str = "float32"
+
+    def sampling(self, first: int, batch: int | None = None) -> VarSettings:
+        """Settings of a process whose first prompt is number ``first`` of the suite."""
+        return VarSettings(self.cfg, self.tau, self.top_p, self.seed, batch, self.preview_side, first)
 
 
 def methods(settings: VarBench) -> dict[str, Callable[[int], Search]]:
@@ -83,6 +94,7 @@ def ablations(settings: VarBench) -> dict[str, Search]:
         return TTSVAR(ABLATED, **{"extractor": features, "strength": settings.strength, **changes})
 
     return {
+        "as it is": variant(),
         "no selection before the end": BestOfN(particles=ABLATED * START),
         "clusters only": variant(plan=Plan(START, {1: 4, 2: 2, 3: 1}, {})),
         "scores only": variant(plan=Plan(START, {}, plan.keep)),
@@ -127,11 +139,9 @@ def measure(
     for first in range(0, len(prompts), groups):
         chosen = prompts[first : first + groups]
         texts = [prompt.text for prompt in chosen]
-        sampling = VarSettings(
-            settings.cfg, settings.tau, settings.top_p, settings.seed, max_batch=batch, group_offset=first
-        )  # fmt: skip
+        process = var_process(texts, settings.sampling(first, batch), family)
         began = clock()
-        result = run_search(search, var_process(texts, sampling, family), judges[0], texts, held_out=judges[1])
+        result = run_search(search, process, judges[0], texts, held_out=judges[1])
         images = family.decode(result.latents).numpy()
         seconds = clock() - began - result.ledger.seconds.get("held_out", 0.0)
         out.verdicts += [evaluate(image, prompt).correct for image, prompt in zip(images, chosen, strict=True)]
@@ -208,8 +218,8 @@ def agreements(
     ends = {scale: Agreement() for scale in range(len(SCHEDULE))}
     sizes = {(side, scale): Agreement() for side in SIDES for scale in range(len(SCHEDULE) - 1)}
     for index, prompt in enumerate(prompts):
-        sampling = VarSettings(settings.cfg, settings.tau, settings.top_p, settings.seed, group_offset=index)
-        process = var_process([prompt.text], sampling, family)
+        process = var_process([prompt.text], settings.sampling(index), family)
+        process.decoder = full = replace(process.decoder, preview_side=0)
         texts = [prompt.text] * particles
         state, scores = process.start(particles), []
         for scale in range(process.steps):
@@ -217,8 +227,7 @@ def agreements(
             seen = process.predict(state)
             scores.append(judge.score(process.preview(seen), texts))
             for side in SIDES if scale < process.steps - 1 else ():
-                small = replace(process.decoder, preview_side=side)
-                process.decoder, full = small, process.decoder
+                process.decoder = replace(full, preview_side=side)
                 sizes[side, scale].add(judge.score(process.preview(seen), texts), scores[-1])
                 process.decoder = full
         for scale, values in enumerate(scores):
@@ -229,6 +238,18 @@ def agreements(
         for (side, k), found in sizes.items()
     ]
     return consistency, previews
+
+
+class ReducedVae:
+    """A decoder whose network runs in bfloat16."""
+
+    def __init__(self, vae: BSQVae):
+        self.config, self._vae = vae.config, vae
+
+    def decode(self, total: Tensor) -> Tensor:
+        """See ``BSQVae.decode``."""
+        with torch.autocast(total.device.type, torch.bfloat16):
+            return self._vae.decode(total).float()
 
 
 @dataclass(frozen=True)
@@ -245,12 +266,15 @@ class Task:
     def measure(self) -> dict[str, list[dict]]:
         """Rows by part of the results file."""
         settings, family = self.settings, load_var_family()
-        judges = [create(settings.verifier), create(settings.held_out)]
-        prompts = suite(settings.prompts_per_task, SUITE_SEED)
+        if settings.precision == "bfloat16":
+            family = replace(family, vae=ReducedVae(family.vae))
+        judges = [InPrecision(create(name), settings.precision) for name in (settings.verifier, settings.held_out)]
+        ablated = self.part == "ablations"
+        prompts = suite(settings.ablation_prompts_per_task if ablated else settings.prompts_per_task, SUITE_SEED)
         if self.part == "agreements":
             some = prompts[:: max(1, len(prompts) // self.some)]
             return dict(zip(("consistency", "previews"), agreements(some, settings, judges[0], family), strict=True))
-        made = ablations(settings)[self.method] if self.part == "ablations" else None
+        made = ablations(settings)[self.method] if ablated else None
         search = made or methods(settings)[self.method](self.budget)
         figures = measure(search, prompts, settings, self.batch, judges, family)
         return {self.part: [row(self.method, self.budget, figures, prompts)]}

@@ -78,3 +78,14 @@ def test_ablations_are_valid_searches(family):
 def test_prompts_are_needed(family):
     with pytest.raises(SearchError, match="prompts is empty"):
         var_process([], VarSettings(), family)
+
+
+def test_ablations_see_fewer_prompts_and_reduced_networks_agree(family, monkeypatch):
+    monkeypatch.setattr(var, "load_var_family", lambda: family)
+    settings = var.VarBench(prompts_per_task=2, ablation_prompts_per_task=1, precision="bfloat16", preview_side=4)
+    assert settings.sampling(3, 8) == VarSettings(2.0, 1.0, 0.97, 0, 8, 4, 3)
+    (made,) = var.Task("ablations", "as it is", 2, settings, 64).measure()["ablations"]
+    assert len(made["verdicts"]) == 6 and made["gflop_per_image"] > made["drawing_gflop_per_image"] > 0
+    codes = torch.randn(2, 16, 8, 8).sign()
+    reduced, full = var.ReducedVae(family.vae).decode(codes), family.vae.decode(codes)
+    assert reduced.dtype == torch.float32 and float((reduced - full).abs().mean()) < 0.02

@@ -157,7 +157,7 @@ def part(results: Results, name: str) -> str:
     if rows is None:
         known = ", ".join(["full", "picture", "steps", *results.parts])
         raise ValueError(f"the block bench:{results.name} {name}: there is no such part, choose one of {known}")
-    if "overall" not in rows[0]:
+    if "overall_ci" not in rows[0]:
         titles = [key.replace("_", " ") for key in rows[0]]
         return markdown(titles, [[cell(row.get(key)) for key in rows[0]] for row in rows])
     head = [name, "correct images in %", "reward", "held-out reward"]

@@ -42,6 +42,7 @@ log = logging.getLogger("testtime")
 INJECTIONS = (0.1, 0.2, 0.4, 0.6, 1.0)  # 5, 10, 20, 30 and 50 of 50 steps
 INTERVALS = (1, 2, 5)
 PARTS = ("main", "injection", "interval", "curves")
+BROUGHT = ("overall", "reward", "held_out")
 DRAWINGS = 8  # per prompt, as the reference of the Frechet distance
 
 
@@ -101,6 +102,7 @@ def cases(settings: TTGenBench) -> dict[str, list[Case]]:
         main.append(Case("svdd", budget, SVDD(budget), eta=1.0))
         reprompted = Reprompted(SVDD(budget), ShapesRewriter(), budget - 1, rounds)
         main.append(Case("svdd_reprompted", budget, reprompted, eta=1.0))
+    main.append(Case("best_of_n", 4 * once, BestOfN(4 * once)))  # what TTGen's seconds would pay for
     return {
         "main": main,
         "injection": [
@@ -319,6 +321,31 @@ def twin(case: Case, settings: TTGenBench) -> Case | None:
     return next((known for known in cases(settings)["main"] if bare(known) == bare(case)), None)
 
 
+def at_equal_cost(rows: Sequence[dict]) -> list[dict]:
+    """What Best-of-N and SVDD bring for the forward passes and for the seconds of each TTGen row.
+
+    Read off their own rows, which begin with plain sampling: straight lines over the logarithm of the cost. Costs
+    beyond those measured are left out.
+    """
+    found = []
+    for ttgen in (row for row in rows if row["method"] == "ttgen"):
+        common = {"against": f"TTGen, {ttgen['budget']}x"}
+        for cost, name in (("nfe_per_image", "NFE"), ("seconds_per_image", "seconds")):
+            entry = {**common, "equal": name, "cost": ttgen[cost]}
+            found.append({**entry, "method": "TTGen", **{key: ttgen[key] for key in BROUGHT}})
+            for method, title in (("best_of_n", "Best-of-N"), ("svdd", "SVDD")):
+                line = sorted((row for row in rows if row["method"] in ("plain", method)), key=lambda row: row[cost])
+                x = [np.log(row[cost]) for row in line]
+                if len(x) < 2 or not x[0] <= np.log(ttgen[cost]) <= x[-1]:
+                    continue
+                values = {
+                    key: round(float(np.interp(np.log(ttgen[cost]), x, [row[key] for row in line])), 4)
+                    for key in BROUGHT
+                }
+                found.append({**entry, "method": title, **values})
+    return found
+
+
 def copy_twins(results: dict, settings: TTGenBench) -> None:
     """Fill the ablations' rows that the main part has measured already, and put all rows in order."""
     main = {(entry["method"], entry["budget"]): entry for entry in results["rows"]}
@@ -366,6 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 made["nfe_per_image"], made["rewriter_calls_per_image"], made["seconds_per_image"],
             )  # fmt: skip
         copy_twins(results, settings)
+        results["equal"] = at_equal_cost(results["rows"])
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 

@@ -88,3 +88,25 @@ def test_runs_are_resumed_and_equal_settings_are_measured_once(tmp_path, monkeyp
     assert [r["method"] for r in body["interval"]] == [case.method for case in bench.cases(small)["interval"]]
     assert set(body["curves"]["by_step"]) == {"ttgen", "direct", "worst"}
     assert not [name for name in ran[first:] if name in ("best_of_n", "svdd", "ttgen, interval 1")]
+
+
+def test_equal_cost_is_read_off_the_lines_between_budgets():
+    def row(method, budget, seconds, overall):
+        figures = {"overall": overall, "reward": 2 * overall, "held_out": 0.5}
+        return {
+            "method": method,
+            "budget": budget,
+            "nfe_per_image": 100.0 * budget,
+            "seconds_per_image": seconds,
+            **figures,
+        }
+
+    rows = [row("plain", 1, 1.0, 0.2), row("best_of_n", 4, 4.0, 0.6), row("svdd", 2, 3.0, 0.5)]
+    rows += [row("ttgen", 2, 4.0, 0.7)]
+    found = {(entry["equal"], entry["method"]): entry for entry in bench.at_equal_cost(rows)}
+    assert found["NFE", "TTGen"]["overall"] == 0.7 and found["NFE", "TTGen"]["cost"] == 200.0
+    # 200 passes lie half-way between 100 and 400 on a logarithmic axis.
+    assert found["NFE", "Best-of-N"]["overall"] == pytest.approx(0.4)
+    assert found["NFE", "Best-of-N"]["reward"] == pytest.approx(0.8)
+    assert found["NFE", "SVDD"]["overall"] == 0.5 and found["seconds", "Best-of-N"]["overall"] == 0.6
+    assert ("seconds", "SVDD") not in found  # 4 s are more than SVDD was measured with

@@ -145,6 +145,7 @@ def train_transformer(options) -> None:
     vae, encoder, model = new_vae(), load_text_encoder(), new_transformer()
     load_into(vae, "var_vae")
     encoded = latents(vae, images, "var_latents")
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # on processors, too: attention stays in bfloat16
     loop = Loop("var", model, options.steps, options.rate, warmup=100, ema=0.999, seed=options.seed)
     loop.resume()
 

@@ -131,9 +131,9 @@ def draw_steps(results: Results, theme: str = "light") -> Figure:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE)
         for place, judge in enumerate(judges):
-            axes = figure.add_axes((0.065 + 0.5 * place, 0.135, 0.34, 0.74))
-            role = {results.settings.get("verifier"): "that steers", results.settings.get("held_out"): "that watches"}
-            _frame(axes, f"Score of {judge}, {role.get(judge, '')}".rstrip(", "), "y")
+            axes = figure.add_axes((0.06 + 0.49 * place, 0.135, 0.33, 0.74))
+            watching = judge == results.settings.get("held_out")
+            _frame(axes, f"Reward that {'only watches' if watching else 'steers'} ({judge})", "y")
             ends = []
             for number, (sampling, scores) in enumerate(results.steps.items()):
                 colour = colours.methods[number % len(colours.methods)]

@@ -162,7 +162,7 @@ def part(results: Results, name: str) -> str:
         return markdown(titles, [[cell(row.get(key)) for key in rows[0]] for row in rows])
     head = [name, "correct images in %", "reward", "held-out reward"]
     shared = (("nfe_per_image", "NFE", 0), *EXTRA, ("seconds_per_image", "seconds", 2))
-    extra = [entry for entry in shared if any(entry[0] in row for row in rows)]
+    extra = [entry for entry in shared if all(entry[0] in row for row in rows)]
     lines = [
         [method_name(row["method"]), with_interval(row), number(row, "reward"), number(row, "held_out")]
         + [number(row, key, digits) for key, _, digits in extra]

@@ -106,10 +106,12 @@ def cases(settings: TTGenBench) -> dict[str, list[Case]]:
     return {
         "main": main,
         "injection": [
-            Case(f"ttgen, injection step {round(s * settings.steps)}", max(1, round(1 + s * settings.rewrites / 2)),
+            Case(f"until step {round(s * settings.steps)}", max(1, round(1 + s * settings.rewrites / 2)),
                  settings.ttgen(s)) for s in INJECTIONS
         ],
-        "interval": [Case(f"ttgen, interval {k}", once, settings.ttgen(interval=k)) for k in INTERVALS],
+        "interval": [
+            Case("every step" if k == 1 else f"every {k} steps", once, settings.ttgen(interval=k)) for k in INTERVALS
+        ],
     }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ _RADII = {1: (18.0, 28.0), 2: (16.0, 26.0), 3: (14.0, 22.0), 4: (12.0, 20.0)}
 _MARGIN = 3.0  # pixels between an object and the border
 _GAP = 4.0  # pixels between two objects: same-coloured neighbours must not merge into one component
 _OFF_AXIS = 0.45  # a relation is drawn with an off-axis offset of at most this fraction of the offset along the axis
-_BACKGROUND_LEVELS = {"light": (218, 236), "dark": (52, 68), "grey": (132, 148)}
+BACKGROUND_LEVELS = {"light": (218, 236), "dark": (52, 68), "grey": (132, 148)}
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _background(rng: np.random.Generator, colours: set[str]) -> Background:
     """White objects never lie on light ground, nor black ones on dark ground; both together get mid-grey ground."""
     kinds = [kind for kind, bad in (("light", "white"), ("dark", "black")) if bad not in colours]
     kind = str(rng.choice(kinds)) if kinds else "grey"
-    level = rng.uniform(*_BACKGROUND_LEVELS[kind])
+    level = rng.uniform(*BACKGROUND_LEVELS[kind])
     rgb = tuple(round(float(level + t), 1) for t in rng.uniform(-5.0, 5.0, size=3))  # a hint of tint
     return Background(
         kind,

@@ -80,14 +80,14 @@ def test_runs_are_resumed_and_equal_settings_are_measured_once(tmp_path, monkeyp
         (case.method, case.budget) for case in bench.cases(small)["main"]
     ]
     assert all(r["frechet"] > 0 for r in body["rows"])
-    assert [r["method"] for r in body["interval"]] == ["ttgen, interval 1"]  # the main setting, copied
+    assert [r["method"] for r in body["interval"]] == ["every step"]  # the main setting, copied
     assert body["interval"][0]["verdicts"] == body["rows"][1]["verdicts"]
     first = len(ran)
     assert bench.main([*arguments, "--out", str(path)]) == 0
     body = json.loads(path.read_text())
     assert [r["method"] for r in body["interval"]] == [case.method for case in bench.cases(small)["interval"]]
     assert set(body["curves"]["by_step"]) == {"ttgen", "direct", "worst"}
-    assert not [name for name in ran[first:] if name in ("best_of_n", "svdd", "ttgen, interval 1")]
+    assert not [name for name in ran[first:] if name in ("best_of_n", "svdd", "every step")]
 
 
 def test_equal_cost_is_read_off_the_lines_between_budgets():

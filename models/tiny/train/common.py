@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.drawing import draw
-from ....shapes_world.scene import TASKS, Scene, sample_scene
+from ....shapes_world.scene import BACKGROUND_LEVELS, TASKS, Scene, sample_scene
 from ..packing import pack
 from .muon import Muon, matrices
 
@@ -40,13 +41,25 @@ def training_drawing(seed: int) -> np.ndarray:
     return draw(training_scene(seed)[1])
 
 
-def drawings(first: int, count: int, folder: Path = RUNS) -> np.ndarray:
-    """uint8 ``[count, 128, 128, 3]``: training drawings ``first ..``, drawn in parallel once and kept in ``folder``."""
+def plain_drawing(seed: int) -> np.ndarray:
+    """As ``training_drawing`` on even ground of its kind's usual level: no tint, no gradient, no texture."""
+    scene = training_scene(seed)[1]
+    ground = scene.background
+    level = sum(BACKGROUND_LEVELS[ground.kind]) / 2
+    even = replace(ground, rgb=(level, level, level), gradient=0.0, texture=0.0)
+    return draw(replace(scene, background=even))
+
+
+def drawings(
+    first: int, count: int, folder: Path = RUNS, drawing: Callable[[int], np.ndarray] = training_drawing
+) -> np.ndarray:
+    """uint8 ``[count, 128, 128, 3]``: drawings ``first ..``, drawn in parallel once and kept in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"drawings-{first}-{count}.npy"
+    kind = "" if drawing is training_drawing else f"{drawing.__name__}-"
+    path = folder / f"drawings-{kind}{first}-{count}.npy"
     if not path.exists():
         with Pool(os.cpu_count()) as pool:
-            images = np.stack(pool.map(training_drawing, range(first, first + count), chunksize=128))
+            images = np.stack(pool.map(drawing, range(first, first + count), chunksize=128))
         partial = path.with_suffix(f".{os.getpid()}.npy")  # every process of a torchrun comes by here
         np.save(partial, images)
         partial.replace(path)

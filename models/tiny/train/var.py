@@ -4,7 +4,8 @@
     transformer  teacher forcing with bitwise self-correction (Han et al. 2024, section 3.3); autoencoder and the
                  generators' text encoder are frozen
 
-Both resume from ``runs/`` and are deterministic for a seed.
+Both see drawings on even ground: a texture is noise that nobody asks for, and bits that code it say nothing. Both
+resume from ``runs/`` and are deterministic for a seed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ from ...infinity.text import TextFeatures, without_text
 from ...infinity.vae import BSQVae, quantize_scale, teacher_inputs
 from ..loading import load_into, load_text_encoder
 from ..var import SCHEDULE, bit_loss, new_transformer, new_vae
-from .common import RUNS, WEIGHTS, Loop, arguments, as_images, drawings, export, rank_and_processes, record
+from .common import (
+    RUNS,
+    WEIGHTS,
+    Loop,
+    arguments,
+    as_images,
+    drawings,
+    export,
+    plain_drawing,
+    rank_and_processes,
+    record,
+)
 from .generator import DROPOUT, captions_of
 
 HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
@@ -79,7 +91,7 @@ def psnr(vae: BSQVae, images: Tensor) -> float:
 
 def train_vae(options) -> None:
     """Stage one."""
-    images, model = drawings(0, options.images), new_vae()
+    images, model = drawings(0, options.images, drawing=plain_drawing), new_vae()
     loop = Loop("var_vae", model, options.steps, options.rate, warmup=100, ema=0.999, seed=options.seed)
     loop.resume()
 
@@ -90,7 +102,7 @@ def train_vae(options) -> None:
         loop.run(loss_of)
     model.load_state_dict(loop.averaged())
     export("var_vae", model.state_dict(), packed=True)
-    quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT)[:]))
+    quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT, drawing=plain_drawing)[:]))
     record(
         "var_vae",
         {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds, "batch": options.batch * loop.processes},
@@ -141,7 +153,7 @@ def latents(vae: BSQVae, images: np.ndarray, name: str, batch: int = 64) -> Tens
 
 def train_transformer(options) -> None:
     """Stage two."""
-    images, captions = drawings(0, options.images), captions_of(options.images)
+    images, captions = drawings(0, options.images, drawing=plain_drawing), captions_of(options.images)
     vae, encoder, model = new_vae(), load_text_encoder(), new_transformer()
     load_into(vae, "var_vae")
     encoded = latents(vae, images, "var_latents")

@@ -38,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=int, default=8, help="forward passes as a multiple of plain sampling")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts and noise")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["diffusion"],
+        choices=["diffusion", "var"],
+        help="var: also the next-scale model, which is still being trained (default: diffusion)",
+    )
 
 
 def open_backend(options: argparse.Namespace) -> Backend:
@@ -93,7 +100,7 @@ def main(options: argparse.Namespace) -> int:
     prompts = [sample_prompt(options.seed, task) for task in TASKS]
     with open_backend(options) as backend:
         logger.info("Demo through %s", backend.where)
-        entries = run_all(backend, prompts)
+        entries = run_all(backend, prompts, options.models)
         about = About(
             where=backend.where,
             budget=options.budget,
@@ -111,12 +118,16 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_all(backend: Backend, prompts: Sequence[Prompt]) -> list[Entry]:
-    """Every method of every part of the page on every prompt, judged, with one progress bar."""
+def run_all(backend: Backend, prompts: Sequence[Prompt], models: Sequence[str]) -> list[Entry]:
+    """Every method of the page's parts about ``models`` on every prompt, judged, with one progress bar.
+
+    The first part is always there: the page's headline is about it.
+    """
     from .demo_backends import judge
     from .demo_sections import METHOD_TEXTS, SECTIONS
 
-    work = [(part.model, prompt, method) for part in SECTIONS for prompt in prompts for method in part.methods]
+    parts = [part for part in SECTIONS if part is SECTIONS[0] or part.model in models]
+    work = [(part.model, prompt, method) for part in parts for prompt in prompts for method in part.methods]
     entries = []
     with tqdm(work, unit="image", file=sys.stderr) as bar:
         for model, prompt, method in bar:

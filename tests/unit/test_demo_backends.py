@@ -94,6 +94,7 @@ def test_judge_is_the_exact_evaluator():
 
 def options(tmp_path, **changes) -> argparse.Namespace:
     values = {"out": tmp_path, "library": True, "server": None, "budget": BUDGET, "steps": STEPS, "seed": 0}
+    values["models"] = ["diffusion", "var"]
     return argparse.Namespace(**{**values, **changes})
 
 
@@ -115,6 +116,15 @@ def test_command_writes_the_page(backend, tmp_path, monkeypatch, capsys):
         assert Image.open(tmp_path / row["image"]).size == (128, 128)
         trace = Trace.from_json((tmp_path / row["trace"]).read_text(encoding="utf-8"))
         assert trace.finalists()[0]["score"] == row["score"]
+
+
+def test_a_model_that_is_not_asked_for_has_no_part(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_backends, "LibraryBackend", lambda settings: backend)
+    monkeypatch.setattr(scene, "TASKS", TASKS[:1])
+    assert demo.main(options(tmp_path, models=["diffusion"])) == 0
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert {row["model"] for row in results["entries"]} == {"diffusion"}
+    assert "A next-scale model" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_missing_weights_are_one_sentence(tmp_path, monkeypatch):

@@ -83,15 +83,18 @@ def test_images_are_encoded_once_for_all_steps(tmp_path, monkeypatch):
     torch.manual_seed(0)
     vae = new_vae().requires_grad_(False)
     monkeypatch.setattr(training, "RUNS", tmp_path)
-    monkeypatch.setattr(training, "WEIGHTS", tmp_path)
-    (tmp_path / "var_vae.safetensors").write_bytes(b"first")
     images = np.random.default_rng(0).integers(0, 256, (5, 128, 128, 3), dtype=np.uint8)
     found = training.latents(vae, images, "z", batch=2)
     expected = vae.encoder(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
     assert found.dtype == torch.float16 and found.shape == expected.shape
     assert float((found - expected).std()) < 0.03 * float(expected.std())  # encoded in bfloat16
-    monkeypatch.setattr(vae, "encoder", None)  # read from the file from now on ...
+
+    def encode(images):
+        raise RuntimeError("encoded again")
+
+    monkeypatch.setattr(vae.encoder, "forward", encode)
+    vae.decoder.conv_out.bias.add_(1.0)  # another decoder codes nothing differently
     assert torch.equal(training.latents(vae, images, "z"), found)
-    (tmp_path / "var_vae.safetensors").write_bytes(b"second")
-    with pytest.raises(TypeError):  # ... but not for another autoencoder
+    next(vae.encoder.parameters()).add_(0.1)
+    with pytest.raises(RuntimeError, match="encoded again"):
         training.latents(vae, images, "z")

@@ -1,6 +1,7 @@
 """Train the embedded next-scale model: ``python -m testtime.models.tiny.train.var vae``, then ``... var transformer``.
 
     vae          reconstruction, commitment and bit entropy through the straight-through quantiser on all scales
+    decoder      the decoder alone learns to draw from codes with wrong bits, as a sampler makes them
     transformer  teacher forcing with bitwise self-correction (Han et al. 2024, section 3.3); autoencoder and the
                  generators' text encoder are frozen
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,7 +29,6 @@ from ..loading import load_into, load_text_encoder
 from ..var import SCHEDULE, bit_loss, new_transformer, new_vae
 from .common import (
     RUNS,
-    WEIGHTS,
     Loop,
     arguments,
     as_images,
@@ -73,9 +74,13 @@ def vae_loss(vae: BSQVae, batch: Tensor) -> Tensor:
     total, quantiser = straight_through(z.float())
     with torch.autocast(batch.device.type, torch.bfloat16):
         decoded = vae.decoder(total)
-    decoded = decoded.float()
+    return drawing_loss(decoded.float(), batch) + quantiser
+
+
+def drawing_loss(decoded: Tensor, batch: Tensor) -> Tensor:
+    """Difference of images ``[B, 3, H, W]`` in -1..1, and of their edges."""
     edges = sum((decoded.diff(dim=axis) - batch.diff(dim=axis)).abs().mean() for axis in (2, 3))
-    return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges + quantiser
+    return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges
 
 
 @torch.no_grad()
@@ -109,14 +114,47 @@ def train_vae(options) -> None:
     )
 
 
-def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (see ``teacher_inputs``); every scale's bits flip with a probability of its own."""
+def flips(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """What flips the bits of a scale, each scale with a probability of its own in 0 .. ``FLIP``."""
 
     def corrupt(bits: Tensor) -> Tensor:
         strength = FLIP * torch.rand((), generator=generator)
         return bits ^ (torch.rand(bits.shape, generator=generator) < strength).to(bits)
 
-    return teacher_inputs(z, SCHEDULE, corrupt=corrupt)
+    return corrupt
+
+
+def train_decoder(options) -> None:
+    """Stage one and a half: bits of the last scale are drawn apart from each other, and no later scale mends them."""
+    images, model = drawings(0, options.images, drawing=plain_drawing), new_vae()
+    load_into(model, "var_vae")
+    decoder = model.decoder.requires_grad_(True)
+    loop = Loop("var_decoder", decoder, options.steps, options.rate, warmup=50, ema=0.995, seed=options.seed)
+    loop.resume()
+
+    def loss_of(rng, generator):
+        batch = as_images(images[rng.integers(0, len(images), options.batch)])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            z = model.encoder(batch)
+        z = z.detach().float()
+        total, corrupt = torch.zeros_like(z), flips(generator)
+        for grid in SCHEDULE.grids:
+            _, total = quantize_scale(z, total, grid, corrupt=corrupt)
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = decoder(total)
+        return drawing_loss(decoded.float(), batch)
+
+    if not options.export_only:
+        loop.run(loss_of)
+    decoder.load_state_dict(loop.averaged())
+    export("var_vae", model.state_dict(), packed=True)
+    quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT, drawing=plain_drawing)[:]))
+    record("var_decoder", {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds})
+
+
+def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (see ``teacher_inputs``) under ``flips``."""
+    return teacher_inputs(z, SCHEDULE, corrupt=flips(generator))
 
 
 def dropped(text: TextFeatures, empty: Tensor, generator: torch.Generator) -> TextFeatures:
@@ -132,7 +170,8 @@ def latents(vae: BSQVae, images: np.ndarray, name: str, batch: int = 64) -> Tens
 
     Under ``torchrun`` every process encodes its share; the file's name tells one autoencoder from another.
     """
-    weights = hashlib.sha256((WEIGHTS / "var_vae.safetensors").read_bytes()).hexdigest()[:12]
+    state = torch.cat([value.reshape(-1) for value in vae.encoder.state_dict().values()])
+    weights = hashlib.sha256(state.numpy().tobytes()).hexdigest()[:12]
     rank, processes = rank_and_processes()
     shares = [RUNS / f"{name}-{weights}-{len(images)}-{k}of{processes}.pt" for k in range(processes)]
     if not shares[rank].exists():
@@ -189,7 +228,11 @@ def train_transformer(options) -> None:
 
 def main() -> None:
     """Command line entry."""
-    stages = {"vae": (train_vae, 4000, 16, 1e-3), "transformer": (train_transformer, 12_000, 64, 1e-3)}
+    stages = {
+        "vae": (train_vae, 4000, 16, 1e-3),
+        "decoder": (train_decoder, 1200, 16, 5e-4),
+        "transformer": (train_transformer, 12_000, 64, 1e-3),
+    }
     if len(sys.argv) < 2 or sys.argv[1] not in stages:
         raise SystemExit(f"first argument: one of {', '.join(stages)}")
     run, steps, batch, rate = stages[sys.argv.pop(1)]

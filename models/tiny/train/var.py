@@ -1,7 +1,6 @@
 """Train the embedded next-scale model: ``python -m testtime.models.tiny.train.var vae``, then ``... var transformer``.
 
     vae          reconstruction, commitment and bit entropy through the straight-through quantiser on all scales
-    decoder      the decoder alone learns to draw from codes with wrong bits, as a sampler makes them
     transformer  teacher forcing with bitwise self-correction (Han et al. 2024, section 3.3); autoencoder and the
                  generators' text encoder are frozen
 
@@ -124,34 +123,6 @@ def flips(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
     return corrupt
 
 
-def train_decoder(options) -> None:
-    """Stage one and a half: bits of the last scale are drawn apart from each other, and no later scale mends them."""
-    images, model = drawings(0, options.images, drawing=plain_drawing), new_vae()
-    load_into(model, "var_vae")
-    decoder = model.decoder.requires_grad_(True)
-    loop = Loop("var_decoder", decoder, options.steps, options.rate, warmup=50, ema=0.995, seed=options.seed)
-    loop.resume()
-
-    def loss_of(rng, generator):
-        batch = as_images(images[rng.integers(0, len(images), options.batch)])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            z = model.encoder(batch)
-        z = z.detach().float()
-        total, corrupt = torch.zeros_like(z), flips(generator)
-        for grid in SCHEDULE.grids:
-            _, total = quantize_scale(z, total, grid, corrupt=corrupt)
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded = decoder(total)
-        return drawing_loss(decoded.float(), batch)
-
-    if not options.export_only:
-        loop.run(loss_of)
-    decoder.load_state_dict(loop.averaged())
-    export("var_vae", model.state_dict(), packed=True)
-    quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT, drawing=plain_drawing)[:]))
-    record("var_decoder", {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds})
-
-
 def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Inputs and targets (see ``teacher_inputs``) under ``flips``."""
     return teacher_inputs(z, SCHEDULE, corrupt=flips(generator))
@@ -230,7 +201,6 @@ def main() -> None:
     """Command line entry."""
     stages = {
         "vae": (train_vae, 4000, 16, 1e-3),
-        "decoder": (train_decoder, 1200, 16, 5e-4),
         "transformer": (train_transformer, 12_000, 64, 1e-3),
     }
     if len(sys.argv) < 2 or sys.argv[1] not in stages:

@@ -51,6 +51,7 @@ def by_formula(config: InfinityConfig, schedule: ScaleSchedule, sizes: Sequence[
     The cache of the last scale is not kept: nothing attends to it.
     """
     costs = [scale_flops(config, schedule, scale, TOKENS) for scale in range(len(schedule))]
+    shrinking = sum(n * cost for n, cost in zip(sizes, costs, strict=True))
     offsets = schedule.offsets
 
     def cache(numbers: Sequence[int]) -> float:
@@ -60,8 +61,8 @@ def by_formula(config: InfinityConfig, schedule: ScaleSchedule, sizes: Sequence[
     ones = [1] * len(schedule)
     return {
         "tflop_of_one": round(sum(costs) / 1e12, 2),
-        "tflop_shrinking": round(sum(n * cost for n, cost in zip(sizes, costs, strict=True)) / 1e12, 2),
-        "times_flop": round(sum(n * cost for n, cost in zip(sizes, costs, strict=True)) / sum(costs), 3),
+        "tflop_shrinking": round(shrinking / 1e12, 2),
+        "times_flop": round(shrinking / sum(costs), 3),
         "cache_gib_of_one": round(cache(ones), 3),
         "cache_gib_shrinking": round(cache(sizes), 3),
     }

@@ -13,7 +13,7 @@ import argparse
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
 from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine, measured
+from .ttgen import Measured
 
 log = logging.getLogger("testtime")
 
@@ -108,30 +109,16 @@ def ablations(settings: VarBench) -> dict[str, Search]:
     }
 
 
-@dataclass
-class Measured:
-    """Sums over prompts of one method.
-
-    Attributes:
-        verdicts: of the exact evaluator, one per prompt.
-        sums: reward, held_out, nfe, gflop, of these decode_gflop, decodes, seconds (of processor time where one thread
-            works).
-    """
-
-    verdicts: list[bool] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-
-    def add(self, **figures: float) -> None:
-        """Add to the sums."""
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-
 def measure(
     search: Search, prompts: Sequence[Prompt], settings: VarBench, batch: int, judges: Sequence[Verifier],
     family: VarFamily,
 ) -> Measured:  # fmt: skip
-    """Run ``search`` once per prompt and judge the winners; ``batch`` particles of several prompts run together."""
+    """Run ``search`` once per prompt and judge the winners; ``batch`` particles of several prompts run together.
+
+    Returns:
+        verdicts, and sums over the prompts: reward, held_out, nfe, gflop, of these decode_gflop, decodes, seconds (of
+        processor time where one thread works).
+    """
     plan = getattr(search, "plan_for", None)
     width = search.particles * (plan(len(SCHEDULE)).start if plan else 1)
     groups = max(1, batch // width)

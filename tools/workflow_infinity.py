@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflow_graph import Group, Node, Workflow, note
+from workflow_graph import Group, Link, Node, Workflow, note
 from workflow_parts import MODEL_BLUE, RESULT_VIOLET, SEARCH_BROWN, decode, encode, lowered, results, save, text_node
 
 PROMPT = "a photograph of a red fox sitting left of a blue bicycle, autumn leaves"
@@ -19,6 +19,21 @@ def _model() -> tuple[Node, Node, Node]:
     return load, prompt, encoded
 
 
+def _sampled(name: str, text: str, model: tuple[Node, Node, Node], positive: Link, **changes) -> Workflow:
+    """Plain sampling with a (loader, prompt, encoded prompt)."""
+    load, prompt, encoded = model
+    inputs = {"infinity": load["infinity"], "positive": positive, "seed": 7, **changes, "vae": load["vae"]}
+    sampler = Node("TestTimeInfinitySampler", inputs, width=340, picture=300)
+    image = decode(sampler["latent"], load["vae"])
+    groups = [
+        Group("", [[note(text)]]),
+        Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
+        Group("Sampling", [[sampler]], SEARCH_BROWN),
+        Group("Result", [[image], [save(image["IMAGE"], name, "Image", 340)]], RESULT_VIOLET),
+    ]
+    return Workflow(name, groups)
+
+
 def infinity_sampler() -> Workflow:
     text = """
     ## Infinity
@@ -29,18 +44,8 @@ def infinity_sampler() -> Workflow:
     - **pixels** and **aspect_ratio** choose one of the sizes that the model knows.
     - Needs infinity_2b_reg.pth, infinity_vae_d32reg.pth and Flan-T5-XL; the loader says where they belong.
     """
-    name = "infinity_sampler"
     load, prompt, encoded = _model()
-    inputs = {"infinity": load["infinity"], "positive": encoded["conditioning"], "seed": 7, "vae": load["vae"]}
-    sampler = Node("TestTimeInfinitySampler", inputs, width=340, picture=300)
-    image = decode(sampler["latent"], load["vae"])
-    groups = [
-        Group("", [[note(text)]]),
-        Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
-        Group("Sampling", [[sampler]], SEARCH_BROWN),
-        Group("Result", [[image], [save(image["IMAGE"], name, "Image", 340)]], RESULT_VIOLET),
-    ]
-    return Workflow(name, groups)
+    return _sampled("infinity_sampler", text, (load, prompt, encoded), encoded["conditioning"])
 
 
 def infinity_tts_var() -> Workflow:
@@ -98,18 +103,9 @@ def var_sampler() -> Workflow:
     - **tau** is the temperature of the bits, **cfg** how strictly they follow the prompt.
     - Nothing to download; an image takes a fraction of a second on a processor.
     """
-    name = "var_sampler"
     load, prompt, encoded = _embedded("a blue star left of a red circle")
-    inputs = {"infinity": load["infinity"], "positive": encoded["CONDITIONING"], "seed": 7, **DRAWN, "batch_size": 4}
-    sampler = Node("TestTimeInfinitySampler", {**inputs, "vae": load["vae"]}, width=340, picture=300)
-    image = decode(sampler["latent"], load["vae"])
-    groups = [
-        Group("", [[note(text)]]),
-        Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
-        Group("Sampling", [[sampler]], SEARCH_BROWN),
-        Group("Result", [[image], [save(image["IMAGE"], name, "Images", 340)]], RESULT_VIOLET),
-    ]
-    return Workflow(name, groups)
+    inputs = {**DRAWN, "batch_size": 4}
+    return _sampled("var_sampler", text, (load, prompt, encoded), encoded["CONDITIONING"], **inputs)
 
 
 def tts_var() -> Workflow:

@@ -83,8 +83,8 @@ def test_images_are_encoded_once_for_all_steps(tmp_path, monkeypatch):
     torch.manual_seed(0)
     vae = new_vae().requires_grad_(False)
     monkeypatch.setattr(training, "RUNS", tmp_path)
-    images = np.random.default_rng(0).integers(0, 256, (5, 128, 128, 3), dtype=np.uint8)
-    found = training.latents(vae, images, "z", batch=2)
+    images = np.random.default_rng(0).integers(0, 256, (11, 128, 128, 3), dtype=np.uint8)
+    found = training.latents(vae, images, batch=2)
     expected = vae.encoder(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
     assert found.dtype == torch.float16 and found.shape == expected.shape
     assert float((found - expected).std()) < 0.03 * float(expected.std())  # encoded in bfloat16
@@ -94,7 +94,7 @@ def test_images_are_encoded_once_for_all_steps(tmp_path, monkeypatch):
 
     monkeypatch.setattr(vae.encoder, "forward", encode)
     vae.decoder.conv_out.bias.add_(1.0)  # another decoder codes nothing differently
-    assert torch.equal(training.latents(vae, images, "z"), found)
+    assert torch.equal(training.latents(vae, images), found)
     next(vae.encoder.parameters()).add_(0.1)
     with pytest.raises(RuntimeError, match="encoded again"):
-        training.latents(vae, images, "z")
+        training.latents(vae, images)

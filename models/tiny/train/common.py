@@ -50,20 +50,31 @@ def plain_drawing(seed: int) -> np.ndarray:
     return draw(replace(scene, background=even))
 
 
+def kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array in ``path``, made and written first where it is not there; mapped into memory, not read.
+
+    It appears all at once under its name: processes of a ``torchrun`` that make it side by side do not meet halves.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(partial, make())
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def in_parallel(function: Callable[[int], np.ndarray], first: int, count: int) -> np.ndarray:
+    """``function`` of ``first .. first + count - 1``, stacked ``[count, ...]``, computed by all cores."""
+    with Pool(os.cpu_count()) as pool:
+        return np.stack(pool.map(function, range(first, first + count), chunksize=128))
+
+
 def drawings(
     first: int, count: int, folder: Path = RUNS, drawing: Callable[[int], np.ndarray] = training_drawing
 ) -> np.ndarray:
     """uint8 ``[count, 128, 128, 3]``: drawings ``first ..``, drawn in parallel once and kept in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     kind = "" if drawing is training_drawing else f"{drawing.__name__}-"
-    path = folder / f"drawings-{kind}{first}-{count}.npy"
-    if not path.exists():
-        with Pool(os.cpu_count()) as pool:
-            images = np.stack(pool.map(drawing, range(first, first + count), chunksize=128))
-        partial = path.with_suffix(f".{os.getpid()}.npy")  # every process of a torchrun comes by here
-        np.save(partial, images)
-        partial.replace(path)
-    return np.load(path, mmap_mode="r")
+    return kept(folder / f"drawings-{kind}{first}-{count}.npy", lambda: in_parallel(drawing, first, count))
 
 
 def as_images(array: np.ndarray) -> torch.Tensor:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
-from multiprocessing import Pool
 
 import numpy as np
 import torch
@@ -26,7 +24,7 @@ from ..denoiser import TRAINING_STEPS, Denoiser, log_sigma_table
 from ..loading import load_autoencoder
 from ..text_encoder import TextEncoder
 from ..vocabulary import encode, encode_batch
-from .common import RUNS, Loop, arguments, as_images, drawings, export, record, training_scene
+from .common import RUNS, Loop, arguments, as_images, drawings, export, in_parallel, kept, record, training_scene
 
 STAGES = ("trunk", "diffusion", "flow")
 CAPTIONS = 4  # wordings kept per drawing
@@ -45,30 +43,26 @@ def training_tokens(seed: int) -> np.ndarray:
 
 def captions_of(count: int) -> Tensor:
     """Tokens uint8 ``[count, CAPTIONS, 16]`` of the training drawings, made once and kept."""
-    path = RUNS / f"tokens-{count}.npy"
-    if not path.exists():
-        with Pool(os.cpu_count()) as pool:
-            tokens = np.stack(pool.map(training_tokens, range(count), chunksize=256))
-        partial = path.with_suffix(f".{os.getpid()}.npy")  # every process of a torchrun comes by here
-        np.save(partial, tokens)
-        partial.replace(path)
-    return torch.from_numpy(np.load(path))
+    tokens = kept(RUNS / f"tokens-{count}.npy", lambda: in_parallel(training_tokens, 0, count))
+    return torch.from_numpy(np.array(tokens))
 
 
 def dataset(count: int) -> tuple[Tensor, Tensor]:
     """Scaled latents float16 ``[count, 4, 16, 16]``, made once and kept, and ``captions_of(count)``."""
-    captions, latents_path = captions_of(count), RUNS / f"latents-{count}.npy"
-    if not latents_path.exists():
-        autoencoder, scale = load_autoencoder()
-        images, parts = drawings(0, count), []
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            for first in range(0, count, 128):
-                latents = autoencoder.encode(as_images(images[first : first + 128]))
-                parts.append((latents.float() * scale).half().numpy())
-        partial = latents_path.with_suffix(f".{os.getpid()}.npy")
-        np.save(partial, np.concatenate(parts))
-        partial.replace(latents_path)
-    return torch.from_numpy(np.load(latents_path)), captions
+    latents = kept(RUNS / f"latents-{count}.npy", lambda: scaled_latents(count))
+    return torch.from_numpy(np.array(latents)), captions_of(count)
+
+
+@torch.no_grad()
+def scaled_latents(count: int) -> np.ndarray:
+    """float16 ``[count, 4, 16, 16]`` of the training drawings, in bfloat16 autocast."""
+    autoencoder, scale = load_autoencoder()
+    images, parts = drawings(0, count), []
+    with torch.autocast("cpu", torch.bfloat16):
+        for first in range(0, count, 128):
+            latents = autoencoder.encode(as_images(images[first : first + 128]))
+            parts.append((latents.float() * scale).half().numpy())
+    return np.concatenate(parts)
 
 
 class Batches:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from .common import (
     as_images,
     drawings,
     export,
+    kept,
     plain_drawing,
     rank_and_processes,
     record,
@@ -40,6 +40,7 @@ from .common import (
 from .generator import DROPOUT, captions_of
 
 HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
+SHARDS = 8
 FLIP = 0.3  # strongest corruption of a scale's bits in training
 
 
@@ -73,13 +74,9 @@ def vae_loss(vae: BSQVae, batch: Tensor) -> Tensor:
     total, quantiser = straight_through(z.float())
     with torch.autocast(batch.device.type, torch.bfloat16):
         decoded = vae.decoder(total)
-    return drawing_loss(decoded.float(), batch) + quantiser
-
-
-def drawing_loss(decoded: Tensor, batch: Tensor) -> Tensor:
-    """Difference of images ``[B, 3, H, W]`` in -1..1, and of their edges."""
+    decoded = decoded.float()
     edges = sum((decoded.diff(dim=axis) - batch.diff(dim=axis)).abs().mean() for axis in (2, 3))
-    return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges
+    return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges + quantiser
 
 
 @torch.no_grad()
@@ -113,19 +110,14 @@ def train_vae(options) -> None:
     )
 
 
-def flips(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """What flips the bits of a scale, each scale with a probability of its own in 0 .. ``FLIP``."""
+def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (see ``teacher_inputs``); every scale's bits flip with a probability of its own."""
 
     def corrupt(bits: Tensor) -> Tensor:
         strength = FLIP * torch.rand((), generator=generator)
         return bits ^ (torch.rand(bits.shape, generator=generator) < strength).to(bits)
 
-    return corrupt
-
-
-def corrupted_batch(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (see ``teacher_inputs``) under ``flips``."""
-    return teacher_inputs(z, SCHEDULE, corrupt=flips(generator))
+    return teacher_inputs(z, SCHEDULE, corrupt=corrupt)
 
 
 def dropped(text: TextFeatures, empty: Tensor, generator: torch.Generator) -> TextFeatures:
@@ -136,29 +128,33 @@ def dropped(text: TextFeatures, empty: Tensor, generator: torch.Generator) -> Te
 
 
 @torch.no_grad()
-def latents(vae: BSQVae, images: np.ndarray, name: str, batch: int = 64) -> Tensor:
-    """What the encoder makes of uint8 ``[n, 128, 128, 3]``: float16 ``[n, 16, 8, 8]``, kept as ``runs/NAME-*.pt``.
+def latents(vae: BSQVae, images: np.ndarray, batch: int = 64) -> Tensor:
+    """What the encoder makes of uint8 ``[n, 128, 128, 3]``: float16 ``[n, 16, 8, 8]``, made once per encoder and kept.
 
-    Under ``torchrun`` every process encodes its share; the file's name tells one autoencoder from another.
+    Kept in ``SHARDS`` files, which the processes of a ``torchrun``, however many, make between them.
     """
     state = torch.cat([value.reshape(-1) for value in vae.encoder.state_dict().values()])
-    weights = hashlib.sha256(state.numpy().tobytes()).hexdigest()[:12]
+    name = f"var_latents-{hashlib.sha256(state.numpy().tobytes()).hexdigest()[:12]}-{len(images)}"
     rank, processes = rank_and_processes()
-    shares = [RUNS / f"{name}-{weights}-{len(images)}-{k}of{processes}.pt" for k in range(processes)]
-    if not shares[rank].exists():
+
+    def shard(k: int) -> np.ndarray:
+        return kept(RUNS / f"{name}-{k}of{SHARDS}.npy", lambda: encoded(range(k, len(images), SHARDS)))
+
+    def encoded(numbers: range) -> np.ndarray:
         parts = []
-        for rows in np.array_split(np.arange(rank, len(images), processes), max(1, len(images) // batch)):
+        for rows in torch.arange(numbers.start, numbers.stop, numbers.step).split(batch):
             with torch.autocast("cpu", torch.bfloat16):
-                parts.append(vae.encoder(as_images(images[rows])).half())
-        partial = shares[rank].with_suffix(".partial")
-        torch.save(torch.cat(parts), partial)
-        partial.replace(shares[rank])
+                parts.append(vae.encoder(as_images(images[rows.numpy()])).half().numpy())
+        return np.concatenate(parts)
+
+    for k in range(rank, SHARDS, processes):
+        shard(k)
     if processes > 1:
         distributed.barrier()
-    found = torch.empty(len(images), vae.config.code_dim, *SCHEDULE.grids[-1], dtype=torch.float16)
-    for k, share in enumerate(shares):
-        found[k::processes] = torch.load(share, weights_only=True)
-    return found
+    found = np.empty((len(images), vae.config.code_dim, *SCHEDULE.grids[-1]), np.float16)
+    for k in range(SHARDS):
+        found[k::SHARDS] = shard(k)
+    return torch.from_numpy(found)
 
 
 def train_transformer(options) -> None:
@@ -166,7 +162,7 @@ def train_transformer(options) -> None:
     images, captions = drawings(0, options.images, drawing=plain_drawing), captions_of(options.images)
     vae, encoder, model = new_vae(), load_text_encoder(), new_transformer()
     load_into(vae, "var_vae")
-    encoded = latents(vae, images, "var_latents")
+    encoded = latents(vae, images)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # on processors, too: attention stays in bfloat16
     loop = Loop("var", model, options.steps, options.rate, warmup=100, ema=0.999, seed=options.seed)
     loop.resume()

@@ -57,7 +57,7 @@ class VarBench:
         precision: "bfloat16" runs decoder and verifiers under autocast; the transformer computes in float32.
     """
 
-    cfg: float = 2.0
+    cfg: float = 3.0
     tau: float = 1.0
     top_p: float = 0.97
     verifier: str = "shapes_preference"

@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models",
         nargs="+",
-        default=["diffusion"],
+        default=["diffusion", "var"],
         choices=["diffusion", "var"],
-        help="var: also the next-scale model, which is still being trained (default: diffusion)",
+        help="var: the next-scale model too (default: both)",
     )
 
 

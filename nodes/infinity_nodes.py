@@ -229,7 +229,6 @@ class LoadShapesWorldVARNode(io.ComfyNode):
             description="A tiny next-scale model that ships with the pack: Infinity's classes trained on coloured "
             "shapes at 128x128, with its CLIP and VAE, two verifiers and image features for TTS-VAR.",
             inputs=[],
-            is_experimental=True,  # its images do not convince yet
             outputs=[
                 InfinityType.Output(display_name="infinity"),
                 io.Clip.Output(display_name="clip"),

@@ -90,20 +90,20 @@ def _embedded(prompt: str) -> tuple[Node, Node, Node]:
     return load, text, encode(load["clip"], text["STRING"], "Positive prompt")
 
 
-DRAWN = {"cfg": 2.0, "tau": 1.0, "pixels": "0.06M"}
+DRAWN = {"cfg": 3.0, "tau": 1.0, "pixels": "0.06M"}
 """How the embedded model is sampled; it has one size, whatever ``pixels`` says."""
 
 
 def var_sampler() -> Workflow:
     text = """
     ## A next-scale model
-    The embedded model draws **scale by scale**: one token, then 2 x 2, 3 x 3, ... up to 8 x 8, each from all coarser
+    The embedded model draws **scale by scale**: one token, 2 x 2, 3 x 3, 5 x 5, twice 8 x 8, each from all earlier
     ones. It is Infinity's architecture in a tiny size, so what works here works with Load Infinity.
 
     - **tau** is the temperature of the bits, **cfg** how strictly they follow the prompt.
     - Nothing to download; an image takes a fraction of a second on a processor.
     """
-    load, prompt, encoded = _embedded("a blue star left of a red circle")
+    load, prompt, encoded = _embedded("a purple heart")
     inputs = {**DRAWN, "batch_size": 4}
     return _sampled("var_sampler", text, (load, prompt, encoded), encoded["CONDITIONING"], **inputs)
 
@@ -119,7 +119,7 @@ def tts_var() -> Workflow:
     - Put Best-of-N, Importance Sampling, SMC or FK Steering in its place to compare: all run on this model.
     """
     name = "tts_var"
-    load, prompt, encoded = _embedded("a red square and a blue ring")
+    load, prompt, encoded = _embedded("an orange crescent")
     method = Node("TestTimeTTSVAR", {"extractor": load["extractor"]}, width=320)
     inputs = {
         **{slot: load[slot] for slot in ("infinity", "vae", "verifier", "held_out")},

@@ -34,7 +34,7 @@ class VarSettings:
         group_offset: number of the first prompt in a larger set, see ``Streams``.
     """
 
-    cfg: float = 2.0
+    cfg: float = 3.0
     tau: float = 1.0
     top_p: float = 0.97
     seed: int = 0

@@ -7,8 +7,8 @@ import torch
 
 pytestmark = pytest.mark.host
 
-PROMPT = "a red square and a blue ring"
-DRAWN = {"seed": 5, "cfg": 2.0, "tau": 1.0, "top_p": 0.97, "aspect_ratio": "1:1 (square)", "pixels": "1M"}
+PROMPT = "an orange crescent"
+DRAWN = {"seed": 7, "cfg": 3.0, "tau": 1.0, "top_p": 0.97, "aspect_ratio": "1:1 (square)", "pixels": "1M"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def plain():
     """Code map ``[1, 16, 8, 8]`` of the library."""
     from testtime.models.tiny.var_pipeline import VarSettings, var_process
 
-    process = var_process([PROMPT], VarSettings(cfg=2.0, tau=1.0, top_p=0.97, seed=5))
+    process = var_process([PROMPT], VarSettings(cfg=3.0, tau=1.0, top_p=0.97, seed=7))
     state = process.start(1)
     for _ in range(process.steps):
         state, _ = process.advance(state)

@@ -49,7 +49,7 @@ def test_agreements_end_at_one_and_name_their_sizes(family):
 
     judge = create("shapes_preference")
     consistency, previews = var.agreements(suite(1, 5)[:3], var.VarBench(), judge, family, particles=3)
-    assert [entry["side"] for entry in consistency] == [1, 2, 3, 4, 6, 8]
+    assert [entry["side"] for entry in consistency] == [1, 2, 3, 5, 8, 8]
     assert consistency[-1]["best_is_the_same"] == 1.0
     assert consistency[-1]["rank_correlation"] == pytest.approx(1.0)
     assert all(-1 <= entry["rank_correlation"] <= 1 for entry in [*consistency, *previews])
@@ -83,7 +83,7 @@ def test_prompts_are_needed(family):
 def test_ablations_see_fewer_prompts_and_reduced_networks_agree(family, monkeypatch):
     monkeypatch.setattr(var, "load_var_family", lambda: family)
     settings = var.VarBench(prompts_per_task=2, ablation_prompts_per_task=1, precision="bfloat16", preview_side=4)
-    assert settings.sampling(3, 8) == VarSettings(2.0, 1.0, 0.97, 0, 8, 4, 3)
+    assert settings.sampling(3, 8) == VarSettings(3.0, 1.0, 0.97, 0, 8, 4, 3)
     (made,) = var.Task("ablations", "as it is", 2, settings, 64).measure()["ablations"]
     assert len(made["verdicts"]) == 6 and made["gflop_per_image"] > made["drawing_gflop_per_image"] > 0
     codes = torch.randn(2, 16, 8, 8).sign()

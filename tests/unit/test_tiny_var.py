@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from testtime.models.infinity.bits import add_scale
-from testtime.models.infinity.vae import teacher_inputs
+from testtime.models.infinity.vae import quantize_scale, teacher_inputs
 from testtime.models.tiny.text_encoder import TextEncoder
-from testtime.models.tiny.train.var import corrupted_batch, dropped, straight_through, vae_loss
+from testtime.models.tiny.train.var import (
+    PredictableVae,
+    ScalePrior,
+    corrupted_batch,
+    dropped,
+    straight_through,
+    vae_loss,
+)
 from testtime.models.tiny.var import SCHEDULE, bit_loss, new_transformer, new_vae, text_features
 
 
@@ -38,11 +45,12 @@ def test_size():
 
 
 def test_loss_weighs_scales():
-    bits = torch.ones(1, 130, 16)
-    logits = torch.zeros(1, 130, 16, 2)
+    tokens = sum(SCHEDULE.lengths)
+    bits = torch.ones(1, tokens, 16)
+    logits = torch.zeros(1, tokens, 16, 2)
     assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2))
     logits[:, 0, :, 1] = 100.0  # the first token is right: it weighs eight tokens of the last scale
-    share = 8 / sum(8 * side for side in (1, 2, 3, 4, 6, 8))
+    share = 8 / sum(8 * side for side in (1, 2, 3, 5, 8, 8))
     assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2) * (1 - share), rel=1e-4)
 
 
@@ -51,7 +59,7 @@ def test_quantiser_passes_gradients_and_changes_no_value():
     z = torch.randn(2, 16, 8, 8, requires_grad=True)
     codes, loss = straight_through(z)
     bits, targets = teacher_inputs(z.detach(), SCHEDULE)
-    assert bits.shape == (2, 129, 16) and targets.shape == (2, 130, 16)
+    assert bits.shape == (2, sum(SCHEDULE.lengths) - 1, 16) and targets.shape == (2, sum(SCHEDULE.lengths), 16)
     assert torch.isfinite(loss)
     codes.square().sum().backward()
     assert z.grad.abs().min() >= 0 and z.grad.abs().sum() > 0
@@ -61,10 +69,45 @@ def test_quantiser_passes_gradients_and_changes_no_value():
     assert torch.allclose(codes, total, atol=1e-5)
 
 
+def test_a_drawing_that_ends_early_has_the_codes_and_the_gradient_of_its_scales_only():
+    torch.manual_seed(0)
+    z = torch.randn(3, 16, 8, 8, requires_grad=True)
+    ends = torch.tensor([2, 6, 4])
+    codes, _ = straight_through(z, ends)
+    for row, end in enumerate(ends):
+        total = torch.zeros(1, 16, 8, 8)
+        for grid in SCHEDULE.grids[:end]:
+            _, total = quantize_scale(z[row : row + 1].detach(), total, grid)
+        assert torch.allclose(codes[row : row + 1], total, atol=1e-5)
+    codes[0].square().sum().backward()  # two scales: the cells of a quarter of the grid share one gradient
+    quarters = z.grad[0].unfold(1, 4, 4).unfold(2, 4, 4)
+    assert z.grad[0].abs().sum() > 0 and not z.grad[1:].any()
+    spread = quarters.std(dim=(-1, -2)).mean()
+    assert spread < 0.1 * quarters.abs().mean()
+
+
+def test_codes_and_prior_meet_each_other():
+    """The prior learns to guess the codes, and then the codes move towards what it guesses."""
+    torch.manual_seed(0)
+    z, prior = torch.nn.Parameter(torch.randn(4, 16, 8, 8)), ScalePrior(16, width=16)
+
+    def surprise() -> torch.Tensor:
+        return straight_through(z, prior=prior)[1] - straight_through(z)[1]
+
+    # Codes take small steps: a bit that flips changes all that comes after it.
+    for learner, rate, share in ((list(prior.parameters()), 0.02, 0.95), ([z], 1e-4, 0.9999)):
+        before, optimizer = float(surprise().detach()), torch.optim.Adam(learner, lr=rate)
+        for _ in range(10):
+            optimizer.zero_grad()
+            surprise().backward()
+            optimizer.step()
+        assert float(surprise().detach()) < share * before
+
+
 def test_one_training_step_of_each_stage():
     torch.manual_seed(0)
-    vae, generator = new_vae(), torch.Generator().manual_seed(0)
-    loss = vae_loss(vae, torch.rand(2, 3, 128, 128) * 2 - 1)
+    vae, generator = PredictableVae(), torch.Generator().manual_seed(0)
+    loss = vae_loss(vae, torch.rand(2, 3, 128, 128) * 2 - 1, generator)
     loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in vae.parameters())
     inputs, targets = corrupted_batch(torch.randn(4, 16, 8, 8), generator)

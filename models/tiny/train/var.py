@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...infinity.bits import codes_of
@@ -42,24 +42,63 @@ from .generator import DROPOUT, captions_of
 HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
 SHARDS = 8
 FLIP = 0.3  # strongest corruption of a scale's bits in training
+ENDS = torch.tensor([0.0, 0.0, 0.15, 0.4, 0.15, 0.3])  # of the drawings, the share that is decoded after each scale
+SOFTNESS, SURPRISE = 2.0, 0.05  # slope of soft bits, weight of the prior's cross-entropy
 
 
-def straight_through(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed codes of all scales with gradients to ``z`` ``[B, d, h, w]``, and the quantiser's loss.
+class ScalePrior(nn.Module):
+    """Guesses a scale's bits from what the codes before it add up to, cell by cell; only the training needs it."""
 
-    Per scale: commitment of the unit residual to its code, certainty of each bit, variety of each bit over the batch.
+    def __init__(self, bits: int, width: int = 128):
+        super().__init__()
+        self.levels = nn.Embedding(len(SCHEDULE), width)
+        self.first = nn.Conv2d(bits, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.head = nn.Conv2d(width, bits, 1)
+
+    def forward(self, total: Tensor, scale: int) -> Tensor:
+        """Logits ``[B, d, *grid]`` of the bits of ``scale``, given the sum ``[B, d, h, w]`` of those before it."""
+        x = F.interpolate(total, size=SCHEDULE.grids[scale], mode="area")
+        x = F.gelu(self.first(x) + self.levels.weight[scale][:, None, None])
+        for block in self.blocks:
+            x = x + F.gelu(block(x))
+        return self.head(x)
+
+
+class PredictableVae(nn.Module):
+    """The autoencoder with the prior that its codes are to be predictable for (Ramanujan et al. 2024)."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae = new_vae()
+        self.prior = ScalePrior(self.vae.config.code_dim)
+
+
+def straight_through(z: Tensor, scales: Tensor | None = None, prior: ScalePrior | None = None) -> tuple[Tensor, Tensor]:
+    """Summed codes of the first ``scales [B]`` scales (None: of all) with gradients to ``z`` ``[B, d, h, w]``, and the
+    quantiser's loss.
+
+    Per scale: commitment of the unit residual to its code, certainty of each bit, variety of each bit over the batch;
+    with ``prior`` also the cross-entropy between its guess and the residual's soft bits, for both of them to mend.
     """
-    total, passed, loss = torch.zeros_like(z), torch.zeros_like(z), z.new_zeros(())
-    for grid in SCHEDULE.grids:
+    total, kept_total = torch.zeros_like(z), torch.zeros_like(z)
+    loss, surprise = z.new_zeros(()), z.new_zeros(())
+    for scale, grid in enumerate(SCHEDULE.grids):
         residual = F.normalize(F.interpolate(z - total, size=grid, mode="area"), dim=1)
         with torch.no_grad():
-            bits, total = quantize_scale(z, total, grid)
+            bits, reached = quantize_scale(z, total, grid)
             code = codes_of(bits, grid)
         p = torch.sigmoid(4 * residual * 100 / z.shape[1] ** 0.5)
         entropy = _entropy(p).sum(1).mean() - _entropy(p.mean((0, 2, 3))).sum()
         loss = loss + 0.25 * (residual - code).square().sum(1).mean() + 1e-3 * entropy
-        passed = passed + F.interpolate(residual - residual.detach(), size=z.shape[-2:], mode="bilinear")
-    return total + passed, 0.1 * loss / len(SCHEDULE)
+        if prior is not None:
+            soft = torch.sigmoid(SOFTNESS * residual * z.shape[1] ** 0.5)
+            surprise = surprise + F.binary_cross_entropy_with_logits(prior(total, scale), soft, reduction="sum")
+        gain = reached - total + F.interpolate(residual - residual.detach(), size=z.shape[-2:], mode="bilinear")
+        kept_total = kept_total + (gain if scales is None else gain * (scale < scales)[:, None, None, None])
+        total = reached
+    surprise = surprise / (len(z) * sum(SCHEDULE.lengths) * z.shape[1])
+    return kept_total, 0.1 * loss / len(SCHEDULE) + SURPRISE * surprise
 
 
 def _entropy(p: Tensor) -> Tensor:
@@ -67,13 +106,18 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * p.log() + (1 - p) * (1 - p).log())
 
 
-def vae_loss(vae: BSQVae, batch: Tensor) -> Tensor:
-    """Loss of images ``[B, 3, 128, 128]`` in -1..1."""
+def vae_loss(model: PredictableVae, batch: Tensor, generator: torch.Generator) -> Tensor:
+    """Loss of images ``[B, 3, 128, 128]`` in -1..1.
+
+    A drawing is decoded after a scale drawn from ``ENDS``: nested dropout (Rippel et al. 2014), without which nearly
+    all of a picture's meaning is in the last scale, whose bits are drawn independently of each other.
+    """
     with torch.autocast(batch.device.type, torch.bfloat16):
-        z = vae.encoder(batch)
-    total, quantiser = straight_through(z.float())
+        z = model.vae.encoder(batch)
+    scales = 1 + torch.multinomial(ENDS, len(batch), replacement=True, generator=generator)
+    total, quantiser = straight_through(z.float(), scales, model.prior)
     with torch.autocast(batch.device.type, torch.bfloat16):
-        decoded = vae.decoder(total)
+        decoded = model.vae.decoder(total)
     decoded = decoded.float()
     edges = sum((decoded.diff(dim=axis) - batch.diff(dim=axis)).abs().mean() for axis in (2, 3))
     return F.l1_loss(decoded, batch) + F.mse_loss(decoded, batch) + 0.1 * edges + quantiser
@@ -92,18 +136,18 @@ def psnr(vae: BSQVae, images: Tensor) -> float:
 
 def train_vae(options) -> None:
     """Stage one."""
-    images, model = drawings(0, options.images, drawing=plain_drawing), new_vae()
+    images, model = drawings(0, options.images, drawing=plain_drawing), PredictableVae()
     loop = Loop("var_vae", model, options.steps, options.rate, warmup=100, ema=0.999, seed=options.seed)
     loop.resume()
 
     def loss_of(rng, generator):
-        return vae_loss(model, as_images(images[rng.integers(0, len(images), options.batch)]))
+        return vae_loss(model, as_images(images[rng.integers(0, len(images), options.batch)]), generator)
 
     if not options.export_only:
         loop.run(loss_of)
     model.load_state_dict(loop.averaged())
-    export("var_vae", model.state_dict(), packed=True)
-    quality = psnr(model.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT, drawing=plain_drawing)[:]))
+    export("var_vae", model.vae.state_dict(), packed=True)
+    quality = psnr(model.vae.eval(), as_images(drawings(HELD_OUT_FIRST, HELD_OUT, drawing=plain_drawing)[:]))
     record(
         "var_vae",
         {"psnr_db": quality, "steps": loop.step, "seconds": loop.seconds, "batch": options.batch * loop.processes},

@@ -144,8 +144,54 @@ def draw_steps(results: Results, theme: str = "light") -> Figure:
     return figure
 
 
+def draw_agreement(results: Results, theme: str = "light") -> Figure:
+    """How well scores after each scale foretell the final ones, and those of small previews the full ones."""
+    style, colours = styled(results, theme), THEMES[theme]
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    consistency, previews = results.parts["consistency"], results.parts["previews"]
+    sides = {row["scale"]: str(row["side"]) for row in consistency}
+    by_size = {f"{row['preview_side']} codes a side": row["preview_side"] for row in previews}
+    panels = (
+        (
+            "Scores after a scale, against the final ones",
+            {
+                name: [(row["scale"], row[key]) for row in consistency]
+                for name, key in (("rank correlation", "rank_correlation"), ("same best", "best_is_the_same"))
+            },
+        ),
+        (
+            "Rank correlation of small with full previews",
+            {
+                name: [(row["scale"], row["rank_correlation"]) for row in previews if row["preview_side"] == side]
+                for name, side in by_size.items()
+            },
+        ),
+    )
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=SIZE)
+        for place, (title, lines) in enumerate(panels):
+            axes = figure.add_axes((0.06 + 0.49 * place, 0.135, 0.32, 0.74))
+            _frame(axes, title, "y")
+            ends = []
+            for number, (name, points) in enumerate(lines.items()):
+                colour = colours.methods[number % len(colours.methods)]
+                axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=5, linewidth=1.8)
+                ends.append((*points[-1], name, colour))
+            axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.04)
+            axes.set_xlim(-0.3, len(sides) - 0.7)
+            axes.set_xticks(list(sides), list(sides.values()))
+            axes.set_xlabel("after the scale with this side")
+            _labels(axes, ends)
+    return figure
+
+
+DRAWINGS = {"": draw, "-steps": draw_steps, "-agreement": draw_agreement}
+
+
 def save_plots(results: Results, folder: Path) -> list[Path]:
-    """Write ``NAME.svg`` and its dark twin, and ``NAME-steps.svg`` where there are scores over the steps.
+    """Write the pictures that the results have, ``NAME.svg``, ``NAME-steps.svg`` and so on, and their dark twins.
 
     All carry the digest of the results. Returns the paths.
     """
@@ -153,9 +199,8 @@ def save_plots(results: Results, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    kinds = [("", draw)] * results.curves + [("-steps", draw_steps)] * bool(results.steps)
-    for (kind, drawing), (theme, ending) in product(kinds, (("light", ""), ("dark", "-dark"))):
-        figure = drawing(results, theme)
+    for kind, (theme, ending) in product(results.pictures, (("light", ""), ("dark", "-dark"))):
+        figure = DRAWINGS[kind](results, theme)
         file = folder / f"{results.name}{kind}{ending}.svg"
         # Without the date and with a fixed salt the same results give the same file.
         about = {"Date": None, "Title": results.name, "Description": f"results {results.digest()}"}
@@ -209,6 +254,8 @@ def _compute_ticks(axes: Axes, results: Results) -> None:
     once = [row[results.cost] / row["budget"] for row in results.of(PLAIN)]
     if once and once[0]:
         budgets = apart(results.budgets)
+        while by_flops and 2 * budgets[-1] * once[0] <= max(row[results.cost] for row in results.rows):
+            budgets.append(2 * budgets[-1])  # at equal N some methods cost more than others
         axes.set_xticks([once[0] * b for b in budgets], [f"{once[0] * b:.3g}\n{b}x" for b in budgets])
         axes.minorticks_off()
 

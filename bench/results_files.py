@@ -67,6 +67,17 @@ class Results:
         """Methods that were measured, in order."""
         return list(dict.fromkeys(row["method"] for row in self.rows))
 
+    @property
+    def agreement(self) -> bool:
+        """Whether the file says how well scores of unfinished images foretell the final ones."""
+        return {"consistency", "previews"} <= self.parts.keys()
+
+    @property
+    def pictures(self) -> list[str]:
+        """Endings of the names of the pictures that can be drawn: of the rows, the steps, the agreement."""
+        kinds = (("", self.curves), ("-steps", bool(self.steps)), ("-agreement", self.agreement))
+        return [kind for kind, there in kinds if there]
+
     def row(self, method: str, budget: int) -> dict[str, Any] | None:
         """The row of a method at a budget, or None."""
         return next((r for r in self.rows if (r["method"], r["budget"]) == (method, budget)), None)
@@ -77,7 +88,10 @@ class Results:
 
     def digest(self) -> str:
         """16 hexadecimal digits that change with anything measured; pictures carry it."""
-        text = json.dumps([self.settings, self.rows, *([self.steps] if self.steps else [])], sort_keys=True)
+        drawn = [self.settings, self.rows, *([self.steps] if self.steps else [])]
+        if self.agreement:
+            drawn += [self.parts["consistency"], self.parts["previews"]]
+        text = json.dumps(drawn, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,8 @@ Every ``bench/results/NAME.json`` fills the blocks ``<!-- bench:NAME -->`` ... `
 ``docs/images/NAME.svg`` with its dark twin, where several budgets were measured. ``<!-- bench:NAME full -->`` lists
 every row instead of the overview, ``<!-- bench:NAME picture -->`` shows the picture alone. A file with "cases" in the
 place of rows fills its block with one table. ``<!-- bench:NAME PART -->`` is the table of another list in the file (an
-ablation), ``<!-- bench:NAME steps -->`` the picture of its scores over the steps.
+ablation), ``<!-- bench:NAME steps -->`` the picture of its scores over the steps, ``<!-- bench:NAME agreement -->`` the
+one of how well early scores foretell the final ones.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def part(results: Results, name: str) -> str:
     """
     rows = results.parts.get(name)
     if rows is None:
-        known = ", ".join(["full", "picture", "steps", *results.parts])
+        known = ", ".join(["full", "picture", "steps", "agreement", *results.parts])
         raise ValueError(f"the block bench:{results.name} {name}: there is no such part, choose one of {known}")
     if "overall_ci" not in rows[0]:
         titles = [key.replace("_", " ") for key in rows[0]]
@@ -215,6 +216,11 @@ def step_picture(results: Results, folder: str) -> str:
     return themed(f"Scores of the chosen preview at every step, for {results.name}", f"{results.name}-steps", folder)
 
 
+def agreement_picture(results: Results, folder: str) -> str:
+    """As ``picture``, of the agreement between early and final scores, and between small and full previews."""
+    return themed(f"Agreement of early with final scores, for {results.name}", f"{results.name}-agreement", folder)
+
+
 def themed(alt: str, name: str, folder: str) -> str:
     """HTML that shows ``NAME.svg`` on light pages and its twin on dark ones."""
     return (
@@ -224,12 +230,14 @@ def themed(alt: str, name: str, folder: str) -> str:
 
 
 def block(results: Results, kind: str, images: str) -> str:
-    """Text between the markers; ``kind`` is "", "full", "picture", "steps" or a part of the file."""
+    """Text between the markers; ``kind`` is "", "full", "picture", "steps", "agreement" or a part of the file."""
     shown = [picture(results, images)] if results.curves else []
     if kind == "picture":
         parts = [*shown, provenance(results)]
     elif kind == "steps":
         parts = [step_picture(results, images)]
+    elif kind == "agreement":
+        parts = [agreement_picture(results, images)]
     elif kind == "full":
         parts = [every_row(results), provenance(results)]
     elif kind:
@@ -323,10 +331,8 @@ def update(root: Path, check: bool) -> list[str]:
             if not check:
                 page.write_text(after, encoding="utf-8")
     for results in found.values():
-        names = [
-            name for name, there in ((results.name, results.curves), (f"{results.name}-steps", results.steps)) if there
-        ]
-        files = [images / f"{name}{ending}.svg" for name in names for ending in ("", "-dark")]
+        kinds = results.pictures
+        files = [images / f"{results.name}{kind}{ending}.svg" for kind in kinds for ending in ("", "-dark")]
         stale = [f for f in files if not f.exists() or results.digest() not in f.read_text(encoding="utf-8")]
         changed += [file.relative_to(root).as_posix() for file in stale]
         if stale and not check:

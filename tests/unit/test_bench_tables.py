@@ -283,18 +283,18 @@ def test_details_are_shown_where_most_methods_were_measured(checkout):
 
 def test_parts_and_steps_of_a_file_have_blocks_of_their_own(checkout):
     pytest.importorskip("matplotlib")
-    readme = "<!-- bench:x late -->\n<!-- /bench -->\n<!-- bench:x agreement -->\n<!-- /bench -->\n"
+    readme = "<!-- bench:x late -->\n<!-- /bench -->\n<!-- bench:x early -->\n<!-- /bench -->\n"
     readme += "<!-- bench:x steps -->\n<!-- /bench -->\n"
     late = [
         row("scores only", 2, verdicts(0.5), gflop_per_image=7.25),
         row("tts_var", 2, verdicts(0.7), gflop_per_image=9.5, diversity=0.3),
     ]
-    agreement = [{"scale": 0, "best": 0.125, "note": None}, {"scale": 1, "best": 0.001, "note": "good"}]
+    early = [{"scale": 0, "best": 0.125, "note": None}, {"scale": 1, "best": 0.001, "note": "good"}]
     curves = {
         "prompts": 3,
         "by_step": {"ttgen": {"one": [0.0, 0.5], "two": [0.1, 0.2]}, "direct": {"one": [0, 0.3], "two": [0, 0.1]}},
     }
-    root = checkout(readme=readme, name="x", late=late, agreement=agreement, curves=curves)
+    root = checkout(readme=readme, name="x", late=late, early=early, curves=curves)
     assert tables.main(["--root", str(root)]) == 0
     page = (root / "README.md").read_text()
     assert cells(page, "scores only")[1:] == ["50.0 (45.0 to 55.0)", "0.550", "0.567", "80", "7.2", "0.20"]
@@ -303,10 +303,31 @@ def test_parts_and_steps_of_a_file_have_blocks_of_their_own(checkout):
     assert 'src="docs/images/x-steps.svg"' in page and (root / "docs" / "images" / "x-steps-dark.svg").exists()
     # Other curves: the pictures are out of date, the pages are not.
     curves["by_step"]["ttgen"]["one"][1] = 0.6
-    checkout(readme=page, name="x", late=late, agreement=agreement, curves=curves)
+    checkout(readme=page, name="x", late=late, early=early, curves=curves)
     assert set(tables.update(root, check=True)) == {
         f"docs/images/x{kind}{ending}.svg" for kind in ("", "-steps") for ending in ("", "-dark")
     }  # fmt: skip
+
+
+def test_agreement_has_a_picture(checkout):
+    pytest.importorskip("matplotlib")
+    consistency = [
+        {"scale": k, "side": k + 1, "best_is_the_same": 0.3 + k / 10, "rank_correlation": k / 7} for k in range(8)
+    ]
+    previews = [
+        {"preview_side": side, "scale": k, "decode_cost": side**2 / 64, "rank_correlation": -0.1 + side / 8}
+        for side in (4, 6)
+        for k in range(7)
+    ]
+    readme = "<!-- bench:x agreement -->\n<!-- /bench -->\n<!-- bench:x previews -->\n<!-- /bench -->\n"
+    root = checkout(readme=readme, name="x", consistency=consistency, previews=previews)
+    assert tables.main(["--root", str(root)]) == 0 and tables.update(root, check=True) == []
+    page, drawn = (root / "README.md").read_text(), (root / "docs" / "images" / "x-agreement.svg").read_text()
+    assert 'src="docs/images/x-agreement.svg"' in page and cells(page, "4")[1:3] == ["0", "0.25"]
+    assert "6 codes a side" in drawn and "rank correlation" in drawn
+    previews[0]["rank_correlation"] = 0.9
+    checkout(readme=page, name="x", consistency=consistency, previews=previews)
+    assert "docs/images/x-agreement-dark.svg" in tables.update(root, check=True)
 
 
 def test_an_unknown_part_is_named(checkout):

@@ -97,6 +97,16 @@ class TTSVARNode(io.ComfyNode):
                     optional=True,
                     tooltip="Scales (from 0) after which scores choose, e.g. 6, 9. Used with batch_schedule.",
                 ),
+                io.Int.Input(
+                    "cluster_side",
+                    default=0,
+                    min=0,
+                    max=256,
+                    optional=True,
+                    tooltip="Codes along the longer side that images are decoded at where they are only clustered, "
+                    "not scored. Average colours are nearly the same in a small image, at a fraction of the decodes. "
+                    "0 = as large as previews, which every model can do; other sizes: next-scale models only.",
+                ),
                 ExtractorType.Input(
                     "extractor",
                     optional=True,
@@ -119,7 +129,7 @@ class TTSVARNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, particles, potential, strength, features, batch_schedule="", cluster_scales="", resample_scales="",
-        extractor=None,
+        cluster_side=0, extractor=None,
     ) -> io.NodeOutput:  # fmt: skip
         plan = plan_of(batch_schedule, cluster_scales, resample_scales)
         return search_output(
@@ -130,6 +140,7 @@ class TTSVARNode(io.ComfyNode):
                 features=features,
                 potential=potential,
                 strength=strength,
+                cluster_side=cluster_side,
             )
         )
 

@@ -120,6 +120,7 @@ class ScalewiseProcess:
     """
 
     ends_clean = False  # the last scale is drawn like the others: only the finished image can be judged as such
+    resizable = True  # previews of any size
 
     def __init__(
         self,
@@ -204,10 +205,13 @@ class ScalewiseProcess:
         """``x0`` is F itself: the image so far, without a model call."""
         return state if state.x0 is not None else replace(state, x0=state.x)
 
-    def preview(self, state: State) -> Tensor:
-        """Images ``[n, H, W, 3]`` in 0..1 of the code maps so far; unfinished ones at the preview size."""
+    def preview(self, state: State, side: int | None = None) -> Tensor:
+        """Images ``[n, H, W, 3]`` in 0..1 of the code maps so far; unfinished ones at the preview size.
+
+        ``side``: codes along the longer side, in the place of the decoder's ``preview_side``.
+        """
         h, w = state.x0.shape[-2:]
-        side = self.decoder.preview_side
+        side = self.decoder.preview_side if side is None else side
         if side and state.step < self.steps and max(h, w) > side:
             h, w = (max(1, round(length * side / max(h, w))) for length in (h, w))
         flops = decode_flops(self.decoder.config, h, w) if self.decoder.config else 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..clustering import REDUCTIONS, Extractor, reduce_tokens, representatives
-from ..protocols import Process, SearchError, SearchResult, Verifier
+from ..protocols import Process, SearchError, SearchResult, State, Verifier
 from ..resampling import resample
 from ..session import Session
 from ..trace import StepRecord, particle_entries
@@ -91,6 +91,7 @@ PLANS = {
     13: Plan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),  # the published one
     12: Plan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),
     10: Plan(8, {2: 6, 4: 4}, {5: 2, 7: 1}),
+    8: Plan(8, {1: 6, 2: 4}, {3: 2, 5: 1}),
     7: Plan(8, {1: 6, 3: 4}, {4: 2, 5: 1}),
     6: Plan(8, {1: 6, 2: 4}, {3: 2, 4: 1}),
 }
@@ -128,6 +129,8 @@ class TTSVAR:
         potential: see above. All but "value" need scores of scales at which nothing is selected.
         strength: lambda, the inverse temperature of the resampling, >= 0.
         history: scales whose scores "max" and "sum" look at: "selection" starts at the first selection, "all" at 0.
+        cluster_side: codes along the longer side that images are decoded at where they are only clustered, 0 for the
+            process's preview size. Only next-scale models decode at other sizes than their own.
     """
 
     particles: int = 2
@@ -137,6 +140,7 @@ class TTSVAR:
     potential: str = "value"
     strength: float = 10.0
     history: str = "selection"
+    cluster_side: int = 0
     name: str = "tts_var"
     needs_schedule: ClassVar[bool] = True
 
@@ -151,6 +155,10 @@ class TTSVAR:
             raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
         if not process.stochastic:
             raise SearchError("this process draws no noise: copies of a particle would never separate")
+        if self.cluster_side and not getattr(process, "resizable", False):
+            raise SearchError(
+                f"cluster_side is {self.cluster_side}: only next-scale models decode at other sizes, set it to 0"
+            )
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
@@ -164,6 +172,8 @@ class TTSVAR:
             raise SearchError(f"strength (lambda) is {self.strength}: it must be >= 0 and finite")
         if self.history not in ("selection", "all"):
             raise SearchError(f"history is {self.history!r}: choose 'selection' or 'all'")
+        if self.cluster_side < 0:
+            raise SearchError(f"cluster_side is {self.cluster_side}: use the codes along a side, or 0 for preview size")
 
     @property
     def population(self) -> int:
@@ -217,7 +227,7 @@ class TTSVAR:
                 past = torch.cat([past, reward[:, None]], 1)
             else:
                 state = process.predict(state)
-                images = process.preview(state) if scale in plan.cluster else None
+                images = self._glimpse(process, state) if scale in plan.cluster else None
             rows = None
             if scale in plan.cluster:
                 rows = self._cluster(session, images, self.particles * plan.cluster[scale], scale)
@@ -247,6 +257,10 @@ class TTSVAR:
         session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
         gap = (used - reward)[torch.isfinite(used - reward)]
         return session.result(state, reward, ids, best=best, optimism=float(gap.mean()) if len(gap) else 0.0)
+
+    def _glimpse(self, process: Process, state: State) -> Tensor:
+        """Images that are clustered and not scored."""
+        return process.preview(state, self.cluster_side) if self.cluster_side else process.preview(state)
 
     def _cluster(self, session: Session, images: Tensor, keep: int, scale: int) -> Tensor:
         """Rows of one particle per cluster, for every group."""

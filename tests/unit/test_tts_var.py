@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from testtime.models.infinity.flops import decode_flops
 from testtime.samplers.methods.tts_var import PLANS, TTSVAR, Plan, default_plan
 from testtime.samplers.protocols import SearchError
 from testtime.samplers.replay import replay_of
@@ -98,6 +99,7 @@ def test_batch_lists_that_cannot_work(batches, message):
         ({"strength": math.nan}, "lambda"),
         ({"history": "none"}, "selection"),
         ({"extractor": None}, "no feature extractor"),
+        ({"cluster_side": -1}, "cluster_side is -1"),
     ],
 )
 def test_bad_settings(nets, settings, message):
@@ -195,6 +197,29 @@ def test_clusters_keep_different_images_and_their_streams(nets):
     assert len(kept) == 4
     children = {e["parent"]: e["slot"] for e in result.trace.records[3].particles}
     assert children == {e["id"]: e["slot"] for e in kept}
+
+
+def test_images_that_are_only_clustered_may_be_smaller(nets):
+    """Eight clustered ones of 4 x 4 codes, six and four scored ones of 8 x 8, two finished ones."""
+    seen = []
+
+    class Watching(Patches):
+        def tokens(self, images):
+            seen.append(images.shape)
+            return super().tokens(images)
+
+    proc = process(nets)
+    result = run_search(search(cluster_side=4, extractor=Watching()), proc, Brightness(), ["a"])
+    assert seen == [(8, 16, 16, 3)]
+    config = proc.decoder.config
+    assert result.ledger.decode_flops == 8 * decode_flops(config, 4, 4) + 12 * decode_flops(config, 8, 8)
+    assert result.ledger.decodes == 20 and torch.isfinite(result.scores).all()
+
+
+def test_diffusion_models_decode_at_one_size_only():
+    proc = oracles.keyed()
+    with pytest.raises(SearchError, match="cluster_side is 4: only next-scale models"):
+        run_search(TTSVAR(2, Plan(4, {0: 3}, {1: 2}), Patches(), cluster_side=4), proc, TARGET, ["p"] * proc.groups)
 
 
 def test_identical_features_are_warned_of(nets):

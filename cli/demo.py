@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["diffusion", "var"],
         choices=["diffusion", "var"],
-        help="var: the next-scale model too (default: both)",
+        help="models on the page; diffusion is always there (default: both)",
     )
 
 

@@ -97,15 +97,19 @@ def ablations(settings: VarBench) -> dict[str, Search]:
     return {
         "as it is": variant(),
         "no selection before the end": BestOfN(particles=ABLATED * START),
-        "clusters only": variant(plan=Plan(START, {1: 4, 2: 2, 3: 1}, {})),
+        "clusters only": variant(plan=Plan(START, {1: 6, 2: 4, 3: 2, 5: 1}, {})),
         "scores only": variant(plan=Plan(START, {}, plan.keep)),
-        "clusters early": variant(plan=Plan(START, {0: 6, 1: 4}, {3: 2, 4: 1})),
-        "scores early": variant(plan=Plan(START, {}, {1: 6, 2: 2, 3: 1})),
-        "scores late": variant(plan=Plan(START, {1: 6, 2: 4}, {4: 1})),
+        "clusters early": variant(plan=Plan(START, {0: 6, 1: 4}, {3: 2, 5: 1})),
+        "scores early": variant(plan=Plan(START, {}, {1: 6, 2: 4, 3: 2, 4: 1})),
+        "clusters late": variant(plan=Plan(START, {2: 6, 4: 4}, {5: 2, 6: 1})),
+        "scores often": variant(plan=Plan(START, {1: 4}, {3: 3, 4: 2, 6: 1})),
+        "scores late": variant(plan=Plan(START, {1: 6, 2: 4}, {5: 2, 6: 1})),
         **{f"potential {name}": variant(potential=name) for name in ("max", "sum", "diff")},
         "features pool": variant(features="pool"),
-        "features pixels": variant(extractor=PixelFeatures()),
-        **{f"lambda {value:g}": variant(strength=value) for value in (0.5, 2.0, 5.0, 20.0, 50.0)},
+        "clusters by colour": variant(extractor=PixelFeatures()),
+        **{f"clusters at {side} x {side} codes": variant(cluster_side=side) for side in SIDES},
+        "colours at 4 x 4 codes": variant(extractor=PixelFeatures(), cluster_side=4),
+        **{f"lambda {value:g}": variant(strength=value) for value in (1.0, 3.0, 30.0, 100.0)},
     }
 
 

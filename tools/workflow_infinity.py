@@ -97,7 +97,7 @@ DRAWN = {"cfg": 3.0, "tau": 1.0, "pixels": "0.06M"}
 def var_sampler() -> Workflow:
     text = """
     ## A next-scale model
-    The embedded model draws **scale by scale**: one token, 2 x 2, 3 x 3, 5 x 5, twice 8 x 8, each from all earlier
+    The embedded model draws **scale by scale**: one token, 2 x 2, ... 6 x 6 and twice 8 x 8, each from all earlier
     ones. It is Infinity's architecture in a tiny size, so what works here works with Load Infinity.
 
     - **tau** is the temperature of the bits, **cfg** how strictly they follow the prompt.

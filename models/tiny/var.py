@@ -13,8 +13,8 @@ from ..infinity.vae import BSQVae, VaeConfig
 from .text_encoder import TextEncoder
 from .vocabulary import CONTEXT_LENGTH, encode_batch
 
-SCHEDULE = ScaleSchedule.square(1, 2, 3, 5, 8, 8)
-"""167 tokens; a code is 16 pixels wide. The whole grid comes twice, so that a pass can mend the one before."""
+SCHEDULE = ScaleSchedule.square(1, 2, 3, 4, 5, 6, 8, 8)
+"""219 tokens; a code is 16 pixels wide. The whole grid comes twice, so that a pass can mend the one before."""
 
 VAE = VaeConfig(16, base=16, multipliers=(1, 2, 3, 4, 4), blocks=1, groups=8)
 TRANSFORMER = InfinityConfig(6, 192, 4, bits=16, text_width=192, text_length=CONTEXT_LENGTH, pool_heads=4, hidden=768)

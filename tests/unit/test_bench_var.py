@@ -49,11 +49,11 @@ def test_agreements_end_at_one_and_name_their_sizes(family):
 
     judge = create("shapes_preference")
     consistency, previews = var.agreements(suite(1, 5)[:3], var.VarBench(), judge, family, particles=3)
-    assert [entry["side"] for entry in consistency] == [1, 2, 3, 5, 8, 8]
+    assert [entry["side"] for entry in consistency] == [1, 2, 3, 4, 5, 6, 8, 8]
     assert consistency[-1]["best_is_the_same"] == 1.0
     assert consistency[-1]["rank_correlation"] == pytest.approx(1.0)
     assert all(-1 <= entry["rank_correlation"] <= 1 for entry in [*consistency, *previews])
-    assert {(p["preview_side"], p["scale"]) for p in previews} == {(side, k) for side in (4, 6) for k in range(5)}
+    assert {(p["preview_side"], p["scale"]) for p in previews} == {(side, k) for side in (4, 6) for k in range(7)}
     assert {p["decode_cost"] for p in previews} == {0.25, 0.5625}
 
 

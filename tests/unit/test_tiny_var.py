@@ -9,6 +9,7 @@ from testtime.models.infinity.bits import add_scale
 from testtime.models.infinity.vae import quantize_scale, teacher_inputs
 from testtime.models.tiny.text_encoder import TextEncoder
 from testtime.models.tiny.train.var import (
+    ENDS,
     PredictableVae,
     ScalePrior,
     corrupted_batch,
@@ -50,7 +51,7 @@ def test_loss_weighs_scales():
     logits = torch.zeros(1, tokens, 16, 2)
     assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2))
     logits[:, 0, :, 1] = 100.0  # the first token is right: it weighs eight tokens of the last scale
-    share = 8 / sum(8 * side for side in (1, 2, 3, 5, 8, 8))
+    share = 8 / sum(8 * side for side in (1, 2, 3, 4, 5, 6, 8, 8))
     assert float(bit_loss(logits, bits)) == pytest.approx(math.log(2) * (1 - share), rel=1e-4)
 
 
@@ -72,7 +73,7 @@ def test_quantiser_passes_gradients_and_changes_no_value():
 def test_a_drawing_that_ends_early_has_the_codes_and_the_gradient_of_its_scales_only():
     torch.manual_seed(0)
     z = torch.randn(3, 16, 8, 8, requires_grad=True)
-    ends = torch.tensor([2, 6, 4])
+    ends = torch.tensor([2, 8, 4])
     codes, _ = straight_through(z, ends)
     for row, end in enumerate(ends):
         total = torch.zeros(1, 16, 8, 8)
@@ -84,6 +85,10 @@ def test_a_drawing_that_ends_early_has_the_codes_and_the_gradient_of_its_scales_
     assert z.grad[0].abs().sum() > 0 and not z.grad[1:].any()
     spread = quarters.std(dim=(-1, -2)).mean()
     assert spread < 0.1 * quarters.abs().mean()
+
+
+def test_every_drawing_ends_after_one_of_the_scales():
+    assert len(ENDS) == len(SCHEDULE) and float(ENDS.sum()) == pytest.approx(1.0) and ENDS[-1] > 0
 
 
 def test_codes_and_prior_meet_each_other():

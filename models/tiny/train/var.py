@@ -1,6 +1,7 @@
 """Train the embedded next-scale model: ``python -m testtime.models.tiny.train.var vae``, then ``... var transformer``.
 
-    vae          reconstruction, commitment and bit entropy through the straight-through quantiser on all scales
+    vae          reconstruction after a scale drawn at random, commitment, bit entropy and the surprise of a prior,
+                 through the straight-through quantiser
     transformer  teacher forcing with bitwise self-correction (Han et al. 2024, section 3.3); autoencoder and the
                  generators' text encoder are frozen
 
@@ -42,7 +43,8 @@ from .generator import DROPOUT, captions_of
 HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
 SHARDS = 8
 FLIP = 0.3  # strongest corruption of a scale's bits in training
-ENDS = torch.tensor([0.0, 0.0, 0.15, 0.4, 0.15, 0.3])  # of the drawings, the share that is decoded after each scale
+# Of the drawings, the share that is decoded after each scale.
+ENDS = torch.tensor([0.0, 0.0, 0.1, 0.2, 0.2, 0.2, 0.1, 0.2])
 SOFTNESS, SURPRISE = 2.0, 0.05  # slope of soft bits, weight of the prior's cross-entropy
 
 
@@ -66,7 +68,11 @@ class ScalePrior(nn.Module):
 
 
 class PredictableVae(nn.Module):
-    """The autoencoder with the prior that its codes are to be predictable for (Ramanujan et al. 2024)."""
+    """The autoencoder with the prior that its codes are to be predictable for (Ramanujan et al. 2024).
+
+    Attributes:
+        vae: what is exported; prior: what is left behind.
+    """
 
     def __init__(self):
         super().__init__()
@@ -239,10 +245,7 @@ def train_transformer(options) -> None:
 
 def main() -> None:
     """Command line entry."""
-    stages = {
-        "vae": (train_vae, 4000, 16, 1e-3),
-        "transformer": (train_transformer, 12_000, 64, 1e-3),
-    }
+    stages = {"vae": (train_vae, 4000, 16, 1e-3), "transformer": (train_transformer, 12_000, 64, 1e-3)}
     if len(sys.argv) < 2 or sys.argv[1] not in stages:
         raise SystemExit(f"first argument: one of {', '.join(stages)}")
     run, steps, batch, rate = stages[sys.argv.pop(1)]

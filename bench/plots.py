@@ -19,6 +19,11 @@ SIZE = (10.6, 4.5)  # inches
 STEP_NAMES = {"ttgen": "TTGen", "direct": "plain", "worst": "worst choice"}
 MARKERS = "oDPX^sv*hpH"
 PATHS = {"ode": "<", "linear": ">", "vp": "8"}  # a method on a path has the method's colour and the path's marker
+AGREEMENT = (
+    ("rank correlation", "rank_correlation"),
+    ("same best", "best_is_the_same"),
+    ("spread of copies", "spread_of_copies"),
+)
 # Okabe and Ito's colours, which people with any colour vision tell apart, toned for white and for black pages. They are
 # fewer than the methods: those that are usually compared come first, and no two share both colour and marker.
 COLOURED = ("best_of_n", "svdd", "das", "fk", "smc", "importance_sampling", "rbf", "beam_search")
@@ -158,7 +163,8 @@ def draw_agreement(results: Results, theme: str = "light") -> Figure:
             "Scores after a scale, against the final ones",
             {
                 name: [(row["scale"], row[key]) for row in consistency]
-                for name, key in (("rank correlation", "rank_correlation"), ("same best", "best_is_the_same"))
+                for name, key in AGREEMENT
+                if key in consistency[0]
             },
         ),
         (

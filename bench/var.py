@@ -25,7 +25,8 @@ from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, 
 from ..samplers.clustering import PixelFeatures
 from ..samplers.methods import SMC, TTSVAR, BestOfN, FKSteering, ImportanceSampling
 from ..samplers.methods.tts_var import PLANS, Plan
-from ..samplers.protocols import Search, Verifier
+from ..samplers.protocols import Search, State, Verifier
+from ..samplers.scalewise import ScalewiseProcess
 from ..samplers.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
@@ -194,6 +195,16 @@ class Agreement:
         }
 
 
+def copies(process: ScalewiseProcess, scale: int, count: int) -> State:
+    """Finished copies of one particle that was copied after ``scale``; each draws the later scales by itself."""
+    state = process.start(1)
+    for step in range(process.steps):
+        state, _ = process.advance(state)
+        if step == scale:
+            state = state.select(torch.zeros(count, dtype=torch.long), slot=torch.arange(count))
+    return process.predict(state)
+
+
 @torch.no_grad()
 def agreements(
     prompts: Sequence[Prompt], settings: VarBench, judge: Verifier, family: VarFamily, particles: int = 8
@@ -202,12 +213,15 @@ def agreements(
 
     Returns:
         ``consistency``, a row per scale: its side, how often the best particle after it is the best in the end (chance
-        is 1 / particles), and the rank correlation with the final scores (the paper's fig. 5b);
+        is 1 / particles), the rank correlation with the final scores (the paper's fig. 5b), and how far the final
+        scores of copies made there spread, as a share of the spread of particles that have nothing in common;
         ``previews``, a row per size and scale: the same figures against the scores of full-size previews there.
     """
     last = SCHEDULE.grids[-1][0]
     ends = {scale: Agreement() for scale in range(len(SCHEDULE))}
     sizes = {(side, scale): Agreement() for side in SIDES for scale in range(len(SCHEDULE) - 1)}
+    spread = torch.zeros(len(SCHEDULE))  # variance of the final scores of copies made after each scale; of strangers
+    strangers = torch.zeros(())
     for index, prompt in enumerate(prompts):
         process = var_process([prompt.text], settings.sampling(index), family)
         process.decoder = full = replace(process.decoder, preview_side=0)
@@ -223,7 +237,14 @@ def agreements(
                 process.decoder = full
         for scale, values in enumerate(scores):
             ends[scale].add(values, scores[-1])
-    consistency = [{"scale": k, "side": SCHEDULE.grids[k][0], **found.figures()} for k, found in ends.items()]
+        strangers += scores[-1].var()
+        for scale in range(process.steps - 1):
+            spread[scale] += judge.score(process.preview(copies(process, scale, particles)), texts).var()
+    left = (spread / strangers).sqrt()
+    consistency = [
+        {"scale": k, "side": SCHEDULE.grids[k][0], **found.figures(), "spread_of_copies": round(float(left[k]), 4)}
+        for k, found in ends.items()
+    ]
     previews = [
         {"preview_side": side, "scale": k, "decode_cost": round((side / last) ** 2, 4), **found.figures()}
         for (side, k), found in sizes.items()

@@ -36,7 +36,7 @@ def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, monkeypatch):
     assert plain["nfe_per_image"] == 2 * len(SCHEDULE) and both["nfe_per_image"] == 4 * len(SCHEDULE)
     # Images that are judged are decoded: one for plain sampling as well.
     assert both["gflop_per_image"] == pytest.approx(2 * plain["gflop_per_image"], abs=0.02)  # two digits each
-    populations = [8, 8, 6, 4, 2, 1]
+    populations = [8, 8, 6, 4, 2, 2, 1, 1]
     assert results.row("tts_var", 1)["nfe_per_image"] == 2 * sum(populations)
     before = out.read_text()
     assert var.main(arguments) == 0
@@ -52,9 +52,22 @@ def test_agreements_end_at_one_and_name_their_sizes(family):
     assert [entry["side"] for entry in consistency] == [1, 2, 3, 4, 5, 6, 8, 8]
     assert consistency[-1]["best_is_the_same"] == 1.0
     assert consistency[-1]["rank_correlation"] == pytest.approx(1.0)
+    spread = [entry["spread_of_copies"] for entry in consistency]
+    assert spread[-1] == 0.0 and all(value > 0 for value in spread[:-1])
     assert all(-1 <= entry["rank_correlation"] <= 1 for entry in [*consistency, *previews])
     assert {(p["preview_side"], p["scale"]) for p in previews} == {(side, k) for side in (4, 6) for k in range(7)}
     assert {p["decode_cost"] for p in previews} == {0.25, 0.5625}
+
+
+def test_copies_share_what_was_drawn_before(family):
+    """The scales up to the copy are those of the particle; the last one alone makes the difference after it."""
+    process = var_process(["a red star"], VarSettings(), family)
+    late, early = (var.copies(process, scale, 3).x for scale in (6, 0))
+    alone = process.start(1)
+    for _ in range(process.steps):
+        alone, _ = process.advance(alone)
+    assert torch.allclose(late[0], alone.x[0], atol=1e-4)  # the first keeps its stream
+    assert 0 < float((late[1] - late[0]).std()) < float((early[1] - early[0]).std())
 
 
 def test_agreement_of_the_same_order_is_one():

@@ -92,7 +92,7 @@ def test_tts_var_finds_a_better_image_than_plain_sampling(loaded, positive, plai
     assert best_score > plain_score
     assert finalists["samples"].shape == (2, 16, 8, 8) and torch.equal(finalists["samples"][:1], best["samples"])
     populations = [len(record.particles) for record in trace.records]
-    assert populations == [16, 16, 16, 12, 8, 4, 2]
+    assert populations == [16, 16, 16, 12, 8, 4, 4, 2, 2]
     assert trace.meta["status"] == "complete" and trace.meta["ledger"]["flops"] > 0
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..reports.names import METHOD_NAMES
+from ..reports.names import METHOD_NAMES, method_name
 
 PLAIN, REFERENCE = "plain", "best_of_n"
+BROUGHT = ("overall", "reward", "held_out")  # what a cost buys
 NEEDED = ("method", "budget", "nfe_per_image", "overall", "overall_ci")
 
 
@@ -156,6 +157,38 @@ def paired_gain(
     means = (counts[..., 2] - counts[..., 0]).mean(0) / difference.shape[1]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(difference.mean()), float(low), float(high)
+
+
+def at_equal_cost(
+    rows: Sequence[dict[str, Any]], method: str, others: Sequence[str], costs: dict[str, str], unit: str
+) -> list[dict[str, Any]]:
+    """What ``others`` bring for the cost of each row of ``method``.
+
+    Read off their own rows, which begin with plain sampling: straight lines over the logarithm of the cost. Costs
+    beyond those measured are left out.
+
+    Args:
+        rows: of one suite.
+        method, others: names as in the rows.
+        costs: key of the rows -> its name in the table.
+        unit: what follows the budget: "x", or "" for a bare number after "N = ".
+    """
+    found = []
+    for own in (row for row in rows if row["method"] == method):
+        budget = f"{own['budget']}{unit}" if unit else f"N = {own['budget']}"
+        for cost, name in costs.items():
+            entry = {"against": f"{method_name(method)}, {budget}", "equal": name, "cost": own[cost]}
+            found.append({**entry, "method": method_name(method), **{key: own[key] for key in BROUGHT}})
+            for other in others:
+                line = sorted((row for row in rows if row["method"] in (PLAIN, other)), key=lambda row: row[cost])
+                x = [np.log(row[cost]) for row in line]
+                if len(x) < 2 or not x[0] <= np.log(own[cost]) <= x[-1]:
+                    continue
+                values = {
+                    key: round(float(np.interp(np.log(own[cost]), x, [row[key] for row in line])), 4) for key in BROUGHT
+                }
+                found.append({**entry, "method": method_name(other), **values})
+    return found
 
 
 def _by_task(verdicts: Sequence[str], tasks: int) -> np.ndarray | None:

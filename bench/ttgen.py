@@ -35,6 +35,7 @@ from ..shapes_world.evaluator import evaluate
 from ..shapes_world.scene import sample_scene
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.registry import create
+from .results_files import at_equal_cost
 from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine, measured
 
 log = logging.getLogger("testtime")
@@ -42,7 +43,6 @@ log = logging.getLogger("testtime")
 INJECTIONS = (0.1, 0.2, 0.4, 0.6, 1.0)  # 5, 10, 20, 30 and 50 of 50 steps
 INTERVALS = (1, 2, 5)
 PARTS = ("main", "injection", "interval", "curves")
-BROUGHT = ("overall", "reward", "held_out")
 DRAWINGS = 8  # per prompt, as the reference of the Frechet distance
 
 
@@ -323,29 +323,10 @@ def twin(case: Case, settings: TTGenBench) -> Case | None:
     return next((known for known in cases(settings)["main"] if bare(known) == bare(case)), None)
 
 
-def at_equal_cost(rows: Sequence[dict]) -> list[dict]:
-    """What Best-of-N and SVDD bring for the forward passes and for the seconds of each TTGen row.
-
-    Read off their own rows, which begin with plain sampling: straight lines over the logarithm of the cost. Costs
-    beyond those measured are left out.
-    """
-    found = []
-    for ttgen in (row for row in rows if row["method"] == "ttgen"):
-        common = {"against": f"TTGen, {ttgen['budget']}x"}
-        for cost, name in (("nfe_per_image", "NFE"), ("seconds_per_image", "seconds")):
-            entry = {**common, "equal": name, "cost": ttgen[cost]}
-            found.append({**entry, "method": "TTGen", **{key: ttgen[key] for key in BROUGHT}})
-            for method, title in (("best_of_n", "Best-of-N"), ("svdd", "SVDD")):
-                line = sorted((row for row in rows if row["method"] in ("plain", method)), key=lambda row: row[cost])
-                x = [np.log(row[cost]) for row in line]
-                if len(x) < 2 or not x[0] <= np.log(ttgen[cost]) <= x[-1]:
-                    continue
-                values = {
-                    key: round(float(np.interp(np.log(ttgen[cost]), x, [row[key] for row in line])), 4)
-                    for key in BROUGHT
-                }
-                found.append({**entry, "method": title, **values})
-    return found
+def equal_costs(rows: Sequence[dict]) -> list[dict]:
+    """What Best-of-N and SVDD bring for the forward passes and for the seconds of each TTGen row."""
+    costs = {"nfe_per_image": "NFE", "seconds_per_image": "seconds"}
+    return at_equal_cost(rows, "ttgen", ("best_of_n", "svdd"), costs, "x")
 
 
 def copy_twins(results: dict, settings: TTGenBench) -> None:
@@ -395,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 made["nfe_per_image"], made["rewriter_calls_per_image"], made["seconds_per_image"],
             )  # fmt: skip
         copy_twins(results, settings)
-        results["equal"] = at_equal_cost(results["rows"])
+        results["equal"] = equal_costs(results["rows"])
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 

@@ -33,6 +33,7 @@ from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
+from .results_files import at_equal_cost
 from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, commit, machine, measured
 from .ttgen import Measured
 
@@ -41,6 +42,7 @@ log = logging.getLogger("testtime")
 START = PLANS[len(SCHEDULE)].start
 PARTS = ("rows", "ablations", "consistency", "previews")
 ABLATED = 2  # N of the ablations
+COSTS = {"drawing_gflop_per_image": "GFLOP without decoding", "gflop_per_image": "GFLOP"}
 SIDES = (4, 6)  # codes along one side that previews are decoded at, against all eight
 
 
@@ -348,6 +350,8 @@ class Report:
         if part == "ablations":
             order = list(ablations(VarBench()))
             rows.sort(key=lambda entry: order.index(entry["method"]))
+        if part == "rows":
+            self.body["equal"] = at_equal_cost(rows, "tts_var", ("best_of_n",), COSTS, "")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.body, indent=1) + "\n")
         for entry in entries if "overall" in entries[0] else ():

@@ -103,7 +103,7 @@ def test_equal_cost_is_read_off_the_lines_between_budgets():
 
     rows = [row("plain", 1, 1.0, 0.2), row("best_of_n", 4, 4.0, 0.6), row("svdd", 2, 3.0, 0.5)]
     rows += [row("ttgen", 2, 4.0, 0.7)]
-    found = {(entry["equal"], entry["method"]): entry for entry in bench.at_equal_cost(rows)}
+    found = {(entry["equal"], entry["method"]): entry for entry in bench.equal_costs(rows)}
     assert found["NFE", "TTGen"]["overall"] == 0.7 and found["NFE", "TTGen"]["cost"] == 200.0
     # 200 passes lie half-way between 100 and 400 on a logarithmic axis.
     assert found["NFE", "Best-of-N"]["overall"] == pytest.approx(0.4)

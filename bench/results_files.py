@@ -174,7 +174,7 @@ def at_equal_cost(
         unit: what follows the budget: "x", or "" for a bare number after "N = ".
     """
     found = []
-    for own in (row for row in rows if row["method"] == method):
+    for own in sorted((row for row in rows if row["method"] == method), key=lambda row: row["budget"]):
         budget = f"{own['budget']}{unit}" if unit else f"N = {own['budget']}"
         for cost, name in costs.items():
             entry = {"against": f"{method_name(method)}, {budget}", "equal": name, "cost": own[cost]}

@@ -165,7 +165,7 @@ def at_equal_cost(
     """What ``others`` bring for the cost of each row of ``method``.
 
     Read off their own rows, which begin with plain sampling: straight lines over the logarithm of the cost. Costs
-    beyond those measured are left out.
+    beyond those measured are left out, and rows of ``method`` with nothing to compare.
 
     Args:
         rows: of one suite.
@@ -178,7 +178,7 @@ def at_equal_cost(
         budget = f"{own['budget']}{unit}" if unit else f"N = {own['budget']}"
         for cost, name in costs.items():
             entry = {"against": f"{method_name(method)}, {budget}", "equal": name, "cost": own[cost]}
-            found.append({**entry, "method": method_name(method), **{key: own[key] for key in BROUGHT}})
+            compared = []
             for other in others:
                 line = sorted((row for row in rows if row["method"] in (PLAIN, other)), key=lambda row: row[cost])
                 x = [np.log(row[cost]) for row in line]
@@ -187,7 +187,9 @@ def at_equal_cost(
                 values = {
                     key: round(float(np.interp(np.log(own[cost]), x, [row[key] for row in line])), 4) for key in BROUGHT
                 }
-                found.append({**entry, "method": method_name(other), **values})
+                compared.append({**entry, "method": method_name(other), **values})
+            if compared:
+                found += [{**entry, "method": method_name(method), **{key: own[key] for key in BROUGHT}}, *compared]
     return found
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from .. import __version__
@@ -60,8 +62,22 @@ def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     return command_module(options.command).main(options)
 
 
+def end_as_on_interrupt() -> None:
+    """Take SIGTERM and SIGHUP (``timeout``, a closed terminal) as Ctrl-C, so that no ComfyUI of ours is left behind.
+
+    Signals that are ignored (``nohup``) or handled already stay as they are, as do all outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
+    end_as_on_interrupt()
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in argv if not word.startswith("-")), None)
     parser = build_parser(command)

@@ -149,7 +149,7 @@ SECTIONS = (
         methods=("plain", "best_of_n", "tts_var"),
         cost="NFE: forward passes of the transformer, two per scale and sample under guidance. They are not of equal "
         "cost, the last scale has 64 times the tokens of the first; GFLOP is what transformer and decoder compute, the "
-        "decodes for the reward included. In this model decoding an image costs two thirds of drawing it, so that many "
+        "decodes for the reward included. In this model decoding an image costs half of drawing it, so that many "
         f"looks are dear. Best-of-N finishes {{budget}} images; TTS-VAR begins with {8 * TTS_VAR_PARTICLES} and "
         f"finishes {TTS_VAR_PARTICLES}. <code>testtime bench var</code> measures 240 prompts, with intervals.",
         start="empty image",

@@ -96,6 +96,24 @@ def test_tts_var_finds_a_better_image_than_plain_sampling(loaded, positive, plai
     assert trace.meta["status"] == "complete" and trace.meta["ledger"]["flops"] > 0
 
 
+def test_small_clusters_save_compute(loaded, positive):
+    from testtime.nodes.infinity_sampler import InfinitySearchNode
+    from testtime.nodes.tts_var_node import TTSVARNode
+
+    _, _, vae, verifier, held_out, extractor = loaded
+    flops = {}
+    with torch.inference_mode():
+        for side in (0, 4):
+            method = TTSVARNode.execute(1, "value", 10.0, "pca", cluster_side=side, extractor=extractor).args[0]
+            trace = InfinitySearchNode.execute(
+                loaded[0], positive, search=method, verifier=verifier, held_out=held_out, vae=vae, prompt=PROMPT,
+                batch_size=1, **DRAWN,
+            ).args[3]  # fmt: skip
+            flops[side] = trace.meta["ledger"]["flops"]
+    # 14 of the 21 images are only clustered, and at half the side a decode costs a quarter.
+    assert flops[4] < 0.65 * flops[0]
+
+
 def test_other_shapes_are_ignored_aloud(loaded, positive, caplog):
     found = sample(loaded, positive, aspect_ratio="2:1 (landscape)")
     assert found.shape == (1, 16, 8, 8) and "aspect_ratio is ignored" in caplog.text

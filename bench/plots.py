@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -128,67 +128,60 @@ def draw(results: Results, theme: str = "light") -> Figure:
 
 def draw_steps(results: Results, theme: str = "light") -> Figure:
     """Mean score of the chosen preview at every step: a panel per judge, a line per sampling."""
-    style, colours = styled(results, theme), THEMES[theme]
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    judges = list(next(iter(results.steps.values())))
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=SIZE)
-        for place, judge in enumerate(judges):
-            axes = figure.add_axes((0.06 + 0.49 * place, 0.135, 0.33, 0.74))
-            watching = judge == results.settings.get("held_out")
-            _frame(axes, f"Reward that {'only watches' if watching else 'steers'} ({judge})", "y")
-            ends = []
-            for number, (sampling, scores) in enumerate(results.steps.items()):
-                colour = colours.methods[number % len(colours.methods)]
-                axes.plot(range(len(scores[judge])), scores[judge], color=colour, linewidth=1.8)
-                ends.append((len(scores[judge]) - 1, scores[judge][-1], STEP_NAMES.get(sampling, sampling), colour))
-            axes.set_xlabel("step")
-            _labels(axes, ends)
-    return figure
+    panels = {}
+    for judge in next(iter(results.steps.values())):
+        title = f"Reward that {'only watches' if judge == results.settings.get('held_out') else 'steers'} ({judge})"
+        panels[title] = {
+            STEP_NAMES.get(sampling, sampling): list(enumerate(scores[judge]))
+            for sampling, scores in results.steps.items()
+        }
+    return _side_by_side(results, theme, panels, lambda axes: axes.set_xlabel("step"))
 
 
 def draw_agreement(results: Results, theme: str = "light") -> Figure:
     """How well scores after each scale foretell the final ones, and those of small previews the full ones."""
+    consistency, previews = results.parts["consistency"], results.parts["previews"]
+    sides = {row["scale"]: str(row["side"]) for row in consistency}
+    panels = {
+        "Scores after a scale, against the final ones": {
+            name: [(row["scale"], row[key]) for row in consistency] for name, key in AGREEMENT
+        },
+        "Rank correlation of small with full previews": {
+            f"{side} codes a side": [
+                (row["scale"], row["rank_correlation"]) for row in previews if row["preview_side"] == side
+            ]
+            for side in dict.fromkeys(row["preview_side"] for row in previews)
+        },
+    }
+
+    def scales_across(axes: Axes) -> None:
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.04)
+        axes.set_xlim(-0.3, len(sides) - 0.7)
+        axes.set_xticks(list(sides), list(sides.values()))
+        axes.set_xlabel("after the scale with this side")
+
+    return _side_by_side(results, theme, panels, scales_across, marker="o", markersize=5)
+
+
+def _side_by_side(
+    results: Results, theme: str, panels: dict[str, dict[str, Sequence]], prepare: Callable[[Axes], None], **line
+) -> Figure:
+    """Two panels (title -> name of a line -> points); ``prepare`` sets the axes before the lines get their names."""
     style, colours = styled(results, theme), THEMES[theme]
     import matplotlib
     from matplotlib.figure import Figure
 
-    consistency, previews = results.parts["consistency"], results.parts["previews"]
-    sides = {row["scale"]: str(row["side"]) for row in consistency}
-    by_size = {f"{row['preview_side']} codes a side": row["preview_side"] for row in previews}
-    panels = (
-        (
-            "Scores after a scale, against the final ones",
-            {
-                name: [(row["scale"], row[key]) for row in consistency]
-                for name, key in AGREEMENT
-                if key in consistency[0]
-            },
-        ),
-        (
-            "Rank correlation of small with full previews",
-            {
-                name: [(row["scale"], row["rank_correlation"]) for row in previews if row["preview_side"] == side]
-                for name, side in by_size.items()
-            },
-        ),
-    )
     with matplotlib.rc_context(style):
         figure = Figure(figsize=SIZE)
-        for place, (title, lines) in enumerate(panels):
-            axes = figure.add_axes((0.06 + 0.49 * place, 0.135, 0.32, 0.74))
+        for place, (title, lines) in enumerate(panels.items()):
+            axes = figure.add_axes((0.06 + 0.49 * place, 0.135, 0.33, 0.74))
             _frame(axes, title, "y")
             ends = []
             for number, (name, points) in enumerate(lines.items()):
                 colour = colours.methods[number % len(colours.methods)]
-                axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=5, linewidth=1.8)
+                axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.8, **line)
                 ends.append((*points[-1], name, colour))
-            axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.04)
-            axes.set_xlim(-0.3, len(sides) - 0.7)
-            axes.set_xticks(list(sides), list(sides.values()))
-            axes.set_xlabel("after the scale with this side")
+            prepare(axes)
             _labels(axes, ends)
     return figure
 

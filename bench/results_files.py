@@ -160,7 +160,7 @@ def paired_gain(
 
 
 def at_equal_cost(
-    rows: Sequence[dict[str, Any]], method: str, others: Sequence[str], costs: dict[str, str], unit: str
+    rows: Sequence[dict[str, Any]], method: str, others: Sequence[str], costs: dict[str, str], label: str
 ) -> list[dict[str, Any]]:
     """What ``others`` bring for the cost of each row of ``method``.
 
@@ -171,13 +171,16 @@ def at_equal_cost(
         rows: of one suite.
         method, others: names as in the rows.
         costs: key of the rows -> its name in the table.
-        unit: what follows the budget: "x", or "" for a bare number after "N = ".
+        label: how a budget is written, e.g. "{}x".
+
+    Returns:
+        rows of a table: against, equal, cost, method, and ``BROUGHT``.
     """
     found = []
     for own in sorted((row for row in rows if row["method"] == method), key=lambda row: row["budget"]):
-        budget = f"{own['budget']}{unit}" if unit else f"N = {own['budget']}"
+        against = f"{method_name(method)}, {label.format(own['budget'])}"
         for cost, name in costs.items():
-            entry = {"against": f"{method_name(method)}, {budget}", "equal": name, "cost": own[cost]}
+            entry = {"against": against, "equal": name, "cost": own[cost]}
             compared = []
             for other in others:
                 line = sorted((row for row in rows if row["method"] in (PLAIN, other)), key=lambda row: row[cost])

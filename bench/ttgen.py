@@ -326,7 +326,7 @@ def twin(case: Case, settings: TTGenBench) -> Case | None:
 def equal_costs(rows: Sequence[dict]) -> list[dict]:
     """What Best-of-N and SVDD bring for the forward passes and for the seconds of each TTGen row."""
     costs = {"nfe_per_image": "NFE", "seconds_per_image": "seconds"}
-    return at_equal_cost(rows, "ttgen", ("best_of_n", "svdd"), costs, "x")
+    return at_equal_cost(rows, "ttgen", ("best_of_n", "svdd"), costs, "{}x")
 
 
 def copy_twins(results: dict, settings: TTGenBench) -> None:

@@ -198,7 +198,7 @@ class Agreement:
 
 
 def copies(process: ScalewiseProcess, scale: int, count: int) -> State:
-    """Finished copies of one particle that was copied after ``scale``; each draws the later scales by itself."""
+    """``count`` finished copies of one particle, copied after ``scale``; each draws the later scales by itself."""
     state = process.start(1)
     for step in range(process.steps):
         state, _ = process.advance(state)
@@ -222,8 +222,8 @@ def agreements(
     last = SCHEDULE.grids[-1][0]
     ends = {scale: Agreement() for scale in range(len(SCHEDULE))}
     sizes = {(side, scale): Agreement() for side in SIDES for scale in range(len(SCHEDULE) - 1)}
-    spread = torch.zeros(len(SCHEDULE))  # variance of the final scores of copies made after each scale; of strangers
-    strangers = torch.zeros(())
+    spread = torch.zeros(len(SCHEDULE))  # summed variance of the final scores of copies made after each scale
+    strangers = torch.zeros(())  # and of particles that have nothing in common
     for index, prompt in enumerate(prompts):
         process = var_process([prompt.text], settings.sampling(index), family)
         process.decoder = full = replace(process.decoder, preview_side=0)
@@ -351,7 +351,7 @@ class Report:
             order = list(ablations(VarBench()))
             rows.sort(key=lambda entry: order.index(entry["method"]))
         if part == "rows":
-            self.body["equal"] = at_equal_cost(rows, "tts_var", ("best_of_n",), COSTS, "")
+            self.body["equal"] = at_equal_cost(rows, "tts_var", ("best_of_n",), COSTS, "N = {}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.body, indent=1) + "\n")
         for entry in entries if "overall" in entries[0] else ():

@@ -104,7 +104,7 @@ class TTSVARNode(io.ComfyNode):
                     max=256,
                     optional=True,
                     tooltip="Codes along the longer side that images are decoded at where they are only clustered, "
-                    "not scored. Average colours are nearly the same in a small image, at a fraction of the decodes. "
+                    "not scored. A small size saves most of these decodes; other images may be kept than at full size. "
                     "0 = as large as previews, which every model can do; other sizes: next-scale models only.",
                 ),
                 ExtractorType.Input(

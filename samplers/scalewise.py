@@ -208,7 +208,7 @@ class ScalewiseProcess:
     def preview(self, state: State, side: int | None = None) -> Tensor:
         """Images ``[n, H, W, 3]`` in 0..1 of the code maps so far; unfinished ones at the preview size.
 
-        ``side``: codes along the longer side, in the place of the decoder's ``preview_side``.
+        ``side``: codes along the longer side, in the place of the decoder's ``preview_side``; 0 for the full size.
         """
         h, w = state.x0.shape[-2:]
         side = self.decoder.preview_side if side is None else side

@@ -312,7 +312,14 @@ def test_parts_and_steps_of_a_file_have_blocks_of_their_own(checkout):
 def test_agreement_has_a_picture(checkout):
     pytest.importorskip("matplotlib")
     consistency = [
-        {"scale": k, "side": k + 1, "best_is_the_same": 0.3 + k / 10, "rank_correlation": k / 7} for k in range(8)
+        {
+            "scale": k,
+            "side": k + 1,
+            "best_is_the_same": 0.3 + k / 10,
+            "rank_correlation": k / 7,
+            "spread_of_copies": 1 - k / 7,
+        }
+        for k in range(8)
     ]
     previews = [
         {"preview_side": side, "scale": k, "decode_cost": side**2 / 64, "rank_correlation": -0.1 + side / 8}
@@ -324,7 +331,7 @@ def test_agreement_has_a_picture(checkout):
     assert tables.main(["--root", str(root)]) == 0 and tables.update(root, check=True) == []
     page, drawn = (root / "README.md").read_text(), (root / "docs" / "images" / "x-agreement.svg").read_text()
     assert 'src="docs/images/x-agreement.svg"' in page and cells(page, "4")[1:3] == ["0", "0.25"]
-    assert "6 codes a side" in drawn and "rank correlation" in drawn
+    assert "6 codes a side" in drawn and "rank correlation" in drawn and "spread of copies" in drawn
     previews[0]["rank_correlation"] = 0.9
     checkout(readme=page, name="x", consistency=consistency, previews=previews)
     assert "docs/images/x-agreement-dark.svg" in tables.update(root, check=True)

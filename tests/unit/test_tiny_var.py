@@ -105,7 +105,7 @@ def test_codes_and_prior_meet_each_other():
         surprise().backward()
         optimizer.step()
     learnt = float(surprise().detach())
-    assert learnt < 0.97 * before
+    assert learnt < 0.95 * before
 
     # A bit that flips changes all that comes after it: the step is too short for any to flip.
     (slope,) = torch.autograd.grad(surprise(), z)

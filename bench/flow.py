@@ -26,10 +26,10 @@ from torch import Tensor
 from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.budget import Outline, WithinBudget
-from ..samplers.kernel import Flow
 from ..samplers.methods import RBF, SMC, SVDD, BestOfN
-from ..samplers.sde import SDE, OnPath
-from ..samplers.session import run_search
+from ..samplers.processes.kernel import Flow
+from ..samplers.processes.sde import SDE, OnPath
+from ..samplers.run.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite

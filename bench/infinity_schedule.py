@@ -20,13 +20,13 @@ import torch
 from ..models.infinity.config import RELEASED, InfinityConfig
 from ..models.infinity.flops import cache_bytes, scale_flops
 from ..models.infinity.packed import pack
+from ..models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
 from ..models.infinity.schedules import ScaleSchedule, schedule_for
 from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity
 from ..models.tiny.var import SCHEDULE, TRANSFORMER
 from ..samplers.methods.tts_var import default_plan
-from ..samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
-from ..samplers.streams import Streams
+from ..samplers.processes.streams import Streams
 from .shapes import RESULTS, clock, commit, machine
 
 TOKENS = 20  # of the prompt

@@ -26,12 +26,12 @@ import torch
 from ..models.infinity.config import RELEASED, InfinityConfig, config_from_shapes
 from ..models.infinity.loading import assign, convert_transformer
 from ..models.infinity.packed import pack
+from ..models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
 from ..models.infinity.schedules import ScaleSchedule, schedule_for
 from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity
+from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
-from ..samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
-from ..samplers.streams import Streams
 from .shapes import RESULTS, commit, machine
 
 CFG, TAU, TOP_P = 3.0, 0.5, 0.97

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.methods import RBF, BeamSearch
 from ..samplers.protocols import Search
-from ..samplers.session import run_search
+from ..samplers.run.session import run_search
 from ..shapes_world.suite import suite
 from ..verifiers.registry import create
 from .presets import search_for

@@ -23,7 +23,7 @@ from typing import Any
 
 import aiohttp
 
-from ..cli.comfyui import HeadlessComfyUI, HeadlessOptions
+from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from .shapes import commit, machine
 
 log = logging.getLogger("testtime")

@@ -27,7 +27,7 @@ import torch
 from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.protocols import Search, Verifier
-from ..samplers.session import run_search
+from ..samplers.run.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite

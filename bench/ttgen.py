@@ -27,8 +27,8 @@ from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..rewriters.shapes import ShapesRewriter
 from ..samplers.methods import SVDD, BestOfN, TTGen
 from ..samplers.protocols import Search, Verifier
-from ..samplers.reprompting import Reprompted, Rounds
-from ..samplers.session import run_search
+from ..samplers.rewriting import Reprompted, Rounds
+from ..samplers.run.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.drawing import draw
 from ..shapes_world.evaluator import evaluate

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..models.infinity.process import ScalewiseProcess
 from ..models.infinity.vae import BSQVae
 from ..models.tiny.var import SCHEDULE
 from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, var_process
@@ -26,8 +27,7 @@ from ..samplers.clustering import PixelFeatures
 from ..samplers.methods import SMC, TTSVAR, BestOfN, FKSteering, ImportanceSampling
 from ..samplers.methods.tts_var import PLANS, Plan
 from ..samplers.protocols import Search, State, Verifier
-from ..samplers.scalewise import ScalewiseProcess
-from ..samplers.session import run_search
+from ..samplers.run.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.suite import bootstrap_interval, score_table, suite

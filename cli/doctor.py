@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 
 from .. import __version__
-from .errors import EXIT_SERVER
-from .locate import MINIMUM_VERSION, PACK_ROOT, explain_missing, find_comfyui, find_python
+from ..installation.errors import EXIT_SERVER
+from ..installation.locate import MINIMUM_VERSION, PACK_ROOT, explain_missing, find_comfyui, find_python
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from .. import __version__
-from .errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
+from ..installation.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
 
 SUITES = ("shapes", "flow", "ttgen", "var", "panel", "overhead", "parity", "throughput")
 
@@ -46,7 +46,8 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 def command_module(name: str):
     """The module of a sub-command."""
-    return importlib.import_module("." + name.replace("-", "_"), __package__)
+    module = "..demo.main" if name == "demo" else "." + name.replace("-", "_")
+    return importlib.import_module(module, __package__)
 
 
 def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..installation.errors import BadInput
 from ..reports.page import render
-from ..samplers.trace_file import TraceFileError, read_trace_file
-from .errors import BadInput
+from ..samplers.after.trace_file import TraceFileError, read_trace_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

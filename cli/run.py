@@ -13,11 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .client import ComfyClient, Listener, RunResult, file_references, text_lines
-from .comfyui import HeadlessComfyUI, HeadlessOptions
-from .convert import UPLOADS, packs_named_in, to_api
-from .errors import BadInput, WorkflowFailed
-from .workflow import (
+from ..graph.convert import UPLOADS, packs_named_in, to_api
+from ..graph.workflow import (
     apply_assignments,
     check_known_nodes,
     check_links,
@@ -26,6 +23,9 @@ from .workflow import (
     read_workflow,
     title_of,
 )
+from ..installation.client import ComfyClient, Listener, RunResult, file_references, text_lines
+from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
+from ..installation.errors import BadInput, WorkflowFailed
 
 logger = logging.getLogger("testtime")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import EXIT_FAILED, BadInput
+from ..installation.errors import EXIT_FAILED, BadInput
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FIXED = ("file", "prompt")

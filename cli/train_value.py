@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput
+from ..installation.errors import BadInput
 from .score import make_verifiers
 
 EMBEDDED = ("diffusion", "flow")

@@ -11,7 +11,7 @@ import math
 import comfy.model_management as management
 import torch
 
-from ..cli.locate import MINIMUM_VERSION, parse_version
+from ..installation.locate import MINIMUM_VERSION, parse_version
 
 log = logging.getLogger("testtime")
 

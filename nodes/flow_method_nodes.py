@@ -8,12 +8,12 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.budget import Outline, WithinBudget
-from ..samplers.kernel import Flow
 from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
 from ..samplers.methods.noise_search import STUCK
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
+from ..samplers.processes.kernel import Flow
+from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, OnPath
 from ..samplers.protocols import SearchError
-from ..samplers.sde import CLOCKS, COEFFICIENTS, SDE, OnPath
 from .method_nodes import METHOD_CATEGORY, method_schema, particles_input, search_output, window_inputs, window_problem
 from .types import SearchType
 

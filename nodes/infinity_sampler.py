@@ -10,11 +10,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..models.infinity.process import ScaleSampling, ScalewiseProcess
 from ..models.infinity.schedules import BUDGETS
 from ..samplers.protocols import Search, SearchResult, State
-from ..samplers.scalewise import ScaleSampling, ScalewiseProcess
-from ..samplers.session import run_search
-from ..samplers.trace import Listener, StepRecord
+from ..samplers.run.session import run_search
+from ..samplers.run.trace import Listener, StepRecord
 from .compat import InterruptProcessing
 from .host.infinity_host import RATIOS
 from .host.pixels import HostVerifier

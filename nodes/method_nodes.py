@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
-from ..samplers.resampling import SCHEMES
-from ..samplers.tempering import TEMPERINGS, Alpha
+from ..samplers.smc.resampling import SCHEMES
+from ..samplers.smc.tempering import TEMPERINGS, Alpha
 from . import guidance_check
 from .types import CATEGORY, SearchType, ValueType
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..samplers.replay import WINNER, check_same_run, replay_of
+from ..samplers.after.replay import WINNER, check_same_run, replay_of
 from .host.latents import check_latent_input, with_samples
 from .host.prompts import ClipEncoder
 from .host.results import HostResult

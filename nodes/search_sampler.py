@@ -13,13 +13,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..samplers.after.replay import Replay
 from ..samplers.budget import WithinBudget, method_of
-from ..samplers.kernel import is_stochastic
+from ..samplers.processes.kernel import is_stochastic
+from ..samplers.processes.sde import SDE, OnPath
 from ..samplers.protocols import Search, SearchError, SearchResult
-from ..samplers.replay import Replay
-from ..samplers.sde import SDE, OnPath
-from ..samplers.session import run_search
-from ..samplers.trace import Listener
+from ..samplers.run.session import run_search
+from ..samplers.run.trace import Listener
 from .compat import InterruptProcessing
 from .host.budget import Judged, Limits, fit_budget
 from .host.denoiser import ignore_extra_rows

@@ -9,10 +9,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..reports.tree import winner_ids
+from ..samplers.after.origin import MAX_BRANCH, continued
+from ..samplers.after.trace_file import TraceFileError, read_trace_file
 from ..samplers.budget import method_of, rewrapped
-from ..samplers.continued import MAX_BRANCH, continued
 from ..samplers.protocols import SearchError
-from ..samplers.trace_file import TraceFileError, read_trace_file
 from .host.saved import thumbs_of, with_essentials, write_trace
 from .replay_node import particle_input
 from .report_nodes import finalists_of

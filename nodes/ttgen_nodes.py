@@ -8,7 +8,7 @@ from ..samplers.budget import method_of, rewrapped
 from ..samplers.methods import TTGen
 from ..samplers.methods.ttgen import AFTER, CHOICES
 from ..samplers.protocols import SearchError
-from ..samplers.reprompting import Reprompted, Rounds
+from ..samplers.rewriting import Reprompted, Rounds
 from .host.prompts import ClipEncoder
 from .method_nodes import method_schema, search_output
 from .types import RewriterType, SearchType

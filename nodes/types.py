@@ -4,7 +4,7 @@
 | --- | --- |
 | TESTTIME_SEARCH | a search method, ``samplers.protocols.Search`` |
 | TESTTIME_VERIFIER | a judge, ``samplers.protocols.Verifier`` |
-| TESTTIME_TRACE | the record of a run, ``samplers.trace.Trace`` |
+| TESTTIME_TRACE | the record of a run, ``samplers.run.trace.Trace`` |
 | TESTTIME_SCORES | ``Scores`` below |
 | TESTTIME_REWRITER | a rewriter of prompts, ``samplers.protocols.Rewriter`` |
 | TESTTIME_INFINITY | a next-scale model, ``host.infinity_host.InfinityModel`` |

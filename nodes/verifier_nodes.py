@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..models.tiny.loading import missing_weights
-from ..samplers.chunking import Chunker
+from ..samplers.processes.chunking import Chunker
 from ..samplers.protocols import SearchError
 from ..verifiers.base import VerifierError, check_images, check_prompts
 from ..verifiers.clip_score import MODES, load_clip_score_files, load_clip_score_folder

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..samplers.chunking import Chunker
-from ..samplers.diffusion import Decode, DiffusionProcess
+from ..samplers.processes.chunking import Chunker
+from ..samplers.processes.diffusion import Decode, DiffusionProcess
+from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
-from ..samplers.streams import Streams
 from .schedulers import OneStep, Parameterisation
 
 
@@ -29,7 +29,7 @@ class _Prepared(Exception):
 
 
 class PipelineDenoise:
-    """A pipeline as ``samplers.diffusion.Denoise``.
+    """A pipeline as ``samplers.processes.diffusion.Denoise``.
 
     Args:
         pipe: a loaded pipeline; it is not changed.
@@ -301,7 +301,7 @@ def pipeline_process(
         pipe: a loaded text-to-image pipeline. Its scheduler says which noise levels ``steps`` steps visit.
         prompts: one image each.
         steps: >= 1; of the schedule, unless ``sigmas`` gives one.
-        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.sde``.
+        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.processes.sde``.
         seed, group_offset: of all noise.
         sigmas: ``[T + 1]`` decreasing, e.g. of ``sde.clock_grid``, or None for the scheduler's.
         max_batch: particles per network call, None for all at once.

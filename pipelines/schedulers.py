@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..samplers.kernel import VE, Flow, Interpolant
+from ..samplers.processes.kernel import VE, Flow, Interpolant
 from ..samplers.protocols import SearchError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")

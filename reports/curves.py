@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 from .canvas import Box, Canvas, faded, score_colour, ticks
 from .tree import finite, particles_of, score_range, winner_ids
 

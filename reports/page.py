@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 from . import svg
 from .names import method_name
 from .page_prompts import pictured, prompts_on_the_way

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..samplers.trace import StepRecord, Trace
+from ..samplers.run.trace import StepRecord, Trace
 from .tree import finite
 
 SHOWN = 40  # questions

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 from .canvas import DARK, THEMES, Box, Canvas, Theme, one_line, shortened, text_width
 from .curves import draw_curves
 from .names import method_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 from .canvas import ticks
 from .curves import best_so_far, scored_points, staircase, winner_paths
 from .tree import columns_of, finite, layout, numbered, particles_of, score_range

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..samplers.trace import StepRecord, Trace
+from ..samplers.run.trace import StepRecord, Trace
 from .canvas import Box, Canvas, Point, faded, score_colour
 
 GROUP_GAP = 0.8  # lanes left free between the groups of a column

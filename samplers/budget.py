@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernel import Interpolant, Noise, check_sigmas, is_stochastic, transition_variance
+from .processes.kernel import Interpolant, Noise, check_sigmas, is_stochastic, transition_variance
+from .processes.sde import OnPath
 from .protocols import SearchError, Verifier
-from .sde import OnPath
 
 STEPS = ("may be fewer", "keep")
 MOST = 1 << 16  # particles; no budget pays for more

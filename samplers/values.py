@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .kernel import as_float64_cpu
+from .processes.kernel import as_float64_cpu
 from .protocols import State
-from .weights import clean_rewards
+from .smc.weights import clean_rewards
 
 
 class BoundValue(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testtime.cli.locate import MINIMUM_VERSION, explain_missing, find_comfyui
+from testtime.installation.locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 HOST_FOLDER = Path(__file__).parent / "host"
 
@@ -70,7 +70,7 @@ def load_tool(name: str):
 @pytest.fixture(scope="module")
 def newest_server():
     """``comfy_server`` with the newest front end instead of the one that ComfyUI pins; skips where there is none."""
-    from testtime.cli.comfyui import HeadlessComfyUI, HeadlessOptions
+    from testtime.installation.comfyui import HeadlessComfyUI, HeadlessOptions
 
     tool = load_tool("front_end")
     root = find_comfyui().root
@@ -85,7 +85,7 @@ def newest_server():
 @pytest.fixture(scope="session")
 def comfy_server():
     """A real headless ComfyUI with this pack and no other custom nodes, one per session: ``HeadlessComfyUI``."""
-    from testtime.cli.comfyui import HeadlessComfyUI, HeadlessOptions
+    from testtime.installation.comfyui import HeadlessComfyUI, HeadlessOptions
 
     with HeadlessComfyUI(HeadlessOptions(only_this_pack=True)) as server:
         yield server

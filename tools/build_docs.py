@@ -2,7 +2,8 @@
 
     .venv/bin/python tools/build_docs.py
 
-Needs a ComfyUI (``COMFYUI_PATH``, or where ``cli/locate.py`` finds one). A test checks that no node is missing in it.
+Needs a ComfyUI (``COMFYUI_PATH``, or where ``installation/locate.py`` finds one). A test checks that no
+node is missing in it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def schemas() -> list:
 
 def import_comfyui() -> None:
     """Make ComfyUI importable in this process, as a CPU host."""
-    from testtime.cli.comfyui import require_comfyui
+    from testtime.installation.comfyui import require_comfyui
 
     sys.path.insert(0, str(require_comfyui().root))
     sys.argv = sys.argv[:1]

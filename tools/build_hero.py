@@ -50,7 +50,7 @@ def picture(folder: Path, row: dict) -> str:
 
 def html(folder: Path) -> str:
     """The hero as a page. ValueError where the results lack a method."""
-    from testtime.cli.demo_page import METHOD_TEXTS
+    from testtime.demo.page import METHOD_TEXTS
 
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["entries"]
     rows = [row for row in rows if row.get("model", "diffusion") == "diffusion"]

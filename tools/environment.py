@@ -23,8 +23,8 @@ SKIPPED = {"torchaudio"}
 
 
 def load_locate():
-    """``cli/locate.py`` as a module, without importing the package around it (nothing is installed yet)."""
-    spec = importlib.util.spec_from_file_location("testtime_locate", ROOT / "cli" / "locate.py")
+    """``installation/locate.py`` as a module, without importing the package around it (nothing is installed yet)."""
+    spec = importlib.util.spec_from_file_location("testtime_locate", ROOT / "installation" / "locate.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -14,7 +14,7 @@ from testtime.cli.main import main as testtime
 from testtime.reports.canvas import DARK, Canvas
 from testtime.reports.names import method_name
 from testtime.reports.tree import draw_tree
-from testtime.samplers.trace import Trace
+from testtime.samplers.run.trace import Trace
 
 SIDE, LARGEST = 512, 40_000
 BEST, EDGE = 300, 14

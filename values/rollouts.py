@@ -12,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..samplers.diffusion import DiffusionProcess
 from ..samplers.methods import BestOfN
+from ..samplers.processes.diffusion import DiffusionProcess
 from ..samplers.protocols import SearchError, Verifier
-from ..samplers.session import run_search
+from ..samplers.run.session import run_search
 from ..samplers.values import prompt_embedding
 
 # (prompts of a batch, number of its first image) -> a process with one group per prompt

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from ..samplers.chunking import Chunker
+from ..samplers.processes.chunking import Chunker
 
 
 def digest(row: Tensor) -> bytes:

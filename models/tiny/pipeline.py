@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...samplers.chunking import Chunker
-from ...samplers.diffusion import DiffusionProcess, Start
-from ...samplers.kernel import VE, Flow
+from ...samplers.processes.chunking import Chunker
+from ...samplers.processes.diffusion import DiffusionProcess, Start
+from ...samplers.processes.kernel import VE, Flow
+from ...samplers.processes.schedules import flow_schedule, normal_schedule, scaled_linear_sigmas, timestep_at
+from ...samplers.processes.sharing import SharedRows
+from ...samplers.processes.streams import Streams
 from ...samplers.protocols import SearchError
-from ...samplers.schedules import flow_schedule, normal_schedule, scaled_linear_sigmas, timestep_at
-from ...samplers.sharing import SharedRows
-from ...samplers.streams import Streams
 from .loading import Family, load_family
 
 MODELS = ("diffusion", "flow")
@@ -51,7 +51,7 @@ class SamplingSettings:
 
 
 class TinyDenoise:
-    """Classifier-free guidance over an embedded network, as ``samplers.diffusion.Denoise``.
+    """Classifier-free guidance over an embedded network, as ``samplers.processes.diffusion.Denoise``.
 
     Particles may have prompts of their own (``encode``, ``prompts``). Rows of the same state then share their
     unconditional pass, within a call and with the call before: candidates that differ in their prompt only cost one

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...samplers.chunking import Chunker
+from ...samplers.processes.chunking import Chunker
+from ...samplers.processes.streams import Streams
 from ...samplers.protocols import SearchError
-from ...samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
-from ...samplers.streams import Streams
 from ..infinity.packed import pack
+from ..infinity.process import Decoder, ScaleSampling, ScalewiseProcess
 from ..infinity.transformer import Infinity
 from ..infinity.vae import BSQVae
 from .loading import WEIGHTS, load_into, load_text_encoder
@@ -27,7 +27,7 @@ class VarSettings:
     """How the embedded next-scale model is sampled.
 
     Attributes:
-        cfg, tau, top_p: see ``samplers.scalewise.ScaleSampling``.
+        cfg, tau, top_p: see ``models.infinity.process.ScaleSampling``.
         seed: of all noise.
         max_batch: particles per model call, None for all at once.
         preview_side: codes along one side that unfinished images are decoded at, 0 for all (8).

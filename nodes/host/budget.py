@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...samplers.budget import Outline, Pace, WithinBudget, method_of, thinned
-from ...samplers.kernel import Noise
+from ...samplers.processes.kernel import Noise
 from ...samplers.protocols import Search, SearchError
 from .denoiser import announced_rows
 from .interpolants import interpolant_for

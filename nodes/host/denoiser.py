@@ -14,7 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...samplers.sharing import SharedRows
+from ...samplers.processes.sharing import SharedRows
 from ..compat import throw_if_interrupted
 from .conditioning import Conds, GroupConditioning
 from .prompts import POSITIVE, PromptConditions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import comfy.model_sampling as sampling
 
-from ...samplers.kernel import VE, Flow, Interpolant
+from ...samplers.processes.kernel import VE, Flow, Interpolant
 from ...samplers.protocols import SearchError
 
 # Sampling families whose states our one kernel does not describe: refused rather than guessed.

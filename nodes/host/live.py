@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...reports.thumbs import thumbnail
 from ...samplers.protocols import State
-from ...samplers.trace import StepRecord
+from ...samplers.run.trace import StepRecord
 
 log = logging.getLogger("testtime")
 
@@ -156,7 +156,7 @@ class LiveRun:
         self._thread.start()
 
     def __call__(self, record: StepRecord, state: State, images: Tensor | None) -> None:
-        """See ``samplers.trace.Listener``."""
+        """See ``samplers.run.trace.Listener``."""
         message = compact(record, self._index, self._costs())
         self._index += 1
         rows, pixels = [], None

@@ -12,11 +12,11 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
-from ...samplers.chunking import Chunker
-from ...samplers.diffusion import DiffusionProcess, Inpainting, Start
-from ...samplers.kernel import Noise
+from ...samplers.processes.chunking import Chunker
+from ...samplers.processes.diffusion import DiffusionProcess, Inpainting, Start
+from ...samplers.processes.kernel import Noise
+from ...samplers.processes.streams import Streams
 from ...samplers.protocols import SearchError, State, Values
-from ...samplers.streams import Streams
 from .. import compat
 from . import gradients
 from .conditioning import GroupConditioning
@@ -83,7 +83,7 @@ class HostSettings:
 
     Attributes:
         vae: a ComfyUI VAE.
-        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.sde``.
+        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.processes.sde``.
         population: particles of all images together, to size chunks and reserve memory.
         gradient: whether gradients of the score will be asked for.
         judges: verifiers that a gradient passes through.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...samplers.protocols import State
-from ...samplers.trace import Listener, StepRecord
+from ...samplers.run.trace import Listener, StepRecord
 
 # (step, x0, x, total steps), as samplers call it
 Callback = Callable[[int, Tensor, Tensor, int], None]

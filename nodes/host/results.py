@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...samplers.protocols import SearchResult
-from ...samplers.trace import Trace
+from ...samplers.run.trace import Trace
 from ..types import Scores
 
 KEPT = 4

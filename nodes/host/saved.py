@@ -12,8 +12,8 @@ import numpy as np
 from ...reports.page import render
 from ...reports.thumbs import thumbnail
 from ...reports.tree import particles_of, winner_ids
-from ...samplers.trace import Trace
-from ...samplers.trace_file import ESSENTIALS_KEY, essentials, to_text
+from ...samplers.after.trace_file import ESSENTIALS_KEY, essentials, to_text
+from ...samplers.run.trace import Trace
 from .live import store as live_store
 
 THUMBS = 64

@@ -10,12 +10,12 @@ import comfy.model_management as management
 import torch
 from torch import Tensor, nn
 
+from ...models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
 from ...models.infinity.schedules import ScaleSchedule
 from ...models.infinity.vae import VaeConfig
-from ...samplers.chunking import Chunker
+from ...samplers.processes.chunking import Chunker
+from ...samplers.processes.streams import Streams
 from ...samplers.protocols import SearchError
-from ...samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
-from ...samplers.streams import Streams
 from .. import compat
 from .infinity_host import InfinityModel, text_features
 from .residency import Residency, chunk_size

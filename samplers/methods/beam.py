@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..processes.sde import LinearClock, ratio_of, sigma_of
 from ..protocols import Process, SearchError, SearchResult, State, Verifier
-from ..sde import LinearClock, ratio_of, sigma_of
-from ..session import Session
-from ..trace import StepRecord, particle_entries
-from ..weights import best_index
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.weights import best_index
 
 
 @dataclass(frozen=True)

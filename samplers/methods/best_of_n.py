@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 
 from ..protocols import Process, SearchError, SearchResult, Verifier
-from ..session import Session
-from ..trace import StepRecord, particle_entries
-from ..weights import best_index
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.weights import best_index
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..protocols import SearchError, SearchResult
-from ..session import Session
-from ..smc import Engine
+from ..run.session import Session
+from ..smc.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..protocols import Process, SearchError, SearchResult, State, Verifier
-from ..session import Session
-from ..trace import StepRecord, particle_entries
-from ..weights import best_index
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.weights import best_index
 
 STUCK = ("restart", "retry", "shrink")
 

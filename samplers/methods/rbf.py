@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 
 from ..protocols import Process, SearchError, SearchResult, State, Verifier
-from ..session import Session
-from ..trace import StepRecord, particle_entries
-from ..weights import best_index
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.weights import best_index
 
 SLOTS_PER_CHAIN = 1 << 20  # noise streams set aside for one chain's candidates of one step
 LAST_ROUNDS = 16  # rounds evaluated at once where no candidate can end the step early

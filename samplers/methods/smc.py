@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..smc import Engine
+from ..smc.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..protocols import Process, SearchError, SearchResult, State, Verifier
-from ..session import Session
-from ..tempering import Alpha, AlphaScale
-from ..trace import StepRecord, particle_entries
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.tempering import Alpha, AlphaScale
+from ..smc.weights import best_index, gumbel_choice
 from ..values import ValueFunction, check_value, values_of
-from ..weights import best_index, gumbel_choice
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..protocols import Process, Rewriter, SearchError, SearchResult, State, Verifier
-from ..reprompting import Inquiry, Rounds, check_can_reprompt, check_rewriting
-from ..session import Session
-from ..trace import StepRecord, particle_entries
-from ..weights import best_index
+from ..rewriting import Inquiry, Rounds, check_can_reprompt, check_rewriting
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.weights import best_index
 
 CHOICES = ("best", "worst")
 AFTER = ("original", "last_best")

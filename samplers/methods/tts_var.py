@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..clustering import REDUCTIONS, Extractor, reduce_tokens, representatives
 from ..protocols import Process, SearchError, SearchResult, State, Verifier
-from ..resampling import resample
-from ..session import Session
-from ..trace import StepRecord, particle_entries
-from ..weights import best_index, normalise
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..smc.resampling import resample
+from ..smc.weights import best_index, normalise
 
 POTENTIALS = ("value", "max", "sum", "diff")
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from testtime.cli.locate import find_comfyui
+from testtime.installation.locate import find_comfyui
 
 
 def _import_comfyui() -> None:

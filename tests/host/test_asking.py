@@ -174,7 +174,7 @@ def test_the_node_makes_a_judge_that_searches_can_use(setup, search_ksampler):
     """In process there is no server and so nobody to ask: the search is the one of the fallback."""
     from testtime.nodes.human_node import HumanVerifierNode
     from testtime.samplers.methods import SMC
-    from testtime.samplers.tempering import Alpha
+    from testtime.samplers.smc.tempering import Alpha
 
     given = setup()
     alone = search_ksampler(given, SMC(3, alpha=Alpha(0.5, "absolute")))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from testtime.cli.demo_backends import LibraryBackend, Settings
-from testtime.cli.demo_comfy import METHOD_NODES, ComfyBackend
-from testtime.cli.demo_sections import DIFFUSION, SECTIONS, VAR
+from testtime.demo.backends import LibraryBackend, Settings
+from testtime.demo.comfy import METHOD_NODES, ComfyBackend
+from testtime.demo.sections import DIFFUSION, SECTIONS, VAR
 from testtime.models.tiny.loading import missing_weights
 from testtime.shapes_world.captions import sample_prompt
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from testtime.cli.errors import EXIT_INTERRUPTED
+from testtime.installation.errors import EXIT_INTERRUPTED
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 

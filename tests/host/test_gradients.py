@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import DAS
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.smc.tempering import Alpha
 
 from .conftest import SD15_CONFIG, WeightedRedness, build_vae, randomise
 

@@ -150,10 +150,10 @@ def test_faces_are_improved_where_people_are_meant(loaded):
 def test_samples_are_the_librarys(files, loaded):
     import nodes
     from testtime.models.infinity.loading import load_transformer, load_vae
+    from testtime.models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
     from testtime.models.infinity.schedules import schedule_for
     from testtime.models.infinity.text import TextFeatures
-    from testtime.samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
-    from testtime.samplers.streams import Streams
+    from testtime.samplers.processes.streams import Streams
 
     positive = encode(loaded[1], "two red stars")
     latents = sample(loaded, positive, batch_size=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import SMC, SVDD, BestOfN
-from testtime.samplers.streams import Streams
+from testtime.samplers.processes.streams import Streams
 
 from .conftest import conditioning
 

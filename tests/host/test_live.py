@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from testtime.samplers.protocols import State
-from testtime.samplers.trace import StepRecord
+from testtime.samplers.run.trace import StepRecord
 
 pytestmark = pytest.mark.host
 RUN_OF_STEPS = 80

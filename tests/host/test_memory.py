@@ -7,7 +7,7 @@ import torch
 
 from testtime.samplers.methods import DAS, SMC, BestOfN
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.smc.tempering import Alpha
 
 from .conftest import Redness, conditioning, watched
 

@@ -8,8 +8,8 @@ import types
 import pytest
 import torch
 
-from testtime.samplers.diffusion import DiffusionProcess
 from testtime.samplers.methods import BestOfN
+from testtime.samplers.processes.diffusion import DiffusionProcess
 from testtime.samplers.protocols import SearchError
 
 from .conftest import SD15_CONFIG, _patcher, build_model, channels_of, conditioning, randomise, watched

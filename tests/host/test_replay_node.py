@@ -50,7 +50,7 @@ def replayed(family, trace, particle=-1, image=0, judges=False, **changed):
 @pytest.mark.parametrize("method", ["svdd", "smc", "das"])
 def test_finalists_come_back_alone(family, method):
     from testtime.samplers.methods import METHODS
-    from testtime.samplers.tempering import Alpha
+    from testtime.samplers.smc.tempering import Alpha
 
     settings = {"svdd": {"candidates": 3}}.get(method, {"particles": 3, "alpha": Alpha(0.5, "absolute")})
     best, finalists, scores, trace = searched(family, METHODS[method](**settings))
@@ -75,7 +75,7 @@ def test_other_settings_are_refused_before_anything_runs(family):
 def test_a_guided_particle_needs_its_judge(family):
     from testtime.samplers.methods import DAS
     from testtime.samplers.protocols import SearchError
-    from testtime.samplers.tempering import Alpha
+    from testtime.samplers.smc.tempering import Alpha
 
     trace = searched(family, DAS(2, alpha=Alpha(0.5, "absolute")))[3]
     with pytest.raises(SearchError, match="connect the verifier"):

@@ -45,7 +45,7 @@ def output(tmp_path, monkeypatch):
 
 def test_a_search_becomes_a_saved_picture(searched, output):
     from testtime.nodes.report_nodes import PICTURE_AND_TRACE, SearchReportNode
-    from testtime.samplers.trace import Trace
+    from testtime.samplers.run.trace import Trace
 
     images, scores, trace = searched
     out = SearchReportNode.execute(trace, images, scores, save=PICTURE_AND_TRACE, filename_prefix="deep/report")

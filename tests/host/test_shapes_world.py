@@ -41,7 +41,7 @@ SCHEDULER = {"diffusion": "normal", "flow": "simple"}  # evenly spaced times, as
 
 def library_process(kind, noise, steps=8, **settings):
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
-    from testtime.samplers.diffusion import Start
+    from testtime.samplers.processes.diffusion import Start
 
     process = shapes_process(PROMPTS, SamplingSettings(model=kind, steps=steps, cfg=4.0, eta=0.0, **settings))
     process.start_at = Start(noise=noise)

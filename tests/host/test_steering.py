@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import DAS, BestOfN
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.smc.tempering import Alpha
 
 from .conftest import judged
 from .test_methods_on_models import KINDS, UNGUIDED, make

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.smc.tempering import Alpha
 
 from .conftest import Redness, judged, watched
 

@@ -133,7 +133,7 @@ def test_other_methods_go_on_with_more_particles_and_replay(family, searched):
     from testtime.nodes.replay_node import ReplayParticleNode
     from testtime.nodes.trace_nodes import ContinueSearchNode
     from testtime.samplers.methods import SMC
-    from testtime.samplers.tempering import Alpha
+    from testtime.samplers.smc.tempering import Alpha
 
     search = ContinueSearchNode.execute(SMC(4, alpha=Alpha(0.5, "absolute")), searched[3], -1, 3, 2).args[0]
     best, finalists, _, trace = run(family, search)

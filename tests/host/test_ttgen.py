@@ -10,8 +10,8 @@ import torch
 
 from testtime.models.tiny.loading import missing_weights
 from testtime.samplers.methods import SVDD, BestOfN
+from testtime.samplers.processes.sde import SDE, OnPath
 from testtime.samplers.protocols import Rewrite, SearchError
-from testtime.samplers.sde import SDE, OnPath
 
 from .test_memory import evict_all
 
@@ -77,9 +77,9 @@ def test_the_host_finds_what_the_library_finds(world):
     import comfy.sample
 
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
-    from testtime.samplers.diffusion import Start
     from testtime.samplers.methods import TTGen
-    from testtime.samplers.session import run_search
+    from testtime.samplers.processes.diffusion import Start
+    from testtime.samplers.run.session import run_search
     from testtime.verifiers.registry import create
 
     best, _, _, trace = sample(world, ttgen(world, Fixed()))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from testtime.cli.convert import to_api
 from testtime.cli.main import main
+from testtime.graph.convert import to_api
 
 from ..browser import Browser, find_chromium
 

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from testtime.samplers.diffusion import DiffusionProcess, Start
-from testtime.samplers.kernel import VE, VP, Flow, Interpolant
-from testtime.samplers.schedules import karras
-from testtime.samplers.streams import Streams
+from testtime.samplers.processes.diffusion import DiffusionProcess, Start
+from testtime.samplers.processes.kernel import VE, VP, Flow, Interpolant
+from testtime.samplers.processes.schedules import karras
+from testtime.samplers.processes.streams import Streams
 
 
 class FastStreams(Streams):

@@ -3,13 +3,13 @@
 import torch
 
 from testtime.models.infinity.config import InfinityConfig
+from testtime.models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
 from testtime.models.infinity.schedules import ScaleSchedule
 from testtime.models.infinity.text import TextFeatures
 from testtime.models.infinity.transformer import Infinity
 from testtime.models.infinity.vae import BSQVae, VaeConfig
-from testtime.samplers.chunking import Chunker
-from testtime.samplers.scalewise import Decoder, ScaleSampling, ScalewiseProcess
-from testtime.samplers.streams import Streams
+from testtime.samplers.processes.chunking import Chunker
+from testtime.samplers.processes.streams import Streams
 
 from .infinity_reference import redraw
 

@@ -20,9 +20,9 @@ from testtime.samplers.methods import (
     ZeroOrderSearch,
 )
 from testtime.samplers.methods.tts_var import Plan
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
-from testtime.samplers.trace import Trace
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import Trace
+from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 

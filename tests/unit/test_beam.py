@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE, Flow
 from testtime.samplers.methods import SVDD, BeamSearch
+from testtime.samplers.processes.kernel import VE, Flow
+from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.session import run_search
-from testtime.samplers.streams import Streams
+from testtime.samplers.run.session import run_search
 
 from . import oracles
 

@@ -3,7 +3,7 @@
 import torch
 
 from testtime.bench.overhead import DIFFUSION, LiveTensors, searches
-from testtime.samplers.chunking import Chunker
+from testtime.samplers.processes.chunking import Chunker
 
 MEGABYTE = 2**20
 

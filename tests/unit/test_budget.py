@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from testtime.samplers.after.origin import continued
 from testtime.samplers.budget import (
     Outline,
     Pace,
@@ -19,8 +20,6 @@ from testtime.samplers.budget import (
     widened,
     width_of,
 )
-from testtime.samplers.continued import continued
-from testtime.samplers.kernel import Flow
 from testtime.samplers.methods import (
     RBF,
     SMC,
@@ -32,9 +31,10 @@ from testtime.samplers.methods import (
     TTGen,
     ZeroOrderSearch,
 )
+from testtime.samplers.processes.kernel import Flow
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.reprompting import Reprompted
-from testtime.samplers.session import run_search
+from testtime.samplers.rewriting import Reprompted
+from testtime.samplers.run.session import run_search
 
 from . import oracles
 from .searches import SHARP as ALPHA

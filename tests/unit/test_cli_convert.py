@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from testtime.cli.convert import packs_named_in, to_api
-from testtime.cli.errors import BadInput
+from testtime.graph.convert import packs_named_in, to_api
+from testtime.installation.errors import BadInput
 
 SAMPLER = {
     "input": {

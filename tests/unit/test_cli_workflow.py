@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from testtime.cli.client import explain_refusal, normalise_url, text_lines, unused_path, websocket_url
-from testtime.cli.errors import EXIT_BAD_INPUT, BadInput
 from testtime.cli.main import main
 from testtime.cli.run import check_folder
-from testtime.cli.workflow import apply_assignments, check_known_nodes, check_links, read_workflow
+from testtime.graph.workflow import apply_assignments, check_known_nodes, check_links, read_workflow
+from testtime.installation.client import explain_refusal, normalise_url, text_lines, unused_path, websocket_url
+from testtime.installation.errors import EXIT_BAD_INPUT, BadInput
 
 INFO = {
     "Sampler": {

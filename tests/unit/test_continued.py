@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.continued import MAX_BRANCH, continued
+from testtime.samplers.after.origin import MAX_BRANCH, continued
+from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import DAS, SMC, SVDD, BeamSearch, BestOfN, FKSteering, RandomSearch, ZeroOrderSearch
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.replay import replay_of
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
-from testtime.samplers.trace import Trace
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import Trace
+from testtime.samplers.smc.tempering import Alpha
 
 from .oracles import keyed
 from .searches import TARGET

@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from testtime.cli import demo, demo_backends
-from testtime.cli.demo_backends import LibraryBackend, Networks, Settings, judge
-from testtime.cli.demo_sections import SECTIONS, TTS_VAR_PARTICLES, VAR
-from testtime.cli.errors import CommandError
+from testtime.demo import backends as demo_backends
+from testtime.demo import main as demo
+from testtime.demo.backends import LibraryBackend, Networks, Settings, judge
+from testtime.demo.sections import SECTIONS, TTS_VAR_PARTICLES, VAR
+from testtime.installation.errors import CommandError
 from testtime.models.tiny import vocabulary
 from testtime.models.tiny.autoencoder import Autoencoder
 from testtime.models.tiny.clip import ShapesCLIP
@@ -25,7 +26,7 @@ from testtime.models.tiny.var import SCHEDULE, new_transformer, new_vae
 from testtime.models.tiny.var_pipeline import VarFamily
 from testtime.samplers.clustering import PixelFeatures
 from testtime.samplers.methods.tts_var import PLANS
-from testtime.samplers.trace import Trace
+from testtime.samplers.run.trace import Trace
 from testtime.shapes_world import scene
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw

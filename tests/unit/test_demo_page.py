@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from testtime.bench.presets import search_for
-from testtime.cli.demo_charts import best_so_far, curves, ticks, tree, winner_lineage
-from testtime.cli.demo_page import render
-from testtime.cli.demo_sections import DIFFUSION, METHOD_TEXTS, SECTIONS, VAR, About, Entry
+from testtime.demo.charts import best_so_far, curves, ticks, tree, winner_lineage
+from testtime.demo.page import render
+from testtime.demo.sections import DIFFUSION, METHOD_TEXTS, SECTIONS, VAR, About, Entry
 from testtime.samplers.clustering import PixelFeatures
-from testtime.samplers.diffusion import DiffusionProcess
-from testtime.samplers.kernel import VE
 from testtime.samplers.methods import TTSVAR
-from testtime.samplers.schedules import karras
-from testtime.samplers.session import run_search
-from testtime.samplers.streams import Streams
-from testtime.samplers.trace import Trace
+from testtime.samplers.processes.diffusion import DiffusionProcess
+from testtime.samplers.processes.kernel import VE
+from testtime.samplers.processes.schedules import karras
+from testtime.samplers.processes.streams import Streams
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import Trace
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.scene import TASKS
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from testtime.samplers.methods import SMC, FKSteering
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 from .searches import LINEAR, SHARP, TARGET, run_on, table

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.kernel import (
+from testtime.samplers.processes.kernel import (
     VE,
     VP,
     Flow,
@@ -18,8 +18,14 @@ from testtime.samplers.kernel import (
     transition,
     transition_variance,
 )
-from testtime.samplers.schedules import flow_schedule, karras, normal_schedule, scaled_linear_sigmas, timestep_at
-from testtime.samplers.sde import SDE, LinearClock, VPClock, clock_grid, ratio_of, sigma_of
+from testtime.samplers.processes.schedules import (
+    flow_schedule,
+    karras,
+    normal_schedule,
+    scaled_linear_sigmas,
+    timestep_at,
+)
+from testtime.samplers.processes.sde import SDE, LinearClock, VPClock, clock_grid, ratio_of, sigma_of
 
 PATHS = [(VE(), 7.0, 3.0), (VP(), 7.0, 3.0), (Flow(), 0.9, 0.6), (Flow(), 1.0, 0.8)]
 generator = torch.Generator().manual_seed(0)

@@ -8,8 +8,6 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.chunking import Chunker
-from testtime.samplers.diffusion import Inpainting, Start
 from testtime.samplers.methods import (
     DAS,
     METHODS,
@@ -23,8 +21,10 @@ from testtime.samplers.methods import (
     RandomSearch,
     TTGen,
 )
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.processes.chunking import Chunker
+from testtime.samplers.processes.diffusion import Inpainting, Start
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 from .searches import ABSOLUTE, LINEAR, RELATIVE, SHARP, TARGET, best_scores, every_method, run_on, searches, table

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE
 from testtime.samplers.methods import BestOfN, RandomSearch, ZeroOrderSearch
 from testtime.samplers.methods.noise_search import angle, neighbour
+from testtime.samplers.processes.kernel import VE
+from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.session import run_search
-from testtime.samplers.streams import Streams
+from testtime.samplers.run.session import run_search
 
 from . import oracles
 

@@ -11,10 +11,10 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.processes.kernel import VE
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import testtime
-from testtime.cli import locate
+from testtime.installation import locate
 
 ROOT = Path(testtime.__file__).resolve().parent
 tomllib = pytest.importorskip("tomllib", reason="tomllib is part of Python 3.11 and newer")

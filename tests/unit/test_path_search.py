@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE, Flow
 from testtime.samplers.methods import PathSearch
+from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.session import run_search
+from testtime.samplers.run.session import run_search
 
 from . import oracles
 

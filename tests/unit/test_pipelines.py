@@ -13,11 +13,11 @@ import torch
 
 from testtime.pipelines import pipeline_process
 from testtime.pipelines.schedulers import Parameterisation
-from testtime.samplers.kernel import VP, Flow, transition
 from testtime.samplers.methods import DAS, RBF, SMC, SVDD, BeamSearch, BestOfN, FKSteering, PathSearch
+from testtime.samplers.processes.kernel import VP, Flow, transition
+from testtime.samplers.processes.sde import SDE, clock_grid
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.sde import SDE, clock_grid
-from testtime.samplers.session import run_search
+from testtime.samplers.run.session import run_search
 
 from . import pipes
 from .pipes import diffusers

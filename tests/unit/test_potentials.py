@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.potentials import POTENTIALS, Potential
+from testtime.samplers.smc.potentials import POTENTIALS, Potential
 
 HISTORY = [1.0, 3.0, -2.0]
 
@@ -84,9 +84,9 @@ def test_equal_scores_do_not_blow_up_guided_moves():
     """Relative alpha without any spread: DAS goes on unguided instead of dividing by next to nothing."""
     import torch
 
-    from testtime.samplers.kernel import VE
     from testtime.samplers.methods import DAS
-    from testtime.samplers.session import run_search
+    from testtime.samplers.processes.kernel import VE
+    from testtime.samplers.run.session import run_search
 
     from . import oracles
 

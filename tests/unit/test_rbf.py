@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 import torch
 
-from testtime.samplers.kernel import Flow
 from testtime.samplers.methods import RBF
+from testtime.samplers.processes.kernel import Flow
+from testtime.samplers.processes.sde import SDE, clock_grid
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.sde import SDE, clock_grid
-from testtime.samplers.session import run_search
+from testtime.samplers.run.session import run_search
 
 from . import oracles
 
@@ -133,7 +133,7 @@ def test_search_gains_and_reports_its_optimism():
 
 def test_groups_do_not_influence_each_other():
     """Two images together equal each alone, although their chains share model calls."""
-    from testtime.samplers.streams import Streams
+    from testtime.samplers.processes.streams import Streams
 
     target = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1))
     search = RBF(budget=80, chains=2, initial=4)

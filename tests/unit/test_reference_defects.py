@@ -7,17 +7,17 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
-from testtime.samplers.population import Population
-from testtime.samplers.potentials import Potential
+from testtime.samplers.processes.kernel import VE
+from testtime.samplers.processes.schedules import karras
+from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.resampling import SCHEMES, resample
-from testtime.samplers.schedules import karras
-from testtime.samplers.session import run_search
-from testtime.samplers.streams import Streams
-from testtime.samplers.tempering import Alpha
-from testtime.samplers.weights import best_index, clean_rewards, ess_threshold, normalise
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.population import Population
+from testtime.samplers.smc.potentials import Potential
+from testtime.samplers.smc.resampling import SCHEMES, resample
+from testtime.samplers.smc.tempering import Alpha
+from testtime.samplers.smc.weights import best_index, clean_rewards, ess_threshold, normalise
 
 from . import oracles
 
@@ -279,7 +279,7 @@ def test_19b_clones_get_different_noise():
 @pytest.mark.parametrize("search", [SMC(6, alpha=SHARP), DAS(6, alpha=SHARP), SVDD(6), FKSteering(6, alpha=SHARP)])
 def test_20_chunks_change_nothing(search):
     """Where noise is drawn per micro-batch the batch size changes the images."""
-    from testtime.samplers.chunking import Chunker
+    from testtime.samplers.processes.chunking import Chunker
 
     results = []
     for size in (1, 3, None):
@@ -316,7 +316,7 @@ def test_22_verifiers_read_the_prompt_of_their_group():
 
 def test_23_masks_are_applied_after_selection():
     """Per-item conditions go wrong with clones: the known area must stay exact however often particles are swapped."""
-    from testtime.samplers.diffusion import Inpainting
+    from testtime.samplers.processes.diffusion import Inpainting
 
     process = mixture(groups=2, seed=6)
     known = torch.tensor([[0.25, -0.75], [0.5, 0.125]], dtype=torch.float64)
@@ -336,7 +336,7 @@ def test_24_early_guesses_count_little():
 
 def test_25_ess_is_one_over_the_sum_of_squares():
     """The formula is also printed as the sum of the inverse squares."""
-    from testtime.samplers.weights import effective_sample_size
+    from testtime.samplers.smc.weights import effective_sample_size
 
     log_w = torch.log(torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64))
     assert float(effective_sample_size(log_w)) == pytest.approx(1 / (0.25 + 0.0625 + 0.0625))
@@ -347,7 +347,7 @@ def test_25_ess_is_one_over_the_sum_of_squares():
 
 def test_26_memory_errors_halve_the_chunk_and_keep_the_noise():
     """A run that dies of memory in one scoring call loses everything."""
-    from testtime.samplers.chunking import Chunker
+    from testtime.samplers.processes.chunking import Chunker
 
     class Tight(oracles.MixtureDenoiser):
         def __call__(self, x, sigma, group=None):

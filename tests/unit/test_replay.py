@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE, Flow
+from testtime.samplers.after.replay import Replay, check_same_run, replay_of
 from testtime.samplers.methods import (
     DAS,
     SMC,
@@ -17,12 +17,12 @@ from testtime.samplers.methods import (
     RandomSearch,
     ZeroOrderSearch,
 )
+from testtime.samplers.processes.kernel import VE, Flow
+from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.replay import Replay, check_same_run, replay_of
-from testtime.samplers.session import run_search
-from testtime.samplers.streams import Streams
-from testtime.samplers.tempering import Alpha
-from testtime.samplers.trace import Trace
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import Trace
+from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 

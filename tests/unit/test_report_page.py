@@ -12,11 +12,11 @@ import torch
 from testtime.cli.main import main
 from testtime.reports.page import render
 from testtime.reports.thumbs import thumbnail
+from testtime.samplers.after.trace_file import to_text
 from testtime.samplers.methods import SMC, BestOfN, PathSearch
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
-from testtime.samplers.trace import Trace
-from testtime.samplers.trace_file import to_text
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import Trace
+from testtime.samplers.smc.tempering import Alpha
 
 from .oracles import keyed
 from .searches import TARGET

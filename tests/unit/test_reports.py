@@ -11,10 +11,10 @@ from testtime.reports.curves import best_so_far, scored_points, staircase, winne
 from testtime.reports.names import METHOD_NAMES, method_name
 from testtime.reports.report import MARGIN, WIDTH, Finalists, cost_line, grid_layout, report, settings_line
 from testtime.reports.tree import columns_of, draw_tree, lanes, layout, numbered, score_range, winner_ids
-from testtime.samplers.kernel import VE
 from testtime.samplers.methods import METHODS, SMC, RandomSearch, ZeroOrderSearch
-from testtime.samplers.session import run_search
-from testtime.samplers.trace import StepRecord, Trace
+from testtime.samplers.processes.kernel import VE
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import StepRecord, Trace
 
 from . import oracles
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.potentials import Potential
-from testtime.samplers.resampling import SCHEMES, resample
-from testtime.samplers.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
-from testtime.samplers.weights import (
+from testtime.samplers.smc.potentials import Potential
+from testtime.samplers.smc.resampling import SCHEMES, resample
+from testtime.samplers.smc.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
+from testtime.samplers.smc.weights import (
     best_index,
     clean_rewards,
     effective_sample_size,

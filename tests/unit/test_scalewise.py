@@ -5,7 +5,8 @@ import torch
 
 from testtime.models.infinity.bits import codes_of
 from testtime.models.infinity.flops import decode_flops, scale_flops
-from testtime.samplers.chunking import is_out_of_memory
+from testtime.models.infinity.process import ScaleSampling
+from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import (
     DAS,
     RBF,
@@ -17,10 +18,9 @@ from testtime.samplers.methods import (
     ImportanceSampling,
     RandomSearch,
 )
+from testtime.samplers.processes.chunking import is_out_of_memory
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.replay import replay_of
-from testtime.samplers.scalewise import ScaleSampling
-from testtime.samplers.session import run_search
+from testtime.samplers.run.session import run_search
 
 from .scale_world import SAMPLING, SCHEDULE, Brightness, networks, process
 
@@ -191,8 +191,8 @@ def test_prompts_must_match_the_groups(nets):
     model = nets[0]
     unguided = process(nets, sampling=ScaleSampling(cfg=1.0)).prompt
     assert unguided.branches == 1
-    from testtime.samplers.scalewise import Decoder, ScalewiseProcess
-    from testtime.samplers.streams import Streams
+    from testtime.models.infinity.process import Decoder, ScalewiseProcess
+    from testtime.samplers.processes.streams import Streams
 
     with pytest.raises(SearchError, match="no unconditional branch"):
         ScalewiseProcess(model, unguided, SCHEDULE, Decoder(nets[1].decode), 1, Streams(0), sampling=SAMPLING)

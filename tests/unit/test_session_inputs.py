@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from testtime.samplers.ledger import Ledger
 from testtime.samplers.methods import DAS, RBF, SMC, BestOfN
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.run.ledger import Ledger
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 from .searches import (

@@ -10,7 +10,7 @@ from testtime.models.tiny.autoencoder import Autoencoder
 from testtime.models.tiny.denoiser import Denoiser, log_sigma_table
 from testtime.models.tiny.loading import WeightsError, load_autoencoder, load_denoiser, load_family, load_into
 from testtime.models.tiny.text_encoder import TextEncoder
-from testtime.samplers.schedules import scaled_linear_sigmas
+from testtime.samplers.processes.schedules import scaled_linear_sigmas
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_shipped_family_follows_colours():
     """One denoising step from mid noise must pull the picture towards the prompt's colour (red against blue)."""
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
     from testtime.samplers.methods import BestOfN
-    from testtime.samplers.session import run_search
+    from testtime.samplers.run.session import run_search
 
     family = load_family()
     prompts = ["a red circle", "a blue circle"]

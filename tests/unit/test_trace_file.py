@@ -10,12 +10,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from testtime.reports.thumbs import thumbnail
-from testtime.samplers.methods import SMC, SVDD
-from testtime.samplers.replay import replay_of
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
-from testtime.samplers.trace import SCHEMA_VERSION
-from testtime.samplers.trace_file import (
+from testtime.samplers.after.replay import replay_of
+from testtime.samplers.after.trace_file import (
     FORMAT,
     TraceFileError,
     essentials,
@@ -24,6 +20,10 @@ from testtime.samplers.trace_file import (
     read_trace_file,
     to_text,
 )
+from testtime.samplers.methods import SMC, SVDD
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import SCHEMA_VERSION
+from testtime.samplers.smc.tempering import Alpha
 
 from .oracles import keyed
 from .searches import TARGET

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE
+from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, TTGen
+from testtime.samplers.processes.kernel import VE
+from testtime.samplers.processes.sharing import SharedRows
 from testtime.samplers.protocols import Interrupted, Rewrite, SearchError
-from testtime.samplers.replay import replay_of
-from testtime.samplers.reprompting import Reprompted, Rounds
-from testtime.samplers.session import run_search
-from testtime.samplers.sharing import SharedRows
-from testtime.samplers.trace import Trace
+from testtime.samplers.rewriting import Reprompted, Rounds
+from testtime.samplers.run.session import run_search
+from testtime.samplers.run.trace import Trace
 
 from . import oracles
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from testtime.models.infinity.flops import decode_flops
+from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods.tts_var import PLANS, TTSVAR, Plan, default_plan
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.replay import replay_of
-from testtime.samplers.session import run_search
+from testtime.samplers.run.session import run_search
 
 from . import oracles
 from .scale_world import Brightness, networks, process
@@ -159,7 +159,7 @@ def test_rejected_scores_of_the_past_do_not_count():
 
 def test_survivors_follow_the_weights(nets):
     """Over many seeds the survivors of one resampling are distributed as softmax(lambda r)."""
-    from testtime.samplers.session import Session
+    from testtime.samplers.run.session import Session
 
     proc = process(nets)
     past = torch.tensor([[0.0], [0.1], [0.2], [0.4]], dtype=torch.float64)
@@ -173,7 +173,7 @@ def test_survivors_follow_the_weights(nets):
 
 
 def test_strength_zero_leaves_selection_to_chance_but_not_to_rejected_scores(nets):
-    from testtime.samplers.session import Session
+    from testtime.samplers.run.session import Session
 
     past = torch.tensor([[5.0], [-math.inf], [0.0]], dtype=torch.float64)
     rows = search(strength=0.0)._resample(Session(process(nets), Brightness(), ["a"]), past, 300, 0)

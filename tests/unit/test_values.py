@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.kernel import VE, Flow
 from testtime.samplers.methods import DAS, SMC, SVDD
+from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.tempering import Alpha
 from testtime.values.learned import LearnedValue
 from testtime.values.network import ValueConfig, ValueNetwork, load_value
 from testtime.values.rollouts import Rollouts, collect

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import SMC, BestOfN
-from testtime.samplers.session import run_search
+from testtime.samplers.run.session import run_search
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice, ranks, shares, standardise
 from testtime.verifiers.jpeg import JPEGVerifier

@@ -10,8 +10,8 @@ import torch
 
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, RandomSearch
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.session import run_search
-from testtime.samplers.tempering import Alpha
+from testtime.samplers.run.session import run_search
+from testtime.samplers.smc.tempering import Alpha
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.human import Answer, HumanVerifier, parse_marks, reordered
 
@@ -114,7 +114,7 @@ def test_waiting_costs_no_time_budget():
 
 
 def test_a_large_population_is_shown_whole_although_it_is_chunked():
-    from testtime.samplers.chunking import Chunker
+    from testtime.samplers.processes.chunking import Chunker
 
     process = keyed(groups=1)
     process.chunker = Chunker(2)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BadInput
+from ..installation.errors import BadInput
 from .ui_graph import INPUT_BORDER, Graph, build
 
 MUTED = 2

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from .errors import CommandError
-from .locate import MINIMUM_VERSION, explain_missing, find_comfyui
+from ..installation.errors import CommandError
+from ..installation.locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 if TYPE_CHECKING:
     from ..shapes_world.captions import Prompt
-    from .demo_backends import Backend
-    from .demo_sections import About, Entry
+    from .backends import Backend
+    from .sections import About, Entry
 
 logger = logging.getLogger("testtime")
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def open_backend(options: argparse.Namespace) -> Backend:
     """The backend to use, as a context manager, by what is asked for and what is there."""
     from ..models.tiny.loading import WeightsError
-    from .demo_backends import LibraryBackend, Settings
+    from .backends import LibraryBackend, Settings
 
     settings = Settings(budget=options.budget, steps=options.steps, seed=options.seed)
     reason = None if options.library or options.server else why_no_comfyui()
@@ -61,7 +61,7 @@ def open_backend(options: argparse.Namespace) -> Backend:
             return LibraryBackend(settings)
         except (WeightsError, FileNotFoundError) as error:
             raise CommandError(str(error)) from error
-    from .demo_comfy import ComfyBackend
+    from .comfy import ComfyBackend
 
     return ComfyBackend(settings, options.server)
 
@@ -91,8 +91,8 @@ def main(options: argparse.Namespace) -> int:
     """Run everything, write ``index.html``, print its path; returns the exit status."""
     from ..shapes_world.captions import sample_prompt
     from ..shapes_world.scene import TASKS
-    from .demo_page import render
-    from .demo_sections import About
+    from .page import render
+    from .sections import About
 
     if options.budget < 2 or options.steps < 2:
         raise CommandError(f"--budget {options.budget} --steps {options.steps}: both must be at least 2")
@@ -123,8 +123,8 @@ def run_all(backend: Backend, prompts: Sequence[Prompt], models: Sequence[str]) 
 
     The first part is always there: the page's headline is about it.
     """
-    from .demo_backends import judge
-    from .demo_sections import METHOD_TEXTS, SECTIONS
+    from .backends import judge
+    from .sections import METHOD_TEXTS, SECTIONS
 
     parts = [part for part in SECTIONS if part is SECTIONS[0] or part.model in models]
     work = [(part.model, prompt, method) for part in parts for prompt in prompts for method in part.methods]

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from .protocols import Process, SearchError, SearchResult, State, Verifier
-from .session import Session
-from .trace import Lineage, StepRecord, Trace, particle_entries
+from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..run.session import Session
+from ..run.trace import Lineage, StepRecord, Trace, particle_entries
 
 # Methods whose particles do not come from one move after the other on the process's own schedule.
 NOT_REPLAYABLE = ("zero_order_search", "path_search")

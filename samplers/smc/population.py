@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+from ..processes.streams import Streams
 from .potentials import Potential
 from .resampling import resample
-from .streams import Streams
 from .weights import effective_sample_size, log_mean, normalise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import BadInput
+from ..installation.errors import BadInput
 
 LINK_KEYS = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
 

@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput
+from ..installation.errors import BadInput
 
 NUMBER_TYPES = {"INT": int, "FLOAT": float}
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}

@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..models.infinity import bits as codes
-from ..models.infinity.attention import KVCache
-from ..models.infinity.flops import cache_bytes, decode_flops, scale_flops
-from ..models.infinity.schedules import ScaleSchedule
-from ..models.infinity.transformer import Guidance, Infinity, Prompt
-from ..models.infinity.vae import VaeConfig
-from .chunking import Chunker
-from .ledger import Ledger
-from .protocols import SearchError, State, Values
-from .streams import Streams
+from ...samplers.processes.chunking import Chunker
+from ...samplers.processes.streams import Streams
+from ...samplers.protocols import SearchError, State, Values
+from ...samplers.run.ledger import Ledger
+from . import bits as codes
+from .attention import KVCache
+from .flops import cache_bytes, decode_flops, scale_flops
+from .schedules import ScaleSchedule
+from .transformer import Guidance, Infinity, Prompt
+from .vae import VaeConfig
 
 # F [n, d, h, w] -> images [n, H, W, 3] around 0..1 (the process clamps)
 Decode = Callable[[Tensor], Tensor]

@@ -11,8 +11,8 @@ import numpy as np
 from ..reports.names import task_name
 from ..reports.page import COMMON_STYLE
 from ..shapes_world.captions import Prompt
-from .demo_charts import best_so_far, curves, data_uri, step_scores, tree
-from .demo_sections import DIFFUSION, METHOD_TEXTS, SECTIONS, TTS_VAR_PARTICLES, VAR, About, Entry, Section
+from .charts import best_so_far, curves, data_uri, step_scores, tree
+from .sections import DIFFUSION, METHOD_TEXTS, SECTIONS, TTS_VAR_PARTICLES, VAR, About, Entry, Section
 
 STYLE_FILE = Path(__file__).with_name("demo.css")
 

@@ -17,13 +17,13 @@ from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, 
 from ..samplers.clustering import Extractor
 from ..samplers.methods import TTSVAR
 from ..samplers.protocols import Process, Search, Verifier
-from ..samplers.session import run_search
+from ..samplers.run.session import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.scene import TASKS
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
-from .demo_sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
+from .sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
 
 
 @dataclass(frozen=True)

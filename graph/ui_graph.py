@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import BadInput
+from ..installation.errors import BadInput
 from .ui_check import check_shape
 
 INPUT_BORDER, OUTPUT_BORDER = -10, -20

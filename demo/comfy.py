@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..cli.run import last_words, run_on, server_for
+from ..graph.workflow import check_known_nodes
+from ..installation.client import ComfyClient, RunResult, file_references
+from ..installation.comfyui import HeadlessOptions
+from ..installation.errors import WorkflowFailed
 from ..models.tiny.var_pipeline import VarSettings
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 from ..shapes_world.captions import Prompt
-from .client import ComfyClient, RunResult, file_references
-from .comfyui import HeadlessOptions
-from .demo_backends import Settings
-from .demo_sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
-from .errors import WorkflowFailed
-from .run import last_words, run_on, server_for
-from .workflow import check_known_nodes
+from .backends import Settings
+from .sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
 
 # Outputs of both loaders after the model, which comes first; the extractor is the next-scale model's alone.
 CLIP, VAE, VERIFIER, HELD_OUT, EXTRACTOR = (["world", slot] for slot in range(1, 6))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..protocols import PROMPT, SearchError, State, Values
+from ..run.ledger import Ledger
 from .chunking import Chunker
 from .kernel import (
     Interpolant,
@@ -24,8 +26,6 @@ from .kernel import (
     transition,
     transition_variance,
 )
-from .ledger import Ledger
-from .protocols import PROMPT, SearchError, State, Values
 from .streams import Streams
 
 
@@ -100,7 +100,7 @@ class DiffusionProcess:
         shape: shape of one particle, e.g. ``(4, 16, 16)``.
         groups: output slots G.
         streams: source of all noise.
-        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.sde``.
+        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.processes.sde``.
         start: initial conditions.
         inpainting: known area, or None.
         chunker: how many particles fit a model call.

@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 
 CURVE_SIZE = (560, 300)
 TREE_SIZE = (1080, 300)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..samplers.trace import Trace
+from ..samplers.run.trace import Trace
 from ..shapes_world.captions import Prompt
 
 DIFFUSION, VAR = "diffusion", "var"

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .protocols import Process, Search, SearchError, SearchResult, State, Verifier
+from ..processes.streams import Streams
+from ..protocols import Process, Search, SearchError, SearchResult, State, Verifier
+from ..run.session import Session
+from ..run.trace import Lineage, StepRecord, Trace, particle_entries
 from .replay import NOT_REPLAYABLE, WINNER, check_same_run, replay_of
-from .session import Session
-from .streams import Streams
-from .trace import Lineage, StepRecord, Trace, particle_entries
 
 FROM_NOISE = (*NOT_REPLAYABLE, "random_search")
 """Methods that choose among starting noises, and so have nothing to do in the middle of a schedule."""

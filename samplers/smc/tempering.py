@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .protocols import SearchError
+from ..protocols import SearchError
 from .weights import effective_sample_size
 
 _LEAST_SPREAD = 1e-6

@@ -106,7 +106,7 @@ class Transition:
 
 
 class Noise(Protocol):
-    """A rule for the variance that a reverse move injects; see ``samplers.sde``. A number eta is the rule above."""
+    """A rule for the variance that a reverse move injects (``processes.sde``). A number eta is the rule above."""
 
     stochastic: bool
 

@@ -23,14 +23,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..protocols import Process, SearchError, SearchResult, State, Values, Verifier
+from ..run.session import Session
+from ..run.trace import StepRecord, particle_entries
+from ..values import ValueFunction, check_value, values_of
 from .population import Population
 from .potentials import POTENTIALS
-from .protocols import Process, SearchError, SearchResult, State, Values, Verifier
 from .resampling import SCHEMES
-from .session import Session
 from .tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
-from .trace import StepRecord, particle_entries
-from .values import ValueFunction, check_value, values_of
 from .weights import best_index, ess_threshold, gumbel_choice
 
 OUTPUTS = ("argmax_reward", "argmax_weight", "sample")

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .protocols import Interrupted, State
+from ..protocols import Interrupted, State
 
 SCHEMA_VERSION = 1
 log = logging.getLogger("testtime")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .processes.streams import Streams
 from .protocols import (
     PROMPT,
     Attempt,
@@ -24,8 +25,7 @@ from .protocols import (
     State,
     Verifier,
 )
-from .session import Session
-from .streams import Streams
+from .run.session import Session
 
 HISTORY = 32
 THREAD = "thread"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .protocols import BudgetSpent, Rewrite, SearchError
+from ..protocols import BudgetSpent, Rewrite, SearchError
 
 
 @dataclass

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kernel import as_float64_cpu
+from ..processes.kernel import as_float64_cpu
+from ..protocols import BudgetSpent, Interrupted, Process, Search, SearchError, SearchResult, State, Values, Verifier
+from ..smc.weights import best_index, clean_rewards
 from .ledger import Ledger
 from .members import MemberScores
-from .protocols import BudgetSpent, Interrupted, Process, Search, SearchError, SearchResult, State, Values, Verifier
 from .trace import Listener, StepRecord, Trace
-from .weights import best_index, clean_rewards
 
 log = logging.getLogger("testtime")
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from .trace import SCHEMA_VERSION, StepRecord, Trace
+from ... import __version__
+from ..run.trace import SCHEMA_VERSION, StepRecord, Trace
 
 FORMAT = "testtime-trace"
 ESSENTIALS_KEY = "testtime"

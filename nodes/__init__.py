@@ -38,7 +38,12 @@ MODULES = (
 
 
 def collect_nodes() -> list[type]:
-    """All node classes of the pack, in menu order. Modules that fail to import are logged by name and left out."""
+    """All node classes of the pack, in menu order, with drop-downs that are checked (see ``choices``).
+
+    Modules that fail to import are logged by name and left out.
+    """
+    from .choices import checked
+
     found = []
     for name in MODULES:
         try:
@@ -46,7 +51,7 @@ def collect_nodes() -> list[type]:
         except Exception as error:  # noqa: BLE001 - whatever a dependency raises, the other nodes must still load
             log.error("nodes of %s are missing: %s: %s", name, type(error).__name__, error)
             continue
-        found.extend(module.NODES)
+        found.extend(map(checked, module.NODES))
     return found
 
 

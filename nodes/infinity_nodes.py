@@ -13,6 +13,8 @@ from ..models.infinity.loading import CheckpointError
 from ..models.tiny.loading import load_into, missing_weights
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
+from .choices import open_ended
+from .folders import file_names, find_inside, folders_with
 from .host.infinity_host import as_infinity, infinity_vae, load_flan_t5, load_infinity, load_infinity_vae
 from .host.managed_verifier import managed
 from .host.shapes_world_host import load_clip
@@ -56,12 +58,8 @@ class Released:
 
     def choices(self) -> list[str]:
         """Files of the folder, and sub-folders of it that hold shards with an index."""
-        shards = sorted(
-            found.parent.name
-            for root in folder_paths.get_folder_paths(self.folder)
-            for found in Path(root).glob("*/*.index.json")
-        )
-        return [*folder_paths.get_filename_list(self.folder), *shards] or [NO_MODEL]
+        shards = sorted(set(folders_with("*.index.json", folder_paths.get_folder_paths(self.folder))))
+        return [*file_names(self.folder), *shards] or [NO_MODEL]
 
     def default(self, choices: list[str]) -> str:
         """The choice that looks like this file, else the first."""
@@ -70,10 +68,9 @@ class Released:
 
     def located(self, name: str, choice: str) -> Path:
         """Path of a choice. CheckpointError names the input, and what to download where it is not there."""
-        for root in folder_paths.get_folder_paths(self.folder):
-            path = Path(root) / choice
-            if choice != NO_MODEL and path.exists():
-                return path
+        path = None if choice == NO_MODEL else find_inside(folder_paths.get_folder_paths(self.folder), choice)
+        if path is not None:
+            return path
         folders = ", ".join(folder_paths.get_folder_paths(self.folder))
         # Of several folders (models/unet beside models/diffusion_models) the one that is called like the kind.
         known = [Path(path) for path in folder_paths.get_folder_paths(self.folder)]
@@ -109,7 +106,8 @@ class LoadInfinityNode(io.ComfyNode):
     def define_schema(cls):
         def combo(name: str, released: Released, tooltip: str) -> io.Combo.Input:
             choices = released.choices()
-            return io.Combo.Input(name, options=choices, default=released.default(choices), tooltip=tooltip)
+            default = released.default(choices)
+            return open_ended(io.Combo.Input(name, options=choices, default=default, tooltip=tooltip))
 
         return io.Schema(
             node_id="TestTimeLoadInfinity",

@@ -13,6 +13,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..verifiers.base import VerifierError
+from .choices import open_ended
+from .folders import file_names, find_inside, folders_with
 
 FOLDER = "verifiers"
 ALSO = "rewriters"  # where vision-language models may lie already
@@ -51,9 +53,12 @@ class Weights:
         """Where they lie in the Hugging Face cache, None where they do not (or are no repository)."""
         if self.repository.startswith("http"):
             return None
-        from huggingface_hub import try_to_load_from_cache
+        try:
+            from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repository, self.file or self.marker)
+            found = try_to_load_from_cache(self.repository, self.file or self.marker)
+        except (ImportError, OSError, ValueError):  # no hub, or a cache that may not be read: as if it were empty
+            return None
         if not isinstance(found, str):
             return None
         return Path(found) if self.file else Path(found).parent
@@ -82,19 +87,19 @@ def roots(*kinds: str) -> list[Path]:
 
 def folder_choices(*suited: Weights, kinds: Iterable[str] = ()) -> list[str]:
     """Models in folders of models/verifiers (those with a config.json), then those of ``suited`` in the cache."""
-    found = [path.parent.name for root in roots(*kinds) for path in sorted(root.glob("*/config.json"))]
-    return _choices(found, suited)
+    return _choices(folders_with("config.json", roots(*kinds)), suited)
 
 
 def vocabulary_choices(*suited: Weights) -> list[str]:
     """Folders of models/verifiers with a vocab.txt, then those of ``suited`` in the cache."""
-    return _choices([path.parent.name for root in roots() for path in sorted(root.glob("*/vocab.txt"))], suited)
+    return _choices(folders_with("vocab.txt", roots()), suited)
 
 
 def file_choices(*suited: Weights) -> list[str]:
     """Weights files that lie directly in models/verifiers, then those of ``suited`` in the cache."""
-    found = folder_paths.get_filename_list(FOLDER)
-    return _choices([name for name in found if Path(name).parent == Path() and name.endswith(FILES)], suited)
+    return _choices(
+        [name for name in file_names(FOLDER) if Path(name).parent == Path() and name.endswith(FILES)], suited
+    )
 
 
 def _choices(found: list[str], suited: Iterable[Weights]) -> list[str]:
@@ -107,9 +112,9 @@ def located(input_name: str, choice: str, weights: Weights, *others: Weights, ki
     for known in (weights, *others):
         if choice == HUB + known.repository and (path := known.cached()) is not None:
             return path
-    for root in roots(*kinds):
-        if choice != NO_MODEL and (root / choice).exists():
-            return root / choice
+    found = None if choice == NO_MODEL else find_inside(roots(*kinds), choice)
+    if found is not None:
+        return found
     raise VerifierError(f"{input_name} is {choice!r}: there is no such model here. {weights.remedy()}")
 
 
@@ -135,7 +140,7 @@ def preferred(choices: list[str], weights: Weights) -> str:
 
 def combo(input_name: str, choices: list[str], weights: Weights, tooltip: str) -> io.Combo.Input:
     """Drop-down of models, the one that is meant preselected."""
-    return io.Combo.Input(input_name, options=choices, default=preferred(choices, weights), tooltip=tooltip)
+    return open_ended(io.Combo.Input(input_name, options=choices, default=preferred(choices, weights), tooltip=tooltip))
 
 
 def precision_input() -> io.Combo.Input:

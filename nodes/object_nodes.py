@@ -11,6 +11,7 @@ from ..verifiers.detectors import load_detector
 from ..verifiers.geneval import Rules
 from ..verifiers.objects import MODES, ColourReader, ObjectsVerifier
 from ..verifiers.requirements import parse
+from .choices import open_ended
 from .host.managed_verifier import managed
 from .model_folders import (
     NO_MODEL,
@@ -47,12 +48,12 @@ class ObjectsNode(io.ComfyNode):
                     "detector", folder_choices(DETECTOR), DETECTOR,
                     "Folder of OWLv2, OWL-ViT, Grounding DINO, MM Grounding DINO or LLMDet in models/verifiers.",
                 ),
-                io.Combo.Input(
+                open_ended(io.Combo.Input(
                     "clip",
                     options=[NO_COLOURS, *clips],
                     default=preferred(clips, COLOURS) if clips else NO_COLOURS,
                     tooltip="CLIP that tells colours, a folder in models/verifiers. Needed for prompts with colours.",
-                ),
+                )),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),

@@ -14,7 +14,9 @@ from ..rewriters.shapes import ShapesRewriter
 from ..rewriters.template import SYSTEM, USER, Template
 from ..rewriters.vlm import DTYPES, QUANTISATIONS, SUGGESTION, check_folder, load_vlm
 from ..samplers.protocols import RewriteRequest, SearchError
+from .choices import open_ended
 from .endpoint_inputs import address_inputs, patience_inputs
+from .folders import find_inside, folders_with
 from .host.rewriting import ask, managed_rewriter
 from .types import CATEGORY, RewriterType
 
@@ -28,16 +30,15 @@ folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / "
 
 def model_choices() -> list[str]:
     """Model folders (with a config.json) of models/rewriters and models/LLM."""
-    roots = folder_paths.get_folder_paths(FOLDER)
-    return sorted({path.parent.name for root in roots for path in Path(root).glob("*/config.json")}) or [NO_MODEL]
+    return sorted(set(folders_with("config.json", folder_paths.get_folder_paths(FOLDER)))) or [NO_MODEL]
 
 
 def model_folder(choice: str) -> Path:
     """Folder of a choice; RewriterError with what to download where it is not there."""
     roots = [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
-    for root in roots:
-        if choice != NO_MODEL and (root / choice).is_dir():
-            return root / choice
+    found = None if choice == NO_MODEL else find_inside(roots, choice, Path.is_dir)
+    if found is not None:
+        return found
     name = SUGGESTION.split()[0]
     place = roots[0] / name.replace("/", "--")
     raise RewriterError(
@@ -142,10 +143,12 @@ class LocalRewriterNode(io.ComfyNode):
             "Qwen3-VL, Qwen2.5-VL, InternVL3 (-hf), SmolVLM2, Gemma 3, LLaVA-OneVision and others. It shares the GPU "
             "with the image model under ComfyUI's memory management.",
             inputs=[
-                io.Combo.Input(
-                    "model",
-                    options=model_choices(),
-                    tooltip=f"A model folder in models/rewriters or models/LLM. Suggested: {SUGGESTION}.",
+                open_ended(
+                    io.Combo.Input(
+                        "model",
+                        options=model_choices(),
+                        tooltip=f"A model folder in models/rewriters or models/LLM. Suggested: {SUGGESTION}.",
+                    )
                 ),
                 temperature_input(),
                 io.Combo.Input(

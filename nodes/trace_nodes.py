@@ -13,6 +13,8 @@ from ..samplers.after.origin import MAX_BRANCH, continued
 from ..samplers.after.trace_file import TraceFileError, read_trace_file
 from ..samplers.budget import method_of, rewrapped
 from ..samplers.protocols import SearchError
+from .choices import open_ended
+from .folders import Lister, find_inside, is_inside
 from .host.saved import thumbs_of, with_essentials, write_trace
 from .replay_node import particle_input
 from .report_nodes import finalists_of
@@ -21,8 +23,11 @@ from .types import CATEGORY, ScoresType, SearchType, TraceType
 NO_TRACE = "none found"
 SUFFIXES = (".json", ".png")
 LISTED = 500
-DEPTHS = ("*.json", "*/*.json", "*/*/*.json")  # output folders can be huge: no deeper
+DEPTH = 3  # output folders can be huge: no deeper
 ROOTS = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
+
+
+_listers = {folder: Lister((".json",), DEPTH, LISTED) for folder in ROOTS}
 
 
 def trace_choices() -> list[str]:
@@ -30,12 +35,11 @@ def trace_choices() -> list[str]:
 
     Only names are read here, so other JSON files are listed too; Load Trace says what is wrong with one.
     """
-    found: list[tuple[float, str]] = []
-    for folder, root in ROOTS.items():
-        base = Path(root())
-        for pattern in DEPTHS:
-            for path in base.glob(pattern):
-                found.append((path.stat().st_mtime, f"{path.relative_to(base).as_posix()} [{folder}]"))
+    found = [
+        (changed, f"{name} [{folder}]")
+        for folder, root in ROOTS.items()
+        for changed, name in _listers[folder].newest(root())
+    ]
     return [name for _, name in sorted(found, reverse=True)][:LISTED] or [NO_TRACE]
 
 
@@ -52,12 +56,13 @@ def trace_path(name: str) -> Path:
         if name.endswith(f" [{known}]"):
             stem, folder = name.removesuffix(f" [{known}]"), known
     base = Path(ROOTS[folder]()).resolve()
-    path = (base / stem).resolve()
-    if not path.is_relative_to(base):
+    # A link in the output folder may lead out of it only where the choice itself does not: nothing else is looked up.
+    path = (base / stem).resolve() if is_inside(stem) else None
+    if path is None or not path.is_relative_to(base):
         raise SearchError(f"file is {name!r}: it must lie in ComfyUI's {folder} folder")
     if path.suffix.lower() not in SUFFIXES:
         raise SearchError(f"file is {name!r}: a trace (.json), or an image with one in its metadata (.png), is needed")
-    if not path.is_file():
+    if find_inside([base], stem, Path.is_file) is None:
         raise SearchError(f"file is {name!r}: there is no such file in ComfyUI's {folder} folder")
     return path
 
@@ -128,10 +133,12 @@ class LoadTraceNode(io.ComfyNode):
             description="Reads the trace of an earlier search from ComfyUI's output or input folder, also from an "
             "image saved by Save Search. Replay Particle and Continue Search work from it.",
             inputs=[
-                io.Combo.Input(
-                    "file",
-                    options=trace_choices(),
-                    tooltip="A trace file, newest first. Through the API also an image: `name.png [output]`.",
+                open_ended(
+                    io.Combo.Input(
+                        "file",
+                        options=trace_choices(),
+                        tooltip="A trace file, newest first. Through the API also an image: `name.png [output]`.",
+                    )
                 )
             ],
             outputs=[
@@ -142,10 +149,11 @@ class LoadTraceNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file):
+    def validate_inputs(cls, file=None):
         """Naming the input makes the host accept names that are not in its list (images, files that came later)."""
         try:
-            trace_path(file)
+            if file is not None:
+                trace_path(file)
         except SearchError as error:
             return str(error)
         return True

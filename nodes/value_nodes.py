@@ -10,6 +10,8 @@ from comfy_api.latest import io
 
 from ..samplers.protocols import SearchError
 from ..values.learned import LearnedValue
+from .choices import open_ended
+from .folders import file_names, find_inside
 from .types import CATEGORY, ValueType
 
 FOLDER = "value_networks"
@@ -20,20 +22,19 @@ folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / F
 
 def choices() -> list[str]:
     """Value networks on this machine: safetensors files of models/value_networks."""
-    found = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors")]
+    found = [name for name in file_names(FOLDER) if name.endswith(".safetensors")]
     return found or [NO_FILE]
 
 
 def resolve(name: str) -> Path:
     """Path of an entry of ``choices``; raises SearchError with what to do where it is not there."""
-    for root in folder_paths.get_folder_paths(FOLDER):
-        path = Path(root) / name
-        if name != NO_FILE and path.is_file():
-            return path
+    path = None if name == NO_FILE else find_inside(folder_paths.get_folder_paths(FOLDER), name, Path.is_file)
+    if path is not None:
+        return path
     folder = Path(folder_paths.get_folder_paths(FOLDER)[0])
     raise SearchError(
-        f"value network {name!r} is not there: train one with `testtime train-value OUT` and put OUT/value.safetensors "
-        f"into {folder}"
+        f"file is {name!r}: there is no such value network; train one with `testtime train-value OUT` and put "
+        f"OUT/value.safetensors into {folder}"
     )
 
 
@@ -48,8 +49,12 @@ class LoadValueNetworkNode(io.ComfyNode):
             "With it SVDD and SMC choose without decoding and judging previews (SVDD-MC, Li et al. 2024). Made by "
             "`testtime train-value` for one model and one verifier.",
             inputs=[
-                io.Combo.Input(
-                    "file", options=choices(), tooltip="A file of models/value_networks, for the model that is sampled."
+                open_ended(
+                    io.Combo.Input(
+                        "file",
+                        options=choices(),
+                        tooltip="A file of models/value_networks, for the model that is sampled.",
+                    )
                 )
             ],
             outputs=[ValueType.Output(display_name="value")],
@@ -58,7 +63,8 @@ class LoadValueNetworkNode(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file=None):
         try:
-            resolve(file or NO_FILE)
+            if file is not None:
+                resolve(file)
         except SearchError as error:
             return str(error)
         return True

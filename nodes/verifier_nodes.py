@@ -18,7 +18,9 @@ from ..verifiers.base import VerifierError, check_images, check_prompts
 from ..verifiers.clip_score import MODES, load_clip_score_files, load_clip_score_folder
 from ..verifiers.ensemble import COMBINATIONS, RELATIVE, EnsembleVerifier, Voice
 from ..verifiers.registry import create
+from .choices import open_ended
 from .compat import is_oom, throw_if_interrupted
+from .folders import file_names, find_inside, folders_with
 from .host.managed_verifier import managed
 from .model_folders import FOLDER, HUB, NO_MODEL, Weights, precision_input
 from .types import CATEGORY, Scores, ScoresType, VerifierType
@@ -44,18 +46,26 @@ register_suffixes()
 
 def clip_choices() -> list[str]:
     """CLIP models on this machine: folders and files of models/verifiers, then image towers of models/clip_vision."""
-    found = []
-    for root in folder_paths.get_folder_paths(FOLDER):
-        found += sorted(f"{FOLDER}/{path.parent.name}" for path in Path(root).glob("*/config.json"))
-    found += [f"{FOLDER}/{name}" for name in folder_paths.get_filename_list(FOLDER) if Path(name).parent == Path()]
-    found += [f"clip_vision/{name}" for name in folder_paths.get_filename_list("clip_vision")]
+    roots = folder_paths.get_folder_paths(FOLDER)
+    found = [f"{FOLDER}/{name}" for name in folders_with("config.json", roots)]
+    found += [f"{FOLDER}/{name}" for name in file_names(FOLDER) if Path(name).parent == Path()]
+    found += [f"clip_vision/{name}" for name in file_names("clip_vision")]
     found += [HUB + CLIP_REPOSITORY] * (CLIP_WEIGHTS.cached() is not None)
     return found or [NO_MODEL]
 
 
 def text_tower_choices() -> list[str]:
     """Text towers: files of models/text_encoders."""
-    return [NO_TEXT_TOWER, *folder_paths.get_filename_list("text_encoders")]
+    return [NO_TEXT_TOWER, *file_names("text_encoders")]
+
+
+def text_tower_file(choice: str) -> Path:
+    """Path of an entry of ``text_tower_choices``; raises VerifierError where it is not there."""
+    roots = folder_paths.get_folder_paths("text_encoders")
+    path = find_inside(roots, choice, Path.is_file)
+    if path is None:
+        raise VerifierError(f"text_tower is {choice!r}: there is no such file in {', '.join(roots)}")
+    return path
 
 
 def how_to_get_clip() -> str:
@@ -76,11 +86,10 @@ def resolve(choice: str) -> Path:
     cached = CLIP_WEIGHTS.cached() if choice == HUB + CLIP_REPOSITORY else None
     if cached is not None:
         return cached
-    if choice != NO_MODEL and name and kind in (FOLDER, "clip_vision"):
-        for root in folder_paths.get_folder_paths(kind):
-            path = Path(root) / name
-            if path.exists():
-                return path
+    if choice != NO_MODEL and kind in (FOLDER, "clip_vision"):
+        path = find_inside(folder_paths.get_folder_paths(kind), name)
+        if path is not None:
+            return path
     raise VerifierError(f"clip is {choice!r}: there is no such model here. {how_to_get_clip()}")
 
 
@@ -132,10 +141,12 @@ class CLIPScoreNode(io.ComfyNode):
             category=VERIFIER_CATEGORY,
             description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable: fit for DAS.",
             inputs=[
-                io.Combo.Input(
-                    "clip",
-                    options=clip_choices(),
-                    tooltip="CLIP: a folder or file in models/verifiers, or an image tower (models/clip_vision).",
+                open_ended(
+                    io.Combo.Input(
+                        "clip",
+                        options=clip_choices(),
+                        tooltip="CLIP: a folder or file in models/verifiers, or an image tower (models/clip_vision).",
+                    )
                 ),
                 io.Combo.Input(
                     "text_tower",
@@ -177,7 +188,7 @@ class CLIPScoreNode(io.ComfyNode):
             else:
                 files = [path]
                 if text_tower != NO_TEXT_TOWER:
-                    files.append(Path(folder_paths.get_full_path_or_raise("text_encoders", text_tower)))
+                    files.append(text_tower_file(text_tower))
                 verifier = load_clip_score_files(files, clip_tokenizer(), mode=mode)
             return io.NodeOutput(managed(verifier, precision))
 

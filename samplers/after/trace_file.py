@@ -11,6 +11,8 @@ import base64
 import binascii
 import json
 import math
+import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +20,15 @@ from typing import Any
 
 from ... import __version__
 from ..run.trace import SCHEMA_VERSION, StepRecord, Trace
+from .trace_check import TraceFileError, check_meta, check_schema, check_trace, check_winner, is_int, parsed
 
 FORMAT = "testtime-trace"
 ESSENTIALS_KEY = "testtime"
 """Name of the text chunk of a PNG that holds the essentials."""
 KEPT_SETTINGS = ("method", "prompts", "verifier", "eta", "sigmas", "cfg", "stream_ids", "status", "continued")
 KEPT_COSTS = ("nfe", "decodes", "verifier_images", "rewriter_calls", "total_seconds")
-_NUMBER = (int, float)
-
-
-class TraceFileError(ValueError):
-    """A file that is no trace, damaged, or too new. The message says which, and what would be right."""
+LARGEST_FILE = 512 << 20
+"""Bytes of a trace file that are read."""
 
 
 @dataclass(frozen=True)
@@ -63,40 +63,26 @@ def from_text(text: str) -> TraceFile:
     """
     if not text.strip():
         raise TraceFileError("the trace file is empty")
-    try:
-        body = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.lstrip().startswith("{") and not text.rstrip().endswith("}"):
-            raise TraceFileError(
-                f"the trace file ends in the middle, after {len(text)} characters: it was not written or copied to "
-                f"its end"
-            ) from error
-        raise TraceFileError(f"not a trace: the text is not JSON ({error})") from error
-    except RecursionError as error:
-        raise TraceFileError("not a trace: the JSON is nested too deeply") from error
-    if not isinstance(body, dict) or not isinstance(body.get("records"), list):
-        raise TraceFileError("not a trace: the JSON has no list of records")
-    _check_schema(body)
-    known: set[int] = set()
-    for number, record in enumerate(body["records"]):
-        _check_record(number, record, known)
-    if not isinstance(body.get("meta", {}), dict):
-        raise TraceFileError("the trace file is damaged: meta is not an object")
-    try:
-        trace = Trace.from_json(text)
-    except (TypeError, ValueError, KeyError) as error:
-        raise TraceFileError(f"the trace file is damaged: {error}") from error
-    return TraceFile(trace, _thumbs(body.get("thumbs")), str(body.get("version", "")))
+    body = parsed(text, "the trace file")
+    check_trace(body)
+    trace = Trace(seed=body.get("seed", 0))
+    trace.meta = body.get("meta", {})
+    trace.records = [StepRecord(**record) for record in body["records"]]
+    trace._next_id = 1 + max((entry["id"] for record in trace.records for entry in record.particles), default=-1)
+    return TraceFile(trace, _thumbs(body.get("thumbs")), _version(body))
 
 
 def read_trace_file(path: Path | str) -> TraceFile:
     """Read a trace from a JSON file, or from the metadata of a PNG that this pack saved.
 
     Raises:
-        TraceFileError: as ``from_text``, or an image without the pack's metadata.
-        OSError: no such file.
+        TraceFileError: as ``from_text``, a file above ``LARGEST_FILE``, or an image without the pack's metadata.
+        OSError: no such file, or one that may not be read.
     """
     path = Path(path)
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise TraceFileError(f"{path.name} has {size >> 20} MB: a trace has at most {LARGEST_FILE >> 20}")
     if path.suffix.lower() == ".png":
         return _from_png(path)
     try:
@@ -141,14 +127,17 @@ def from_essentials(body: Any) -> TraceFile:
     """
     if not isinstance(body, dict) or not isinstance(body.get("winners"), list):
         raise TraceFileError("not a trace: the image's metadata has no winners")
-    _check_schema(body)
-    trace = Trace(seed=int(body.get("seed", 0)))
+    check_schema(body)
+    if not is_int(body.get("seed", 0)):
+        raise TraceFileError("the image's metadata is damaged: seed is not a whole number")
+    trace = Trace(seed=body.get("seed", 0))
     trace.meta = {name: body[name] for name in KEPT_SETTINGS if name in body}
     trace.meta["ledger"] = body.get("cost", {})
-    try:
-        paths = [_path(winner) for winner in body["winners"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise TraceFileError(f"the image's metadata is damaged: {type(error).__name__}: {error}") from error
+    check_meta(trace.meta, "the image's metadata")
+    known: set[int] = set()
+    for number, winner in enumerate(body["winners"]):
+        check_winner(number, winner, known)
+    paths = [_path(winner) for winner in body["winners"]]
     steps = max((len(path) for path in paths), default=1) - 1
     taken = -sum(map(len, paths))
     for step in range(steps + 1):
@@ -162,19 +151,17 @@ def from_essentials(body: Any) -> TraceFile:
                 path[step]["parent"] = path[step - 1]["id"]
         trace.records.append(StepRecord(step, steps, 0.0, found, phase="final" if step == steps else "search"))
     trace._next_id = 1 + max((path[-1]["id"] for path in paths), default=-1)
-    return TraceFile(trace, {}, str(body.get("version", "")))
+    return TraceFile(trace, {}, _version(body))
 
 
 def _path(winner: dict[str, Any]) -> list[dict[str, Any]]:
-    """Entries of a winner's way, from noise to image."""
-    slots, scales = [int(slot) for slot in winner["slots"]], [0.0, *map(float, winner["gradient_scales"])]
-    if len(slots) != len(scales):
-        raise ValueError(f"{len(slots)} slots and {len(scales) - 1} moves")
-    blank = {"parent": None, "group": int(winner["image"]), "score": None, "log_weight": None, "selected": True}
+    """Entries of a checked winner's way, from noise to image."""
+    slots, scales = winner["slots"], [0.0, *winner["gradient_scales"]]
+    blank = {"parent": None, "group": winner["image"], "score": None, "log_weight": None, "selected": True}
     entries = [{**blank, "slot": slot, "gradient_scale": scale} for slot, scale in zip(slots, scales, strict=True)]
     for entry, prompt in zip(entries, winner.get("prompts") or (), strict=False):
-        entry["prompt"] = None if prompt is None else str(prompt)
-    entries[-1].update(id=int(winner["particle"]), score=winner.get("score"))
+        entry["prompt"] = prompt
+    entries[-1].update(id=winner["particle"], score=winner.get("score"))
     return entries
 
 
@@ -194,68 +181,26 @@ def _winners(trace: Trace) -> list[dict[str, Any]]:
 
 
 def _from_png(path: Path) -> TraceFile:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            text = image.info.get(ESSENTIALS_KEY)
-    except UnidentifiedImageError as error:
+        # Only the header and the texts are read, never the pixels. Pillow itself bounds the texts.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                text = image.info.get(ESSENTIALS_KEY)
+    except Image.DecompressionBombError as error:
+        raise TraceFileError(f"{path.name} claims to be larger than any image of a search: {error}") from error
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the file system, not of the image
+            raise
         raise TraceFileError(f"{path.name} is not an image that can be read") from error
     if not isinstance(text, str):
         raise TraceFileError(
             f"{path.name} says nothing about a search: it was not saved by Save Search or Search Report, or its "
             f"metadata was removed"
         )
-    try:
-        return from_essentials(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise TraceFileError(f"the metadata of {path.name} is damaged: {error}") from error
-
-
-def _check_schema(body: dict[str, Any]) -> None:
-    schema = body.get("schema")
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise TraceFileError(f"not a trace: its schema is {schema!r}, a number from 1 on is needed")
-    if schema > SCHEMA_VERSION:
-        writer = f" by version {body['version']}" if body.get("version") else ""
-        raise TraceFileError(
-            f"the trace has schema {schema}, written{writer}, and this version ({__version__}) reads up to "
-            f"{SCHEMA_VERSION}: update the pack"
-        )
-
-
-def _check_record(number: int, record: Any, known: set[int]) -> None:
-    """Raise TraceFileError unless a record has what every reader relies on, in the right types.
-
-    ``known``: ids of the particles so far; those of this record are added.
-    """
-
-    def wrong(what: str) -> TraceFileError:
-        return TraceFileError(f"the trace file is damaged: record {number} {what}")
-
-    if not isinstance(record, dict) or not isinstance(record.get("particles"), list):
-        raise wrong("has no list of particles")
-    for name, kinds in (("step", int), ("steps", int), ("sigma", _NUMBER), ("nfe", int), ("seconds", _NUMBER)):
-        if not isinstance(record.get(name, 0), kinds):
-            raise wrong(f"has {name} {record[name]!r}")
-    for entry in record["particles"]:
-        if not isinstance(entry, dict):
-            raise wrong("has a particle that is not an object")
-        for name in ("id", "group", "slot"):
-            if not isinstance(entry.get(name), int):
-                raise wrong(f"has a particle with {name} {entry.get(name)!r}")
-        if not isinstance(entry.get("parent", ""), int | None):
-            raise wrong(f"has a particle with parent {entry.get('parent', 'missing')!r}")
-        for name in ("score", "log_weight", "gradient_scale", "held_out"):
-            if not isinstance(entry.get(name), (*_NUMBER, type(None))):
-                raise wrong(f"has a particle with {name} {entry[name]!r}")
-        parent = entry["parent"]
-        if parent is not None and not (parent in known and parent < entry["id"]):  # so that no chain is a ring
-            raise wrong(f"has particle {entry['id']} with parent {parent}, which is not an earlier particle")
-        missing = {"score", "log_weight", "gradient_scale", "selected"} - set(entry)
-        if missing:
-            raise wrong(f"has particle {entry['id']} without {', '.join(sorted(missing))}")
-    known.update(entry["id"] for entry in record["particles"])
+    return from_essentials(parsed(text, f"the metadata of {path.name}"))
 
 
 def _thumbs(found: Any) -> dict[int, str]:
@@ -268,6 +213,11 @@ def _thumbs(found: Any) -> dict[int, str]:
         except (binascii.Error, TypeError, ValueError):
             continue
     return good
+
+
+def _version(body: dict[str, Any]) -> str:
+    version = body.get("version", "")
+    return version[:40] if isinstance(version, str) else ""
 
 
 def _finite(value: Any) -> Any:

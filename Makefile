@@ -21,7 +21,7 @@ demo: env
 
 test: export OMP_NUM_THREADS := 1
 test: env
-	@$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(VENV_PYTHON) tools/run_tests.py -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: env
 	@$(VENV_PYTHON) -m ruff check .

@@ -50,22 +50,38 @@ def read_version(root: Path) -> str:
     return match.group(1) if match else ""
 
 
+def configured_paths() -> list[Path]:
+    """The folders that COMFYUI_PATH names: one, or several separated as those of PATH are. Empty when it is not set.
+
+    A single folder may have the separator in its name.
+    """
+    value = os.environ.get("COMFYUI_PATH", "")
+    if value and is_comfyui(Path(value).expanduser()):
+        return [Path(value).expanduser()]
+    return [Path(entry).expanduser() for entry in value.split(os.pathsep) if entry]
+
+
+def default_folder() -> Path:
+    """Where comfy-cli installs ComfyUI unless it is told otherwise."""
+    home = Path.home() / "Documents" if sys.platform in ("win32", "darwin") else Path.home()
+    return home / "comfy" / "ComfyUI"
+
+
 def candidates() -> list[tuple[str, Path]]:
     """Where a ComfyUI may be, best first: COMFYUI_PATH, the install around this pack, comfy-cli's default folder.
 
-    When COMFYUI_PATH is set, nothing else is tried: a wrong path must not silently pick another installation.
+    When COMFYUI_PATH is set, nothing but its first folder is tried: a wrong path must not silently pick another
+    installation. The other folders are for the tests, see ``find_hosts``.
     """
-    configured = os.environ.get("COMFYUI_PATH")
+    configured = configured_paths()
     if configured:
-        return [("COMFYUI_PATH", Path(configured).expanduser())]
+        return [("COMFYUI_PATH", configured[0])]
     found = []
     lexical_root = Path(os.path.abspath(__file__)).parents[1]
     for root in dict.fromkeys((PACK_ROOT, lexical_root)):
         if root.parent.name == "custom_nodes":
             found.append(("the installation around this pack", root.parent.parent))
-    documents = sys.platform in ("win32", "darwin")
-    default = Path.home() / "Documents" / "comfy" / "ComfyUI" if documents else Path.home() / "comfy" / "ComfyUI"
-    found.append(("comfy-cli's default folder", default))
+    found.append(("comfy-cli's default folder", default_folder()))
     return found
 
 
@@ -75,6 +91,27 @@ def find_comfyui() -> Installation | None:
         if is_comfyui(folder):
             return Installation(folder.resolve(), found_by, read_version(folder))
     return None
+
+
+def find_hosts() -> list[Installation]:
+    """Every ComfyUI that host tests run in, each folder once; the first is ``find_comfyui``'s.
+
+    COMFYUI_PATH names all of them. Without it: the candidates, then the folders beside comfy-cli's default one whose
+    names begin with ``ComfyUI-`` (``ComfyUI-new``, ``ComfyUI-0.33``), by name. What is no checkout is left out.
+    """
+    configured = configured_paths()
+    if configured:
+        places = [("COMFYUI_PATH", folder) for folder in configured]
+    else:
+        default = default_folder()
+        beside = sorted(default.parent.glob(default.name + "-*"))
+        places = [*candidates(), *(("beside comfy-cli's default folder", folder) for folder in beside)]
+    found: dict[Path, Installation] = {}
+    for found_by, folder in places:
+        if is_comfyui(folder):
+            root = folder.resolve()
+            found.setdefault(root, Installation(root, found_by, read_version(folder)))
+    return list(found.values())
 
 
 def explain_missing() -> str:
@@ -88,6 +125,11 @@ def find_python(root: Path) -> Path:
     configured = os.environ.get("COMFYUI_PYTHON")
     if configured:
         return Path(configured).expanduser()
+    return own_python(root) or Path(sys.executable)
+
+
+def own_python(root: Path) -> Path | None:
+    """The interpreter of the environment that lies in or beside a ComfyUI's folder, None when there is none."""
     for relative in (
         ".venv/bin/python",
         "venv/bin/python",
@@ -97,4 +139,4 @@ def find_python(root: Path) -> Path:
     ):
         if (root / relative).exists():
             return root / relative
-    return Path(sys.executable)
+    return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from testtime.installation.locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 HOST_FOLDER = Path(__file__).parent / "host"
+UNIT_FOLDER = Path(__file__).parent / "unit"
 
 
 def host_skip_reason() -> str | None:
@@ -29,6 +32,15 @@ def is_host_item(item: pytest.Item) -> bool:
     return HOST_FOLDER in item.path.parents or item.get_closest_marker("host") is not None
 
 
+def only_host_tests() -> bool:
+    """Whether the host tests run once more, inside a further ComfyUI (``tools/run_tests.py``)."""
+    return bool(os.environ.get("TESTTIME_ONLY_HOST_TESTS"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if only_host_tests() and UNIT_FOLDER in collection_path.parents else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reason = host_skip_reason()
     for item in items:
@@ -36,12 +48,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.host)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+    if only_host_tests():  # files that the command line names are collected all the same
+        others = [item for item in items if not is_host_item(item)]
+        items[:] = [item for item in items if is_host_item(item)]
+        config.hook.pytest_deselected(items=others)
 
 
 def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for outcome in ("passed", "failed", "skipped", "error"):
+    for outcome in ("passed", "failed", "xfailed", "xpassed", "skipped", "error"):
         for report in terminalreporter.stats.get(outcome, []):
             if "host" not in getattr(report, "keywords", {}):
                 continue
@@ -50,13 +66,18 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
                 reasons[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
     if not counts:
         return
-    ran = counts["passed"] + counts["failed"] + counts["error"]
+    ran = counts.total() - counts["skipped"]
+    words = {"failed": "failed", "error": "broke off", "xfailed": "failed as known", "skipped": "skipped"}
+    numbers = ", ".join([f"{ran} ran", *(f"{counts[key]} {word}" for key, word in words.items() if counts[key])])
     comfyui = find_comfyui()
     where = f" against ComfyUI {comfyui.version} in {comfyui.root} ({comfyui.found_by})" if ran and comfyui else ""
     terminalreporter.section("host tests (inside a real ComfyUI)")
-    terminalreporter.write_line(f"{ran} ran{where}, {counts['skipped']} skipped.")
+    terminalreporter.write_line(f"{numbers}{where}.")
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"  {count} skipped: {reason}")
+    if os.environ.get("TESTTIME_HOST_SUMMARY"):
+        told = numbers + (f": {reasons.most_common(1)[0][0]}" if reasons and not ran else "")
+        Path(os.environ["TESTTIME_HOST_SUMMARY"]).write_text(json.dumps(told), encoding="utf-8")
 
 
 def load_tool(name: str):

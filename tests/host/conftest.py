@@ -115,6 +115,14 @@ FLUX_CONFIG = {
 }
 
 
+def flux_config() -> dict:
+    """``FLUX_CONFIG`` with what newer hosts ask for besides, as their checkpoint loaders set it for Flux.1."""
+    from comfy.ldm.flux.model import FluxParams
+
+    newer = {"txt_ids_dims": []}
+    return {**FLUX_CONFIG, **{key: value for key, value in newer.items() if key in FluxParams.__annotations__}}
+
+
 def build_model(kind: str, seed: int = 0):
     """A MODEL (ModelPatcher) of a tiny random network: "eps", "v", "inpaint" (SD1.5 UNet), "sd3" or "flux"."""
     import comfy.model_base as model_base
@@ -124,7 +132,7 @@ def build_model(kind: str, seed: int = 0):
         config = supported.SD15({**SD15_CONFIG, "in_channels": 9 if kind == "inpaint" else 4})
         config.unet_config["num_heads"] = 4
     else:
-        config = supported.SD3(SD3_CONFIG) if kind == "sd3" else supported.Flux(FLUX_CONFIG)
+        config = supported.SD3(SD3_CONFIG) if kind == "sd3" else supported.Flux(flux_config())
     config.set_inference_dtype(torch.float32, None)
     if kind == "v":
         model = model_base.BaseModel(config, model_base.ModelType.V_PREDICTION)

@@ -14,7 +14,8 @@ def workflow(verifier: dict, **das) -> dict:
     """Shapes World, DAS and Search KSampler in API format, judged by node "judge"."""
     method = {
         "particles": 2, "alpha": 0.25, "alpha_mode": "relative", "guidance": 1.0, "gradient_through": "decoder",
-        "tempering": "fixed", "ess_threshold": 0.5, "start": 0.0, "end": 0.9, "every": 1, "resampling": "ssp", **das,
+        "tempering": "exponential", "ess_threshold": 0.5, "start": 0.0, "end": 0.9, "every": 1,
+        "resampling": "ssp", **das,
     }  # fmt: skip
     sampler = {
         "model": ["world", 0], "seed": 0, "steps": 2, "cfg": 2.5, "scheduler": "normal", "positive": ["text", 0],

@@ -15,6 +15,7 @@ from PIL import Image
 
 from testtime.cli.main import main
 from testtime.graph.convert import to_api
+from testtime.installation.locate import MINIMUM_VERSION, parse_version
 
 from ..browser import Browser, find_chromium
 
@@ -58,6 +59,9 @@ def test_both_formats_mean_the_same(name, object_info):
 
 
 def test_files_are_what_the_tool_writes(comfy_server):
+    """On the oldest host, whose node definitions they are written from; newer ones name and equip stock nodes anew."""
+    if parse_version(comfy_server.installation.version) != MINIMUM_VERSION:
+        pytest.skip(f"the files are written with ComfyUI {'.'.join(map(str, MINIMUM_VERSION))}")
     command = [sys.executable, str(ROOT / "tools" / "build_workflows.py"), "--check", "--server", comfy_server.url]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert checked.returncode == 0, checked.stderr

@@ -5,17 +5,26 @@ Features are detected, not derived from version numbers; the version is only use
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_management as management
+import comfy.sample
 import torch
+from torch import Tensor
 
 from ..installation.locate import MINIMUM_VERSION, parse_version
 
 log = logging.getLogger("testtime")
 
+# An Exception on older hosts, a BaseException on newer ones, where every layer of a network may raise it.
 InterruptProcessing = management.InterruptProcessingException
+# How many pixels and frames a cell of an empty latent stands for, as the nodes of newer hosts note it in the LATENT.
+EMPTY_SCALE = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 def host_version() -> str:
@@ -64,3 +73,32 @@ def total_memory(device: torch.device) -> float:
     """Bytes of ``device`` altogether."""
     total = management.get_total_memory(device)
     return float(total) if total else math.inf
+
+
+def fitting_latent(model: Any, latent: Mapping[str, Any]) -> Tensor:
+    """The samples of a LATENT as KSampler begins with them, for a MODEL.
+
+    An empty latent (all zeros) gets the model's channels and, on hosts whose empty latents tell their scale, its size:
+    64 x 64 cells of 8 pixels become 32 x 32 for a model whose cells are 16 pixels wide. Others stay as they are.
+    """
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    scale = {key: latent[key] for key in EMPTY_SCALE if key in known and key in latent}
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **scale)
+
+
+@contextmanager
+def differentiable_kernels() -> Iterator[None]:
+    """Operations that have a backward pass, while the context lasts; the switch is put back whatever happens.
+
+    Newer hosts compute rotary embeddings and normalisations in fused kernels that autograd cannot go through, and plain
+    operations while they train. Older hosts only have the plain ones.
+    """
+    before = getattr(management, "in_training", None)
+    if before is None:
+        yield
+        return
+    management.in_training = True
+    try:
+        yield
+    finally:
+        management.in_training = before

@@ -7,7 +7,8 @@ import comfy.model_sampling as sampling
 from ...samplers.processes.kernel import VE, Flow, Interpolant
 from ...samplers.protocols import SearchError
 
-# Sampling families whose states our one kernel does not describe: refused rather than guessed.
+# Beginnings of the names of sampling families whose states our one kernel does not describe: refused, not guessed.
+# Newer hosts have bridges of several kinds, IMG_TO_IMG_FLOW among them, which is a subclass of the flows'.
 _REFUSED = {
     "IMG_TO_IMG": "image-to-image bridge",
     "StableCascadeSampling": "Stable Cascade",
@@ -23,10 +24,13 @@ def interpolant_for(model_sampling) -> Interpolant:
     Raises:
         SearchError: for families that are none of these.
     """
-    names = {cls.__name__ for cls in type(model_sampling).__mro__}
-    for name, family in _REFUSED.items():
-        if name in names:
-            raise SearchError(f"the model samples as {name} ({family}), which searches cannot steer: use another model")
+    names = [cls.__name__ for cls in type(model_sampling).__mro__]
+    for beginning, family in _REFUSED.items():
+        for name in names:
+            if name.startswith(beginning):
+                raise SearchError(
+                    f"the model samples as {name} ({family}), which searches cannot steer: use another model"
+                )
     if isinstance(model_sampling, sampling.CONST):
         return Flow()
     if isinstance(model_sampling, sampling.EPS):  # V_PREDICTION, EDM and X0 derive from it

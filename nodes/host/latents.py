@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...samplers.protocols import SearchError
+from ..compat import EMPTY_SCALE
 from .process import check_latent
 
 Latent = dict[str, Any]
@@ -51,7 +52,7 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
 
 
 def with_samples(latent: Latent, samples: Tensor, rows: Sequence[int] | None = None) -> Latent:
-    """A copy of ``latent`` with new samples.
+    """A copy of ``latent`` with new samples, and without what only an empty latent says (the scale of its cells).
 
     Args:
         latent: what the search started from, G images.
@@ -59,6 +60,8 @@ def with_samples(latent: Latent, samples: Tensor, rows: Sequence[int] | None = N
         rows: for each new sample the image it came from (n numbers below G); None: the same images in the same order.
     """
     out = {**latent, "samples": samples}
+    for key in EMPTY_SCALE:
+        out.pop(key, None)
     if rows is None:
         return out
     mask = latent.get("noise_mask")

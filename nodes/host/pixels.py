@@ -37,9 +37,16 @@ class HostDecode:
             raise SearchError("vae is missing: connect one, a verifier judges decoded images")
         if torch.is_grad_enabled() and x0.requires_grad:
             return self._differentiable(x0)
-        latents = self.model.process_latent_out(x0.float())
+        latents = self._as_vae_takes(self.model.process_latent_out(x0.float()))
         self.residency.leave()
         return one_frame(self.vae.decode(latents))
+
+    def _as_vae_takes(self, latents: Tensor) -> Tensor:
+        """Latents without their time axis, for a VAE of images under a model that keeps one (``[n, C, 1, h, w]``).
+
+        As ``VAE.decode`` of newer hosts does; older ones cannot decode these.
+        """
+        return latents[:, :, 0] if latents.dim() == 5 and getattr(self.vae, "latent_dim", 3) == 2 else latents
 
     def _differentiable(self, x0: Tensor) -> Tensor:
         """Decode with a graph: ``VAE.decode`` clamps and writes into a buffer, so its parts are used instead.
@@ -47,7 +54,7 @@ class HostDecode:
         The VAE is loaded by the gradient context. Pixels may leave 0..1; the process clamps straight-through.
         """
         vae = self.vae
-        latents = self.model.process_latent_out(x0)
+        latents = self._as_vae_takes(self.model.process_latent_out(x0))
         raw = vae.first_stage_model.decode(latents.to(device=vae.device, dtype=vae.vae_dtype)).float()
         slope, offset = output_map(vae)
         return one_frame((raw * slope + offset).movedim(1, -1))

@@ -13,16 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..graph.convert import UPLOADS, packs_named_in, to_api
-from ..graph.workflow import (
-    apply_assignments,
-    check_known_nodes,
-    check_links,
-    input_specs,
-    is_ui_format,
-    read_workflow,
-    title_of,
-)
+from ..graph.check import check_known_nodes, check_links, check_values
+from ..graph.convert import Origin, origins_in, to_api
+from ..graph.dynamic_prompts import drawn_by
+from ..graph.widgets import UPLOADS
+from ..graph.workflow import apply_assignments, input_specs, is_ui_format, read_workflow, title_of
 from ..installation.client import ComfyClient, Listener, RunResult, file_references, text_lines
 from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from ..installation.errors import BadInput, WorkflowFailed
@@ -47,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder for the outputs (default: out/NAME-OF-WORKFLOW)")
     parser.add_argument(
         "--timeout", type=seconds, default=None, metavar="SECONDS", help="interrupt the run after this long"
+    )
+    parser.add_argument(
+        "--prompt-seed", type=int, default=0, metavar="N", help="draws the choices of prompts such as {red|blue} (0)"
     )
     parser.add_argument("--only-this-pack", action="store_true", help="start ComfyUI without other custom nodes")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -147,19 +145,25 @@ async def run_on(client: ComfyClient, workflow: dict, out: Path, *, quiet=False,
     return listener.result
 
 
-async def prepare(client: ComfyClient, workflow: dict, assignments: Sequence[str]) -> tuple[dict, dict | None]:
-    """(API-format workflow ready to queue, extra PNG info): converted, checked, with assignments and uploads done."""
+async def prepare(
+    client: ComfyClient, workflow: dict, assignments: Sequence[str], prompt_seed: int = 0
+) -> tuple[dict, dict | None]:
+    """(API-format workflow ready to queue, extra PNG info): converted, checked, with assignments and uploads done.
+
+    ``prompt_seed`` draws the choices of dynamic prompts, which only UI-format files have.
+    """
     object_info = await client.object_info()
-    packs: dict[str, str] = {}
+    origins: dict[str, Origin] = {}
     extra = None
     if is_ui_format(workflow):
-        packs = packs_named_in(workflow)
+        origins = origins_in(workflow)
         # The file as it is goes into the images, so that dropping one on ComfyUI opens it; not when values differ.
         extra = None if assignments else {"workflow": workflow}
-        workflow = to_api(workflow, object_info)
-    check_known_nodes(workflow, object_info, packs)
+        workflow = to_api(workflow, object_info, drawn_by(prompt_seed))
+    check_known_nodes(workflow, object_info, origins, client.version)
     check_links(workflow, object_info)
     workflow = apply_assignments(workflow, assignments, object_info)
+    check_values(workflow, object_info)
     for node in workflow.values():
         for name, spec in input_specs(object_info[node["class_type"]]).items():
             value = node["inputs"].get(name)
@@ -193,7 +197,7 @@ async def run_file(options: argparse.Namespace, workflow: dict, url: str, server
     """Everything between a reachable server and the fetched outputs."""
     out = out_of(options)
     async with ComfyClient(url, last_words(server)) as client:
-        ready, extra = await prepare(client, workflow, options.assignments)
+        ready, extra = await prepare(client, workflow, options.assignments, options.prompt_seed)
         work = run_on(client, ready, out, quiet=options.quiet, extra_pnginfo=extra)
         try:
             return await asyncio.wait_for(work, options.timeout)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..cli.run import last_words, run_on, server_for
-from ..graph.workflow import check_known_nodes
+from ..graph.check import check_known_nodes
 from ..installation.client import ComfyClient, RunResult, file_references
 from ..installation.comfyui import HeadlessOptions
 from ..installation.errors import WorkflowFailed

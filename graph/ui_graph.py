@@ -7,12 +7,17 @@ inner nodes of instance 7 are called ``7:ID``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..installation.errors import BadInput
+from .promoted import Promoted, promoted_values
 from .ui_check import check_shape
 
+MOST_NODES = 20_000
+"""Nodes of a workflow with all its sub-graphs, which may double on every level."""
 INPUT_BORDER, OUTPUT_BORDER = -10, -20
 
 
@@ -56,7 +61,7 @@ class Graph:
     def outer_link(self, slot: int) -> Any:
         """Inside a sub-graph: the id of the link (in the parent) that feeds border input ``slot``, or None."""
         borders = self.definition.get("inputs") or []
-        if slot >= len(borders):
+        if not 0 <= slot < len(borders):
             label = self.definition.get("name")
             raise BadInput(
                 f"The workflow is damaged: the sub-graph {label} has no input {slot}. Save it again in ComfyUI."
@@ -66,18 +71,38 @@ class Graph:
 
     def outer_value(self, slot: int) -> tuple[Any] | None:
         """Inside a sub-graph: (value,) of the widget that stands in for border input ``slot``, or None."""
-        values = self.instance.get("widgets_values")
-        promoted = [k for k in range(len(self.definition.get("inputs") or [])) if self._feeds_widget(k)]
-        if not isinstance(values, list) or slot not in promoted or promoted.index(slot) >= len(values):
-            return None
-        return (values[promoted.index(slot)],)
+        # The instance may itself be inside of one that holds another value for it.
+        borders = self.definition.get("inputs") or []
+        names = [borders[slot]["name"]] if slot < len(borders) else []
+        names += [entry["widget"]["name"] for _, entry in self.behind_input(slot) if entry.get("widget")]
+        return self.parent.held_outside(self.instance, *names) or self.promoted.of_input.get(slot)
 
-    def _feeds_widget(self, slot: int) -> bool:
+    def held_outside(self, node: dict, *widgets: str) -> tuple[Any] | None:
+        """(value,) that the instance around this graph holds for one of the widgets of an inner node, or None."""
+        if self.definition is None:
+            return None
+        found = (self.promoted.of_widget.get((str(node["id"]), widget)) for widget in widgets)
+        return next((value for value in found if value is not None), None)
+
+    @cached_property
+    def promoted(self) -> Promoted:
+        """Inside a sub-graph: the values that its instance holds for inner widgets."""
+        return Promoted() if self.definition is None else promoted_values(self)
+
+    def behind_input(self, slot: int) -> Iterator[tuple[dict, dict]]:
+        """Inside a sub-graph: (node, its input) of everything that border input ``slot`` is linked to."""
+        for link in self._from_border.get(slot, ()):
+            inputs = self.nodes[link.target].get("inputs") or []
+            if 0 <= link.target_slot < len(inputs):
+                yield self.nodes[link.target], inputs[link.target_slot]
+
+    @cached_property
+    def _from_border(self) -> dict[int, list[LinkEnds]]:
+        found: dict[int, list[LinkEnds]] = {}
         for link in self.links.values():
-            if link.origin == INPUT_BORDER and link.origin_slot == slot and link.target in self.nodes:
-                inputs = self.nodes[link.target].get("inputs") or []
-                return link.target_slot < len(inputs) and bool(inputs[link.target_slot].get("widget"))
-        return False
+            if link.origin == INPUT_BORDER and link.target in self.nodes:
+                found.setdefault(link.origin_slot, []).append(link)
+        return found
 
     def link_to_output(self, slot: int) -> Any:
         """Inside a sub-graph: the id of the link that ends at border output ``slot``, or None."""
@@ -89,12 +114,16 @@ def build(workflow: dict) -> Graph:
     """The top graph of a UI-format workflow, with its sub-graphs inside. Raises ``BadInput`` for damaged files."""
     check_shape(workflow)
     definitions = {entry["id"]: entry for entry in (workflow.get("definitions") or {}).get("subgraphs") or []}
-    return _build(workflow, definitions, Graph("", {}, {}), ())
+    return _build(workflow, definitions, Graph("", {}, {}), (), [0])
 
 
-def _build(content: dict, definitions: dict[str, dict], graph: Graph, path: tuple[str, ...]) -> Graph:
+def _build(content: dict, definitions: dict[str, dict], graph: Graph, path: tuple[str, ...], count: list[int]) -> Graph:
+    """``count``: nodes so far, of the whole workflow."""
     graph.nodes.update({node["id"]: node for node in content.get("nodes") or []})
     graph.links.update(_links(content))
+    count[0] += len(graph.nodes)
+    if count[0] > MOST_NODES:
+        raise BadInput(f"The workflow has more than {MOST_NODES} nodes, with all its sub-graphs: that cannot be run.")
     for node in graph.nodes.values():
         definition = definitions.get(node["type"])
         if definition is None:
@@ -102,7 +131,7 @@ def _build(content: dict, definitions: dict[str, dict], graph: Graph, path: tupl
         if node["type"] in path:
             raise BadInput(f"The workflow is damaged: the sub-graph {definition.get('name')} contains itself.")
         child = Graph(f"{graph.prefix}{node['id']}:", {}, {}, definition, graph, node)
-        graph.inside[node["id"]] = _build(definition, definitions, child, (*path, node["type"]))
+        graph.inside[node["id"]] = _build(definition, definitions, child, (*path, node["type"]), count)
     return graph
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,8 @@ def read_workflow(path: Path) -> dict:
         ) from None
     except RecursionError:
         raise BadInput(f"{path} is nested too deeply to be a ComfyUI workflow") from None
+    except ValueError:  # Python refuses numbers of thousands of digits
+        raise BadInput(f"{path} has a number that is too long to be a value of a ComfyUI workflow") from None
     if not is_ui_format(workflow) and not is_api_format(workflow):
         raise BadInput(
             f"{path} is JSON but not a ComfyUI workflow: it has neither a list of nodes (UI format) nor nodes with "
@@ -72,49 +73,6 @@ def label_of(node_id: str, node: dict, object_info: dict | None = None) -> str:
     """How messages name a node: id, title and, where it differs, class."""
     title = title_of(node, object_info)
     return f"{node_id} {title}" if title == node["class_type"] else f"{node_id} {title} ({node['class_type']})"
-
-
-def check_known_nodes(workflow: dict, object_info: dict, packs: dict[str, str] | None = None) -> None:
-    """Raise ``BadInput`` listing every class the server does not know. ``packs``: class -> pack named in the file."""
-    unknown: dict[str, list[str]] = {}
-    for node_id, node in workflow.items():
-        if node["class_type"] not in object_info:
-            unknown.setdefault(node["class_type"], []).append(node_id)
-    if not unknown:
-        return
-    lines = []
-    for class_type, ids in sorted(unknown.items()):
-        pack = (packs or {}).get(class_type) or guess_pack(class_type)
-        lines.append(f"  {class_type} (node {', '.join(ids)}): {pack or 'pack not named in the file'}")
-    raise BadInput(
-        "The server does not know these nodes; install or update the packs they come from:\n" + "\n".join(lines)
-    )
-
-
-def check_links(workflow: dict, object_info: dict) -> None:
-    """Raise ``BadInput`` for a link to a node that is not there, and for nodes that wait in a circle."""
-    sources: dict[str, list[str]] = {key: [] for key in workflow}
-    for key, node in workflow.items():
-        for name, value in node["inputs"].items():
-            if not is_link(value):
-                continue
-            origin = value[0]
-            if origin not in workflow:
-                where = f"{label_of(key, node, object_info)}: input {name!r}"
-                raise BadInput(f"{where} is linked to node {origin}, which is not in the workflow")
-            sources[key].append(origin)
-    try:
-        TopologicalSorter(sources).prepare()
-    except CycleError as error:
-        circle = " -> ".join(label_of(key, workflow[key], object_info) for key in error.args[1])
-        raise BadInput(f"these nodes wait for each other: {circle}") from None
-
-
-def guess_pack(class_type: str) -> str | None:
-    """The pack of a node whose class name gives it away."""
-    if class_type.startswith("TestTime"):
-        return "Test-Time Scaling (this pack: not installed in that ComfyUI, or it failed to load; see its log)"
-    return None
 
 
 def own_title(node: dict) -> str:

@@ -59,6 +59,8 @@ class ComfyClient:
     def __init__(self, url: str, alive: Callable[[], str | None] | None = None):
         self.url = normalise_url(url)
         self.client_id = uuid.uuid4().hex
+        self.version = ""
+        """Of the ComfyUI that answered, once connected."""
         self._alive = alive
         self._session: aiohttp.ClientSession | None = None
 
@@ -98,8 +100,8 @@ class ComfyClient:
         status, stats = await self._json("GET", "/system_stats")
         if status != 200 or not isinstance(stats, dict) or "system" not in stats:
             raise ServerTrouble(f"{self.url} is not a ComfyUI server (/system_stats answered status {status})")
-        version = str(stats["system"].get("comfyui_version", ""))
-        check_version(version, f"ComfyUI at {self.url}", parse_version(version) >= MINIMUM_VERSION)
+        self.version = str(stats["system"].get("comfyui_version", ""))
+        check_version(self.version, f"ComfyUI at {self.url}", parse_version(self.version) >= MINIMUM_VERSION)
 
     async def object_info(self) -> dict:
         """The definitions of all nodes the server knows."""

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from testtime.graph.convert import UPLOADS, default_value, extra_values, has_widget, ordered_inputs
+from testtime.graph.widgets import UPLOADS, default_value, extra_values, has_widget, ordered_inputs
 
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
 GAP_X, GAP_Y = 60, 64  # Nodes 2.0 are a little higher than classic ones

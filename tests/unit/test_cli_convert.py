@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testtime.graph.convert import packs_named_in, to_api
+from testtime.graph.convert import Origin, origins_in, to_api
 from testtime.installation.errors import BadInput
 
 SAMPLER = {
@@ -195,11 +195,14 @@ def test_group_nodes_are_refused_with_the_way_out():
 
 def test_pack_recorded_in_the_file_is_found():
     workflow = base()
-    workflow["nodes"][0]["properties"] = {"cnr_id": "comfy-core"}
+    workflow["nodes"][0]["properties"] = {"cnr_id": "comfy-core", "ver": "0.3.70"}
     workflow["nodes"][1]["properties"] = {"cnr_id": "some-pack"}
     workflow["nodes"][2]["properties"] = {"aux_id": "someone/other-pack"}
-    named = packs_named_in(workflow)
-    assert named == {"Latent": "from the pack some-pack", "Sampler": "from the pack someone/other-pack"}
+    assert origins_in(workflow) == {
+        "Loader": Origin("comfy-core", "0.3.70"),
+        "Latent": Origin("some-pack"),
+        "Sampler": Origin("someone/other-pack"),
+    }
 
 
 def subgraph(*, promoted_value=None, linked=False, nested=False):

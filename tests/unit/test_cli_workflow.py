@@ -8,7 +8,8 @@ import pytest
 
 from testtime.cli.main import main
 from testtime.cli.run import check_folder
-from testtime.graph.workflow import apply_assignments, check_known_nodes, check_links, read_workflow
+from testtime.graph.check import check_known_nodes, check_links
+from testtime.graph.workflow import apply_assignments, read_workflow
 from testtime.installation.client import explain_refusal, normalise_url, text_lines, unused_path, websocket_url
 from testtime.installation.errors import EXIT_BAD_INPUT, BadInput
 
@@ -110,10 +111,10 @@ def test_unknown_nodes_are_all_listed_with_their_packs():
         "4": {"class_type": "Text", "inputs": {}},
     }
     with pytest.raises(BadInput) as caught:
-        check_known_nodes(bad, INFO, {"Foo": "from the pack foo-pack"})
+        check_known_nodes(bad, INFO, {"Foo": Origin("foo-pack")})
     message = str(caught.value)
-    assert "Foo (node 2, 3): from the pack foo-pack" in message
-    assert "TestTimeSearchKSampler (node 1): Test-Time Scaling" in message
+    assert "Foo (node 2, 3): install the pack foo-pack" in message
+    assert "TestTimeSearchKSampler (node 1): of Test-Time Scaling" in message
     assert "Text" not in message
 
 

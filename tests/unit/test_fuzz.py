@@ -19,8 +19,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import testtime
-from testtime.graph.convert import packs_named_in, to_api
-from testtime.graph.workflow import apply_assignments, check_known_nodes, check_links, is_ui_format, read_workflow
+from testtime.graph.check import check_known_nodes, check_links, check_values
+from testtime.graph.convert import origins_in, to_api
+from testtime.graph.workflow import apply_assignments, is_ui_format, read_workflow
 from testtime.installation.errors import CommandError
 from testtime.reports.page import render
 from testtime.samplers.after.origin import continued
@@ -263,13 +264,13 @@ def use(path: Path, info: dict) -> None:
     """What ``testtime run`` does with a file before anything is queued."""
     try:
         workflow = read_workflow(path)
-        packs = {}
+        origins = {}
         if is_ui_format(workflow):
-            packs = packs_named_in(workflow)
+            origins = origins_in(workflow)
             workflow = to_api(workflow, info)
-        check_known_nodes(workflow, info, packs)
+        check_known_nodes(workflow, info, origins)
         check_links(workflow, info)
-        apply_assignments(workflow, [], info)
+        check_values(apply_assignments(workflow, [], info), info)
     except CommandError as error:
         assert str(error) and len(str(error)) < 20_000
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..installation.errors import BadInput
+from ..installation.files import write_text
 from ..reports.page import render
 from ..samplers.after.trace_file import TraceFileError, read_trace_file
 
@@ -31,8 +32,7 @@ def main(options: argparse.Namespace) -> int:
     except (TraceFileError, ValueError) as error:
         raise BadInput(f"{source}: {error}") from error
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        write_text(out, page)
     except OSError as error:
         raise BadInput(f"--out {out}: {error.strerror or error}") from error
     sys.stdout.write(f"{out}\n")

@@ -111,6 +111,19 @@ def finished(path: Path, columns: Sequence[str], prompts: dict[str, str]) -> set
         return {row["file"] for row in reader if prompts.get(row["file"]) == row["prompt"]}
 
 
+def drop_half_a_line(path: Path) -> None:
+    """Take off the row that a killed run did not finish: rows are appended, and every whole one ends with a newline."""
+    try:
+        with open(path, "rb+") as file:
+            content = file.read()
+            end = content.rfind(b"\n") + 1
+            while content.count(b'"', 0, end) % 2:  # that newline is part of a prompt
+                end = content.rfind(b"\n", 0, end - 1) + 1
+            file.truncate(end)
+    except FileNotFoundError:
+        pass
+
+
 def batches(paths: Sequence[Path], size: int) -> Iterator[tuple[list[Path], Any]]:
     """Consecutive images of one size -> (paths, float ``[n, H, W, 3]``); unreadable ones alone, with their error."""
     import numpy as np
@@ -155,7 +168,8 @@ def main(options: argparse.Namespace) -> int:
     out = options.out or options.folder / "scores.csv"
     done = finished(out, list(verifiers), prompts)
     names = {path: name for name, path in paths.items() if name not in done}
-    new, failed = not out.exists(), 0
+    drop_half_a_line(out)
+    new, failed = not out.exists() or not out.stat().st_size, 0
     with open(out, "a", newline="", encoding="utf-8") as file, tqdm(total=len(paths), initial=len(done)) as bar:
         writer = csv.writer(file)
         if new:

@@ -19,6 +19,7 @@ import aiohttp
 
 from .comfyui import check_version
 from .errors import BadInput, ServerTrouble, WorkflowFailed
+from .files import write_bytes
 from .locate import MINIMUM_VERSION, parse_version
 
 # Keys of a node's UI output that hold lists of files.
@@ -151,8 +152,7 @@ class ComfyClient:
             raise WorkflowFailed(f"the server reported {name} but could not deliver it")
         target = unused_path(folder / name)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            write_bytes(target, content)
         except OSError as error:
             raise WorkflowFailed(f"{target} cannot be written ({error})") from error
         return target

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import ServerTrouble
+from .files import write_text
 from .locate import MINIMUM_VERSION, PACK_ROOT, Installation, explain_missing, find_comfyui, find_python
 
 logger = logging.getLogger("testtime")
@@ -169,7 +170,7 @@ class HeadlessComfyUI:
             link_folder(link, PACK_ROOT)
         paths = self.directory / "extra_model_paths.yaml"
         entry = {"testtime": {"custom_nodes": str(self.directory / "packs")}}
-        paths.write_text(json.dumps(entry, indent=2), encoding="utf-8")
+        write_text(paths, json.dumps(entry, indent=2))
         return paths
 
     def _command(self, python: Path, port: int) -> list[str]:

@@ -86,12 +86,21 @@ def unknown_nodes(workflow: dict, object_info: dict) -> set[str]:
     return used - own - set(object_info)
 
 
-def differences(theirs: dict, ours: dict) -> list[str]:
+def meant(node: dict, object_info: dict) -> dict:
+    """The inputs of a node that the server reads: the front end also sends values of buttons and players."""
+    from testtime.graph.check import specs_of
+    from testtime.graph.workflow import is_link
+
+    known = specs_of(object_info[node["class_type"]], node["inputs"])
+    return {name: v for name, v in node["inputs"].items() if name in known or "." in name or is_link(v)}
+
+
+def differences(theirs: dict, ours: dict, object_info: dict) -> list[str]:
     """What our conversion has otherwise than the front end's, a line each; empty when both are the same."""
     found = [f"node {key} ({theirs[key]['class_type']}) is missing" for key in theirs.keys() - ours.keys()]
     found += [f"node {key} ({ours[key]['class_type']}) is too much" for key in ours.keys() - theirs.keys()]
     for key in sorted(theirs.keys() & ours.keys()):
-        one, other = theirs[key]["inputs"], ours[key]["inputs"]
+        one, other = meant(theirs[key], object_info), meant(ours[key], object_info)
         for name in sorted(one.keys() | other.keys()):
             if one.get(name, "(none)") != other.get(name, "(none)"):
                 values = [json.dumps(side.get(name, "(none)"))[:60] for side in (one, other)]
@@ -116,7 +125,7 @@ async def compare(browser, object_info: dict, folder: Path) -> Compared:
             table.failed[name] = f"{type(error).__name__}: {str(error)[:200]}"
             continue
         try:
-            found = differences(theirs, to_api(workflow, object_info, choose=first_choice))
+            found = differences(theirs, to_api(workflow, object_info, choose=first_choice), object_info)
         except BadInput as error:
             table.refused.append(f"{name}: {error}")
             continue

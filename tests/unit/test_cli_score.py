@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from testtime.cli.main import main
-from testtime.cli.score import parse_verifier
+from testtime.cli.score import drop_half_a_line, parse_verifier
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
 from testtime.shapes_world.scene import sample_scene
@@ -106,3 +106,20 @@ def test_options_of_a_verifier_are_typed():
     name, options = parse_verifier(text)
     assert name == "clip_score"
     assert options == {"folder": "a/b", "quantize": True, "mode": "cos", "size": 3, "scale": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (b"file,prompt\na,b\nhal", b"file,prompt\na,b\n"),
+        (b"file,prompt\na,b\n", b"file,prompt\na,b\n"),
+        (b'file,prompt\na,"two\nlines"\nc,"two\nli', b'file,prompt\na,"two\nlines"\n'),
+        (b"fil", b""),
+        (b"", b""),
+    ],
+)
+def test_half_a_row_of_a_killed_run_is_dropped(tmp_path, content, kept):
+    path = tmp_path / "scores.csv"
+    path.write_bytes(content)
+    drop_half_a_line(path)
+    assert path.read_bytes() == kept

@@ -9,6 +9,7 @@ import pytest
 from testtime.cli.main import main
 from testtime.cli.run import check_folder
 from testtime.graph.check import check_known_nodes, check_links
+from testtime.graph.convert import Origin
 from testtime.graph.workflow import apply_assignments, read_workflow
 from testtime.installation.client import explain_refusal, normalise_url, text_lines, unused_path, websocket_url
 from testtime.installation.errors import EXIT_BAD_INPUT, BadInput

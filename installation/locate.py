@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MINIMUM_VERSION = (0, 3, 64)
+NEWEST_TESTED = (0, 33, 0)
 PACK_ROOT = Path(__file__).resolve().parents[1]
 
 

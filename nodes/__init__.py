@@ -57,9 +57,9 @@ def collect_nodes() -> list[type]:
 
 async def comfy_entrypoint():
     """The ``ComfyExtension`` of the pack. Raises RuntimeError in one line on a ComfyUI that is too old."""
-    from .compat import refuse_old_host
+    from .compat import check_host_version
 
-    refuse_old_host()
+    check_host_version()
     from comfy_api.latest import ComfyExtension
 
     class TestTimeExtension(ComfyExtension):

@@ -17,7 +17,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ..installation.locate import MINIMUM_VERSION, parse_version
+from ..installation.locate import MINIMUM_VERSION, NEWEST_TESTED, parse_version
 
 log = logging.getLogger("testtime")
 
@@ -36,12 +36,17 @@ def host_version() -> str:
     return str(__version__)
 
 
-def refuse_old_host() -> None:
-    """Raise RuntimeError, in one line, on a ComfyUI older than the V3 node schema this pack is written in."""
+def check_host_version() -> None:
+    """Raise RuntimeError, in one line, on a ComfyUI older than the V3 node schema this pack is written in.
+
+    One that is newer than any the pack was tested with is told of in the log, and used.
+    """
     version = host_version()
+    needed, tested = (".".join(map(str, numbers)) for numbers in (MINIMUM_VERSION, NEWEST_TESTED))
     if version and parse_version(version) < MINIMUM_VERSION:
-        needed = ".".join(map(str, MINIMUM_VERSION))
         raise RuntimeError(f"Test-Time Scaling needs ComfyUI {needed} or newer, this one is {version}: update ComfyUI")
+    if parse_version(version) > NEWEST_TESTED:
+        log.info("Test-Time Scaling was tested up to ComfyUI %s, this one is %s: it should work", tested, version)
 
 
 def is_oom(error: BaseException) -> bool:

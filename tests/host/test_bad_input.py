@@ -176,10 +176,23 @@ def test_a_search_without_any_score_still_gives_an_image_and_says_so(setup, sear
 def test_an_old_comfyui_is_refused_in_one_line(monkeypatch):
     import comfyui_version
 
-    from testtime.nodes.compat import refuse_old_host
+    from testtime.nodes.compat import check_host_version
 
-    refuse_old_host()
+    check_host_version()
     monkeypatch.setattr(comfyui_version, "__version__", "0.3.63")
     with pytest.raises(RuntimeError, match=r"needs ComfyUI 0\.3\.64 or newer, this one is 0\.3\.63: update") as caught:
-        refuse_old_host()
+        check_host_version()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("version", "lines"), [("0.33.0", 0), ("0.33.1", 1), ("1.0", 1), ("", 0)])
+def test_a_comfyui_newer_than_any_tested_is_used_and_told_of(monkeypatch, caplog, version, lines):
+    import comfyui_version
+
+    from testtime.nodes.compat import check_host_version
+
+    monkeypatch.setattr(comfyui_version, "__version__", version)
+    with caplog.at_level("INFO", logger="testtime"):
+        check_host_version()
+    said = [record.getMessage() for record in caplog.records if record.name == "testtime"]
+    assert said == [f"Test-Time Scaling was tested up to ComfyUI 0.33.0, this one is {version}: it should work"] * lines

@@ -267,6 +267,15 @@ def test_one_layer_is_an_image(setup, search_ksampler, ksampler):
     assert apart(search_ksampler(given, BestOfN(1), eta=0.0).best, ksampler(given, "euler")) < 1e-5
 
 
+@WITHOUT_BACKWARD
+def test_das_has_its_gradient_on_qwen_image(setup, search_ksampler):
+    given = setup("sd3")
+    given.model = build_qwen()
+    out = search_ksampler(given, DAS(2, alpha=Alpha(0.5), start=0.0), steps=3)
+    assert out.trace.meta["warnings"] == []
+    assert max(entry["gradient_scale"] for record in out.trace.records for entry in record.particles) > 0
+
+
 @pytest.mark.xfail(strict=True, reason="the check of the latent sees its shape and not the model")
 def test_layers_are_not_called_a_video(setup, search_ksampler):
     given = setup("sd3")

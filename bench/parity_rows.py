@@ -248,7 +248,7 @@ def vqa_row(folder: Path) -> Row:
     """VQAScore against a forward pass of transformers, one image at a time."""
     import transformers
 
-    from ..verifiers.vqa_score import QUESTION, load_vqa_score
+    from ..verifiers.vlm.vqa_score import QUESTION, load_vqa_score
     from .small_vlm import llava
 
     llava(folder)

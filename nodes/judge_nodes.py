@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..rewriters.endpoint import KEY_VARIABLE
-from ..verifiers.endpoint import endpoint_judge
-from ..verifiers.flan_t5 import load_clip_flant5
-from ..verifiers.judge import FAILURES, MEAN, load_vlm_judge
-from ..verifiers.rubric import RUBRICS
-from ..verifiers.vqa_score import load_vqa_score
+from ..chat.client import KEY_VARIABLE
+from ..verifiers.vlm.endpoint import endpoint_judge
+from ..verifiers.vlm.flan_t5 import load_clip_flant5
+from ..verifiers.vlm.judge import FAILURES, MEAN, load_vlm_judge
+from ..verifiers.vlm.rubric import RUBRICS
+from ..verifiers.vlm.vqa_score import load_vqa_score
 from .compat import throw_if_interrupted
 from .endpoint_inputs import address_inputs, patience_inputs
 from .host.managed_verifier import managed

@@ -8,8 +8,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
+from ..chat.client import KEY_VARIABLE, Endpoint, EndpointRewriter
 from ..rewriters.base import RewriterError
-from ..rewriters.endpoint import KEY_VARIABLE, Endpoint, EndpointRewriter
 from ..rewriters.shapes import ShapesRewriter
 from ..rewriters.template import SYSTEM, USER, Template
 from ..rewriters.vlm import DTYPES, QUANTISATIONS, SUGGESTION, check_folder, load_vlm

@@ -128,28 +128,28 @@ def _similarity(folder, references, **options) -> Verifier:
 
 @register("vqa_score")
 def _vqa_score(folder, **options) -> Verifier:
-    from .vqa_score import load_vqa_score
+    from .vlm.vqa_score import load_vqa_score
 
     return load_vqa_score(folder, **options)
 
 
 @register("vqa_flant5")
 def _vqa_flant5(folder, **options) -> Verifier:
-    from .flan_t5 import load_clip_flant5
+    from .vlm.flan_t5 import load_clip_flant5
 
     return load_clip_flant5(folder, **options)
 
 
 @register("vlm_judge")
 def _vlm_judge(folder, **options) -> Verifier:
-    from .judge import load_vlm_judge
+    from .vlm.judge import load_vlm_judge
 
     return load_vlm_judge(folder, **options)
 
 
 @register("vlm_endpoint")
 def _vlm_endpoint(url, model, **options) -> Verifier:
-    from .endpoint import endpoint_judge
+    from .vlm.endpoint import endpoint_judge
 
     return endpoint_judge(url, model, **options)
 

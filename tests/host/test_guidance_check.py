@@ -118,9 +118,9 @@ def test_every_verifier_without_gradient_says_so():
     from testtime.nodes import human_node, judge_nodes, object_nodes, verifier_nodes
     from testtime.verifiers.human import HumanVerifier
     from testtime.verifiers.jpeg import JPEGVerifier
-    from testtime.verifiers.judge import VLMJudgeVerifier
     from testtime.verifiers.objects import ObjectsVerifier
-    from testtime.verifiers.vqa_score import VQAScoreVerifier
+    from testtime.verifiers.vlm.judge import VLMJudgeVerifier
+    from testtime.verifiers.vlm.vqa_score import VQAScoreVerifier
 
     pairs = {
         verifier_nodes.JPEGNode: JPEGVerifier,

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from testtime.chat.client import HOSTS_VARIABLE, KEY_VARIABLE, Endpoint, EndpointRewriter
 from testtime.models.tiny.loading import missing_weights
 from testtime.rewriters.base import RewriterError
-from testtime.rewriters.endpoint import HOSTS_VARIABLE, KEY_VARIABLE, Endpoint, EndpointRewriter
 from testtime.samplers.methods import TTGen
 from testtime.samplers.protocols import Interrupted, RewriteRequest
 

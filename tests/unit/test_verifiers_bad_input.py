@@ -18,7 +18,7 @@ from testtime.verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
 from testtime.verifiers.image_reward import ImageRewardModel, ImageRewardVerifier
 from testtime.verifiers.objects import load_objects
 from testtime.verifiers.similarity import SimilarityVerifier
-from testtime.verifiers.vqa_score import load_vqa_score
+from testtime.verifiers.vlm.vqa_score import load_vqa_score
 
 transformers = pytest.importorskip("transformers")
 KINDS = ("clip_score", "pickscore", "hps", "image_reward", "laion", "v25", "similarity", "vqa_score", "objects")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from testtime.verifiers import flan_t5, registry
+from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.flan_t5 import load_clip_flant5, squared
 from testtime.verifiers.preprocessing import CLIP_MEAN, CLIP_STD
+from testtime.verifiers.vlm import flan_t5
+from testtime.verifiers.vlm.flan_t5 import load_clip_flant5, squared
 
 from .test_verifiers_clip_score import pictures
 

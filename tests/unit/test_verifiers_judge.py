@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from testtime.bench.small_vlm import llava
+from testtime.chat.local import load_vlm
 from testtime.samplers.protocols import SearchError
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.endpoint import endpoint_judge
-from testtime.verifiers.judge import LocalAsker, VLMJudgeVerifier, load_vlm_judge
-from testtime.verifiers.rubric import (
+from testtime.verifiers.vlm.endpoint import endpoint_judge
+from testtime.verifiers.vlm.judge import LocalAsker, VLMJudgeVerifier, load_vlm_judge
+from testtime.verifiers.vlm.rubric import (
     AXES,
     OVERALL,
     RUBRICS,
@@ -31,7 +32,6 @@ from testtime.verifiers.rubric import (
     read_unified,
     read_yes_no,
 )
-from testtime.verifiers.vlm import load_vlm
 
 from .test_verifiers_clip_score import PROMPTS, pictures
 
@@ -253,7 +253,7 @@ def says(text, logprobs=None):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    from testtime.rewriters import endpoint
+    from testtime.chat import client as endpoint
 
     monkeypatch.setattr(endpoint, "_sleep", lambda seconds, poll: poll())
     monkeypatch.delenv(endpoint.KEY_VARIABLE, raising=False)

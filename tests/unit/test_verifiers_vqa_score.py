@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from testtime.bench.small_vlm import llava
+from testtime.chat.local import load_vlm
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.pictures import to_bytes, to_pictures
-from testtime.verifiers.vlm import load_vlm
-from testtime.verifiers.vqa_score import VQAScoreVerifier, load_vqa_score
+from testtime.verifiers.vlm.vqa_score import VQAScoreVerifier, load_vqa_score
 
 from .test_verifiers_clip_score import PROMPTS, pictures
 

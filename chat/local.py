@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .base import VerifierError, freeze, module_device
+from ..verifiers.base import VerifierError, freeze, module_device
 
 
 class ChatVLM(nn.Module):

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..rewriters.base import ChatRewriter, Poll, RewriterError, Turn, Unanswered, data_url
+from ..rewriters.template import SCHEMA, Template
 from ..samplers.protocols import Rewrite, RewriteRequest
-from .base import ChatRewriter, Poll, RewriterError, Turn, Unanswered, data_url
-from .template import SCHEMA, Template
 
 log = logging.getLogger("testtime")
 

@@ -16,11 +16,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .base import VerifierError, check_images, check_prompts
-from .caching import ImageCache
-from .pictures import finite_rows, to_bytes, to_pictures
+from ...chat.local import ChatVLM, load_vlm
+from ..base import VerifierError, check_images, check_prompts
+from ..caching import ImageCache
+from ..pictures import finite_rows, to_bytes, to_pictures
 from .rubric import RUBRICS, NotUnderstood, Rubric
-from .vlm import ChatVLM, load_vlm
 
 log = logging.getLogger("testtime")
 

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import VerifierError, check_images, check_prompts, freeze, module_device
-from .caching import ImageCache
-from .clip_weights import read_weights
-from .preprocessing import CLIP_MEAN, Preprocessing
-from .text import Tokens
+from ..base import VerifierError, check_images, check_prompts, freeze, module_device
+from ..caching import ImageCache
+from ..clip_weights import read_weights
+from ..preprocessing import CLIP_MEAN, Preprocessing
+from ..text import Tokens
 
 if TYPE_CHECKING:
     from transformers import T5Config

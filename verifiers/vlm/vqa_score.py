@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .base import VerifierError, check_images, check_prompts
-from .caching import ImageCache
-from .pictures import finite_rows, to_bytes, to_pictures
-from .vlm import ChatVLM, load_vlm
+from ...chat.local import ChatVLM, load_vlm
+from ..base import VerifierError, check_images, check_prompts
+from ..caching import ImageCache
+from ..pictures import finite_rows, to_bytes, to_pictures
 
 QUESTION = 'Does this figure show "{}"? Please answer Yes or No.'
 

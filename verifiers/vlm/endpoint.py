@@ -1,6 +1,6 @@
 """A judge behind an OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp's server, hosted services.
 
-Address, key and manners are those of ``rewriters.endpoint``: the key comes from the environment alone and goes only to
+Address, key and manners are those of ``chat.client``: the key comes from the environment alone and goes only to
 hosts that are named there. Calls are retried with growing pauses; what still fails is the judge's to count.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rewriters.base import Turn, Unanswered
-from ..rewriters.endpoint import Endpoint, EndpointRewriter
+from ...chat.client import Endpoint, EndpointRewriter
+from ...rewriters.base import Turn, Unanswered
+from ..pictures import to_pictures
 from .judge import VLMJudgeVerifier
-from .pictures import to_pictures
 from .rubric import NotUnderstood, Rubric
 
 WORDS_SHOWN = 20  # likeliest first words that a server is asked for; none gives more
@@ -138,7 +138,7 @@ def endpoint_judge(
     Args:
         url: base address with the version, e.g. ``http://127.0.0.1:8000/v1``.
         model: name that the server knows.
-        timeout, retries, parallel: of ``rewriters.endpoint.Endpoint``.
+        timeout, retries, parallel: of ``chat.client.Endpoint``.
         longest, poll: of ``EndpointAsker``.
         options: of ``VLMJudgeVerifier``.
 

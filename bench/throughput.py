@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cli.score import make_verifiers
+from ..verifiers.named import make_verifiers
 from ..verifiers.precision import set_precision
 from .shapes import commit, machine
 

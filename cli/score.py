@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..installation.errors import EXIT_FAILED, BadInput
+from ..verifiers.named import make_verifiers
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FIXED = ("file", "prompt")
@@ -29,45 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, help="CSV file with columns 'file' and 'prompt' instead")
     parser.add_argument("--out", type=Path, help="CSV file to write and to resume from (DIR/scores.csv)")
     parser.add_argument("--batch", type=int, default=16, help="images of one size per call")
-
-
-def parse_verifier(text: str) -> tuple[str, dict[str, Any]]:
-    """``NAME:KEY=VALUE,...`` -> name and options; numbers, true and false are read as such."""
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise BadInput(f"--verifier {text}: {item!r} is no KEY=VALUE")
-        options[key.strip()] = _value(value.strip())
-    return name, options
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def make_verifiers(texts: Sequence[str]) -> dict[str, Any]:
-    """Verifiers by column name, in order."""
-    from ..verifiers.base import VerifierError
-    from ..verifiers.registry import create
-
-    made: dict[str, Any] = {}
-    for text in texts:
-        name, options = parse_verifier(text)
-        column = name if name not in made else f"{name}#{sum(key.split('#')[0] == name for key in made) + 1}"
-        try:
-            made[column] = create(name, **options)
-        except VerifierError as error:
-            raise BadInput(f"--verifier {text}: {error}") from error
-    return made
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..installation.errors import BadInput
-from .score import make_verifiers
+from ..verifiers.named import make_verifiers
 
 EMBEDDED = ("diffusion", "flow")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..cli.run import last_words, run_on, server_for
 from ..graph.check import check_known_nodes
 from ..installation.client import ComfyClient, RunResult, file_references
 from ..installation.comfyui import HeadlessOptions
 from ..installation.errors import WorkflowFailed
+from ..installation.running import last_words, run_on, server_for
 from ..models.tiny.var_pipeline import VarSettings
 from ..samplers.run.trace import Trace
 from ..shapes_world.captions import Prompt

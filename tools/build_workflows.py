@@ -22,8 +22,8 @@ import workflow_uses
 from thumbnails import card, thumbnail
 from workflow_graph import dump
 
-from testtime.cli.run import server_for
 from testtime.installation.comfyui import HeadlessOptions
+from testtime.installation.running import server_for
 
 PARTS = (workflow_methods, workflow_flow, workflow_uses, workflow_hand, workflow_infinity, workflow_ttgen)
 DESCRIPTIONS = {function.__name__: function for part in PARTS for function in part.WORKFLOWS}

@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from testtime.cli.main import main
-from testtime.cli.run import RunListener
 from testtime.installation.client import ComfyClient
 from testtime.installation.comfyui import HeadlessComfyUI, HeadlessOptions, require_comfyui
 from testtime.installation.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SERVER, ServerTrouble
+from testtime.installation.running import RunListener
 
 
 def picture(width=64, colour=255) -> dict:

@@ -1,0 +1,119 @@
+"""No arrow runs up: which folder of the package may import which, read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import testtime
+
+ROOT = Path(testtime.__file__).resolve().parent
+# From the bottom to the top; a folder imports folders of lower lines only. Folders in one line do not know each other.
+LAYERS = (
+    ("installation", "shapes_world"),
+    ("graph", "samplers"),
+    ("chat", "pipelines", "reports", "values"),
+    ("models", "rewriters"),
+    ("verifiers",),
+    ("nodes",),
+    ("bench",),
+    ("demo",),
+    ("cli",),
+)
+NOT_PACKAGES = {"tests", "tools", "docs", "web", "workflows", "locales", "out", "build", "dist", "runs"}
+LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Path in the package -> syntax tree of every module."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).parts
+        if len(parts) > 1 and parts[0] not in NOT_PACKAGES and not parts[0].startswith("."):
+            found["/".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def absolute(name: str, level: int, module: str) -> str:
+    """The full name behind ``from ..x import y`` in ``module``; other names stay as they are."""
+    if not level:
+        return name
+    package = ["testtime", *module.split("/")[:-1]]
+    return ".".join([*package[: len(package) - level + 1], *([name] if name else [])])
+
+
+def called_with(node: ast.Call) -> str:
+    """The beginning of the name that ``import_module`` is called with, as far as it is written there."""
+    first = node.args[0] if node.args else None
+    if isinstance(first, ast.JoinedStr):
+        first = first.values[0]
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
+
+
+def imports(module: str, tree: ast.Module) -> set[str]:
+    """Top folders of the package that a module imports, anywhere in it, also by ``import_module``."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = absolute(node.module or "", node.level, module)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+            names.append(called_with(node))
+    # A module's name in a text, such as "..demo.main", is an import in waiting.
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(".."):
+            text = node.value.lstrip(".")
+            if text.replace(".", "").isidentifier():
+                names.append(f"testtime.{text}")
+    parts = (name.split(".") for name in names)
+    return {found[1] for found in parts if found[0] == "testtime" and len(found) > 1 and (ROOT / found[1]).is_dir()}
+
+
+MODULES = modules()
+
+
+def test_every_folder_has_its_place():
+    new = {module.split("/")[0] for module in MODULES} - set(LEVEL)
+    assert not new, f"say in LAYERS what {new} may import"
+
+
+@pytest.mark.parametrize("folder", [folder for folders in LAYERS for folder in folders])
+def test_imports_run_down_only(folder):
+    wrong = [
+        f"{module} imports {other}"
+        for module, tree in MODULES.items()
+        if module.split("/")[0] == folder
+        for other in sorted(imports(module, tree) - {folder})
+        if LEVEL.get(other, -1) >= LEVEL[folder]
+    ]
+    assert not wrong
+
+
+def test_a_forbidden_import_would_be_found():
+    for code in ("from ..cli.run import x", "from .. import cli", "import testtime.cli.run", "x = '..cli.main'",
+                 "def f():\n importlib.import_module(f'testtime.cli.{name}')"):  # fmt: skip
+        assert imports("graph/x.py", ast.parse(code)) == {"cli"}, code
+    assert imports("graph/x.py", ast.parse("importlib.import_module()")) == set()
+
+
+def test_only_nodes_import_the_host():
+    hosts = {"comfy", "comfy_api", "folder_paths", "server", "nodes", "execution", "latent_preview", "node_helpers"}
+    found = []
+    for module, tree in MODULES.items():
+        if module.startswith("nodes/"):
+            continue
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level and node.module else []
+            found += [f"{module}: {name}" for name in names if name.split(".")[0] in hosts]
+    assert not found
+
+
+def test_no_module_is_much_longer_than_agreed():
+    """About 300 lines: a longer file is two things, or one that is said too long."""
+    lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
+    assert {module: length for module, length in lengths.items() if length > 430} == {}

@@ -7,6 +7,7 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from .. import __version__
 from ..installation.errors import EXIT_SERVER
@@ -47,10 +48,45 @@ def comfyui_lines() -> Iterator[tuple[bool, str]]:
     yield True, f"started with {find_python(installation.root)} (COMFYUI_PYTHON overrides)"
 
 
+def weights_lines(comfyui: Path | None) -> Iterator[str]:
+    """What is there of the weights that verifiers run on, and how to get the rest: none of them is needed."""
+    from ..verifiers.weights import RELEASED, folders_of
+
+    roots = folders_of(comfyui) if comfyui is not None else []
+    yield f"weights of verifiers, looked for in {', '.join(map(str, [*roots, 'the Hugging Face cache']))}:"
+    told: set[str] = set()
+    for weights in RELEASED.values():
+        if weights.entry in told:
+            continue
+        told.add(weights.entry)
+        names = " and ".join(dict.fromkeys(w.name for w in RELEASED.values() if w.entry == weights.entry))
+        place = weights.found(roots)
+        if place is not None:
+            yield f"  found    {names}: {place}"
+        else:
+            folder = roots[0] if roots else Path("models", "verifiers")
+            yield f"  not here {names} ({weights.size}, {weights.licence}): {weights.how_to_get(folder)}"
+    others = sorted({path.name for root in roots for path in _entries(root)} - told)
+    if others:
+        yield f"  also there, under names of your own: {', '.join(others[:20])}"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Folders with a model and weights files directly inside ``folder``."""
+    endings = (".safetensors", ".pt", ".pth", ".bin")
+    try:
+        return [path for path in folder.iterdir() if path.suffix in endings or (path / "config.json").is_file()]
+    except OSError:
+        return []
+
+
 def main(options: argparse.Namespace) -> int:
-    """Print one line per finding; the exit status tells whether ComfyUI and everything else is there."""
+    """Print one line per finding; the exit status tells whether ComfyUI and everything that is needed is there."""
     fine = True
     for good, text in [*library_lines(), *comfyui_lines()]:
         sys.stdout.write(f"{'ok     ' if good else 'MISSING'} {text}\n")
         fine = fine and good
+    installation = find_comfyui()
+    for text in weights_lines(None if installation is None else installation.root):
+        sys.stdout.write(f"{text}\n")
     return 0 if fine else EXIT_SERVER

@@ -10,14 +10,8 @@ from .host.managed_extractor import ManagedExtractor
 from .model_folders import Weights, combo, file_choices, folder_choices, located, missing
 from .types import CATEGORY, ExtractorType
 
-DINO_PATCHES = Weights("DINOv2 Features", DINO_REPOSITORY, "", "1.2 GB", "Apache-2.0")
-INCEPTION = Weights(
-    "Inception Features",
-    f"https://download.pytorch.org/models/{INCEPTION_FILE}",
-    INCEPTION_FILE,
-    "109 MB",
-    "BSD-3-Clause",
-)
+DINO_PATCHES = Weights.of("dinov2_features")
+INCEPTION = Weights.of("inception_features")
 
 
 def _schema(node_id: str, title: str, description: str, entry: io.Combo.Input) -> io.Schema:

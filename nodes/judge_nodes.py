@@ -20,8 +20,8 @@ from .model_folders import ALSO, Weights, combo, folder_choices, located, missin
 from .types import VerifierType
 from .verifier_nodes import VERIFIER_CATEGORY
 
-CHAT = Weights("A judge that answers questions", "Qwen/Qwen3-VL-4B-Instruct", "", "8.9 GB", "Apache-2.0")
-FLAN_T5 = Weights("VQAScore (CLIP-FlanT5)", "zhiqiulin/clip-flant5-xl", "", "6.3 GB", "Apache-2.0")
+CHAT = Weights.of("vlm")
+FLAN_T5 = Weights.of("vqa_flant5")
 DEFAULT_AXIS = "default"
 
 

@@ -6,13 +6,14 @@ Folders come first, then the cache as ``hf download`` fills it. Nothing is ever 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..verifiers.base import VerifierError
+from ..verifiers.weights import RELEASED, Released
 from .choices import open_ended
 from .folders import file_names, find_inside, folders_with
 
@@ -27,55 +28,24 @@ folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / F
 
 
 @dataclass(frozen=True)
-class Weights:
-    """A released model: what it is called, where it comes from, and what a user must know about it.
+class Weights(Released):
+    """Released weights, and where they belong in this ComfyUI."""
 
-    Attributes:
-        name: of the verifier, for messages.
-        repository: on the Hugging Face hub, or an address.
-        file: to download from it; "" for the whole repository, which then becomes a folder.
-        size, licence: in words.
-        marker: file by which a repository is known to be in the cache.
-    """
-
-    name: str
-    repository: str
-    file: str
-    size: str
-    licence: str
-    marker: str = "config.json"
+    @classmethod
+    def of(cls, key: str) -> Weights:
+        """An entry of ``verifiers.weights.RELEASED``."""
+        return cls(*astuple(RELEASED[key]))
 
     def place(self) -> Path:
         """Where the weights belong: a file or a folder in models/verifiers."""
-        return Path(folder_paths.get_folder_paths(FOLDER)[0]) / (self.file or self.repository.replace("/", "--"))
-
-    def cached(self) -> Path | None:
-        """Where they lie in the Hugging Face cache, None where they do not (or are no repository)."""
-        if self.repository.startswith("http"):
-            return None
-        try:
-            from huggingface_hub import try_to_load_from_cache
-
-            found = try_to_load_from_cache(self.repository, self.file or self.marker)
-        except (ImportError, OSError, ValueError):  # no hub, or a cache that may not be read: as if it were empty
-            return None
-        if not isinstance(found, str):
-            return None
-        return Path(found) if self.file else Path(found).parent
+        return Path(folder_paths.get_folder_paths(FOLDER)[0]) / self.entry
 
     def remedy(self) -> str:
         """What to download and where to put it."""
-        place = self.place()
-        if self.repository.startswith("http"):
-            how = f"Download {self.repository} to {place}"
-        elif self.file:
-            how = f'hf download {self.repository} {self.file} --local-dir "{place.parent}"'
-        else:
-            how = f'hf download {self.repository} --local-dir "{place}"'
         searched = ", ".join([*folder_paths.get_folder_paths(FOLDER), "the Hugging Face cache"])
         return (
-            f"{self.name} needs {self.file or self.repository} ({self.size}, {self.licence}). "
-            f"Put it at {place}, for example with:  {how}\nLooked in: {searched}"
+            f"{self.name} needs {self.file or self.repository} ({self.size}, {self.licence}). Put it at "
+            f"{self.place()}, for example with:  {self.how_to_get(self.place().parent)}\nLooked in: {searched}"
         )
 
 

@@ -25,8 +25,8 @@ from .model_folders import (
 from .types import VerifierType
 from .verifier_nodes import VERIFIER_CATEGORY, clip_tokenizer
 
-DETECTOR = Weights("The objects verifier", "google/owlv2-base-patch16-ensemble", "", "0.6 GB", "Apache-2.0")
-COLOURS = Weights("The objects verifier", "openai/clip-vit-large-patch14", "", "1.7 GB", "MIT")
+DETECTOR = Weights.of("objects")
+COLOURS = Weights.of("objects_colours")
 NO_COLOURS = "none"
 RULES = Rules()
 

@@ -23,29 +23,15 @@ from .model_folders import (
 from .types import VerifierType
 from .verifier_nodes import VERIFIER_CATEGORY, clip_tokenizer
 
-PICKSCORE = Weights("PickScore", "yuvalkirstain/PickScore_v1", "", "3.9 GB", "MIT licence of its code")
-HPS = Weights("HPSv2.1", "xswu/HPSv2", "HPS_v2.1_compressed.pt", "2.0 GB", "Apache-2.0")
-IMAGE_REWARD = Weights("ImageReward", "THUDM/ImageReward", "ImageReward.pt", "1.8 GB", "Apache-2.0")
-BERT = Weights(
-    "ImageReward's tokenizer", "bert-base-uncased", "", "vocab.txt alone is enough, 0.2 MB", "Apache-2.0", "vocab.txt"
-)
-CLIP_L = Weights("LAION aesthetic v2", "openai/clip-vit-large-patch14", "", "1.7 GB", "MIT")
-LAION_HEAD = Weights(
-    "LAION aesthetic v2",
-    "https://github.com/christophschuhmann/improved-aesthetic-predictor",
-    "sac+logos+ava1-l14-linearMSE.pth",
-    "3.7 MB",
-    "Apache-2.0",
-)
-SIGLIP = Weights("Aesthetic Predictor V2.5", "google/siglip-so400m-patch14-384", "", "3.5 GB", "Apache-2.0")
-V25_HEAD = Weights(
-    "Aesthetic Predictor V2.5",
-    "https://github.com/discus0434/aesthetic-predictor-v2-5",
-    "aesthetic_predictor_v2_5.pth",
-    "2.6 MB",
-    "AGPL-3.0",
-)
-DINO = Weights("Image similarity", "facebook/dinov2-base", "", "0.35 GB", "Apache-2.0")
+PICKSCORE = Weights.of("pickscore")
+HPS = Weights.of("hps_v2_1")
+IMAGE_REWARD = Weights.of("image_reward")
+BERT = Weights.of("image_reward_tokenizer")
+CLIP_L = Weights.of("laion_aesthetic")
+LAION_HEAD = Weights.of("laion_aesthetic_head")
+SIGLIP = Weights.of("aesthetic_v25")
+V25_HEAD = Weights.of("aesthetic_v25_head")
+DINO = Weights.of("similarity")
 
 
 def _schema(node_id: str, title: str, description: str, inputs: list) -> io.Schema:

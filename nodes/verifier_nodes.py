@@ -27,7 +27,7 @@ from .types import CATEGORY, Scores, ScoresType, VerifierType
 
 VERIFIER_CATEGORY = f"{CATEGORY}/verifiers"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-CLIP_WEIGHTS = Weights("CLIPScore", CLIP_REPOSITORY, "", "1.7 GB", "MIT licence")
+CLIP_WEIGHTS = Weights.of("clip_score")
 NO_TEXT_TOWER = "in the same file"
 SHAPES_VERIFIERS = {"shapes_preference": "preference", "shapes_clip": "clip"}
 """Name of an embedded verifier -> its weights."""

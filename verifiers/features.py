@@ -17,11 +17,10 @@ from .base import VerifierError, check_images, freeze, module_device
 from .caching import ImageCache
 from .clip_weights import read_weights
 from .similarity import IMAGENET_MEAN, IMAGENET_STD
+from .weights import DINO_REPOSITORY, INCEPTION_FILE
 
-DINO_REPOSITORY = "facebook/dinov2-with-registers-large"
 DINO_KINDS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 DINO_SIZE = 224
-INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
 INCEPTION_SIZE = 299
 
 

@@ -11,8 +11,10 @@ import threading
 from collections.abc import Sequence
 
 from .. import __version__
+from ..installation.answers import shortened
 from ..installation.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
 
+LONGEST_MESSAGE = 200
 SUITES = ("shapes", "flow", "ttgen", "var", "panel", "overhead", "parity", "throughput")
 
 
@@ -63,6 +65,29 @@ def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     return command_module(options.command).main(options)
 
 
+class ShortLines(logging.Formatter):
+    """Messages as they are, cut to the length of a few lines: libraries put whole configurations into exceptions."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shortened(super().format(record), LONGEST_MESSAGE)
+
+
+class Terminal(logging.StreamHandler):
+    """The handler of this command."""
+
+
+def log_to_terminal(verbose: bool) -> None:
+    """Show what this pack logs, and warnings of others; ``verbose``: everything of this pack's, at full length."""
+    root = logging.getLogger()
+    for known in [handler for handler in root.handlers if isinstance(handler, Terminal)]:
+        root.removeHandler(known)  # of an earlier call in this process
+    handler = Terminal()
+    handler.setFormatter(logging.Formatter("%(message)s") if verbose else ShortLines("%(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("testtime").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
 def end_as_on_interrupt() -> None:
     """Take SIGTERM and SIGHUP (``timeout``, a closed terminal) as Ctrl-C, so that no ComfyUI of ours is left behind.
 
@@ -83,8 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     parser = build_parser(command)
     options = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("testtime").setLevel(logging.DEBUG if options.verbose else logging.INFO)
+    log_to_terminal(options.verbose)
     try:
         return dispatch(options, parser)
     except CommandError as error:

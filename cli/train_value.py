@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ def process_factory(options: argparse.Namespace, device: str) -> Callable[[Seque
     try:
         from diffusers import DiffusionPipeline
     except ImportError as error:
+        if importlib.util.find_spec("diffusers") is not None:
+            raise BadInput(f"--pipeline needs diffusers, which is installed but cannot be imported: {error}") from error
         raise BadInput("--pipeline needs diffusers: pip install diffusers") from error
     from ..pipelines import pipeline_process
 

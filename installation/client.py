@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from .answers import explain_failure, explain_refusal
 from .comfyui import check_version
 from .errors import BadInput, ServerTrouble, WorkflowFailed
 from .files import write_bytes
@@ -236,27 +237,3 @@ def text_lines(output: dict) -> list[str]:
     """The text a node shows (``ui.PreviewText`` and kin)."""
     text = output.get("text", [])
     return [str(line) for line in (text if isinstance(text, (list, tuple)) else [text])]
-
-
-def explain_refusal(answer: dict, workflow: dict) -> str:
-    """The server's answer to a prompt it does not accept, one line per fault, naming node, input and reason."""
-    lines = []
-    for node_id, entry in (answer.get("node_errors") or {}).items():
-        title = workflow.get(node_id, {}).get("_meta", {}).get("title") or entry.get("class_type", "")
-        for fault in entry.get("errors", []):
-            details = f": {fault['details']}" if fault.get("details") else ""
-            lines.append(f"  {node_id} {title}: {fault.get('message', fault.get('type', '?'))}{details}")
-    error = answer.get("error") or {}
-    if isinstance(error, str):
-        error = {"message": error}
-    if not lines:
-        details = f": {error['details']}" if error.get("details") else ""
-        lines.append(f"  {error.get('message', 'no reason given')}{details}")
-    return "ComfyUI refuses the workflow:\n" + "\n".join(lines)
-
-
-def explain_failure(data: dict) -> str:
-    """An execution_error event as one paragraph."""
-    message = str(data.get("exception_message", "")).strip()
-    where = f"node {data.get('node_id')} ({data.get('node_type')})"
-    return f"{where} failed: {data.get('exception_type', 'error')}: {message}"

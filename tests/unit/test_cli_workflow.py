@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,8 @@ from testtime.cli.run import check_folder
 from testtime.graph.check import check_known_nodes, check_links
 from testtime.graph.convert import Origin
 from testtime.graph.workflow import apply_assignments, read_workflow
-from testtime.installation.client import explain_refusal, normalise_url, text_lines, unused_path, websocket_url
+from testtime.installation.answers import explain_failure, explain_refusal
+from testtime.installation.client import normalise_url, text_lines, unused_path, websocket_url
 from testtime.installation.errors import EXIT_BAD_INPUT, BadInput
 
 INFO = {
@@ -244,3 +246,57 @@ def test_version_and_help(capsys):
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("testtime ")
     assert main([]) == EXIT_BAD_INPUT
+
+
+def test_a_sentence_of_a_node_is_told_once():
+    """The server repeats it for every input that the node checks itself, and calls it by that input's name."""
+    sentence = "prompt is empty: say what the image should show"
+    errors = [
+        {
+            "type": "custom_validation_failed",
+            "message": "Custom validation failed for node",
+            "details": f"{name} - {sentence}",
+        }
+        for name in ("steps", "max_nfe", "prompt")
+    ]
+    errors.append({"type": "value_smaller_than_min", "message": "Value 0 smaller than min of 1", "details": "cfg"})
+    told = explain_refusal({"node_errors": {"3": {"class_type": "X", "errors": errors}}}, {})
+    assert told.splitlines()[1:] == [f"  3 X: {sentence}", "  3 X: Value 0 smaller than min of 1: cfg"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "told"),
+    [
+        ("/root/ComfyUI/custom_nodes/testtime.samplers.protocols.SearchError", "steps is 0", "failed: steps is 0"),
+        ("torch.OutOfMemoryError", "no memory", "failed: OutOfMemoryError: no memory"),
+        ("ValueError", "", "failed: ValueError"),
+        (None, "", "failed: error"),
+    ],
+)
+def test_a_failure_is_told_without_paths_of_modules(kind, message, told):
+    data = {"node_id": "3", "node_type": "X", "exception_type": kind, "exception_message": message}
+    assert explain_failure(data) == f"node 3 (X) {told}"
+
+
+def test_a_long_failure_is_cut():
+    told = explain_failure({"exception_message": "x" * 9000})
+    assert len(told) < 2100 and told.endswith("(9007 characters)")
+
+
+def test_long_warnings_are_cut_on_the_terminal(capsys, monkeypatch):
+    """Whatever a library says in an exception, the line in the terminal stays a line; --verbose shows all of it."""
+    import logging
+
+    from testtime.cli import main as cli
+
+    def warn(options):
+        logging.getLogger("testtime").warning("the verifier failed: %s", "x" * 9000)
+        return 0
+
+    command = SimpleNamespace(main=warn, add_arguments=lambda parser: None)
+    monkeypatch.setattr(cli, "command_module", lambda name: command)
+    assert cli.main(["doctor"]) == 0
+    short = capsys.readouterr().err
+    assert "the verifier failed: xxx" in short and len(short) < 230 and "(9021 characters)" in short
+    assert cli.main(["--verbose", "doctor"]) == 0
+    assert len(capsys.readouterr().err) > 9000

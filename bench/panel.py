@@ -36,9 +36,9 @@ FRAMES_SECONDS = 4.0
 
 # A run as the server tells of it, with resampling at every fifth step, into the panel's own modules.
 DRAW = """(async () => {
-  const base = '/extensions/%(module)s/panel/';
+  const base = '/extensions/%(module)s/draw/';
   const [{ Run }, { TreeView }, { CurveView }] =
-    await Promise.all(['store.js', 'tree.js', 'curve.js'].map((name) => import(base + name)));
+    await Promise.all(['run.js', 'tree.js', 'curves.js'].map((name) => import(base + name)));
   const [particles, steps] = [%(particles)d, %(steps)d];
   let seed = 7;
   const random = () => (seed = (seed * 1103515245 + 12345) %% 2147483648) / 2147483648;
@@ -55,7 +55,7 @@ DRAW = """(async () => {
   document.body.replaceChildren();
   const holder = document.body.appendChild(document.createElement('div'));
   holder.style.width = '420px';
-  const tree = new TreeView(() => {});
+  const tree = new TreeView();
   const curve = new CurveView();
   holder.append(curve.canvas, tree.canvas);
   tree.canvas.style.width = curve.canvas.style.width = '100%%';
@@ -86,7 +86,7 @@ DRAW = """(async () => {
   curve.show(run, true);
   const pointed = await measured((frame) => tree.choose(ids[(frame * 97) %% ids.length]));
   const grown = await measured(() => {
-    tree.layerKey = null;
+    tree.planKey = null;
     tree.show(run, true);
     curve.show(run, true);
   });

@@ -1,20 +1,54 @@
-"""The demo page: one HTML file with everything inside (style, pictures), readable in light and dark."""
+"""The demo page: one HTML file with everything inside, readable in light and dark; ``reports/pages.py`` says how."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from ..reports.messages import whole
 from ..reports.names import task_name
-from ..reports.page import COMMON_STYLE
+from ..reports.pages import page
 from ..shapes_world.captions import Prompt
-from .charts import best_so_far, curves, data_uri, step_scores, tree
 from .sections import DIFFUSION, METHOD_TEXTS, SECTIONS, TTS_VAR_PARTICLES, VAR, About, Entry, Section
 
-STYLE_FILE = Path(__file__).with_name("demo.css")
+TEMPLATES = Path(__file__).with_name("templates")
+THUMB = 88  # pixels of a finished image beside a tree, twice as many as it is shown with
+
+
+def render(entries: Sequence[Entry], about: About) -> str:
+    """The whole page: a part per model that there are entries of. The headline needs entries of the diffusion model."""
+    parts, data = [], []
+    for section in SECTIONS:
+        mine = [entry for entry in entries if entry.model == section.model]
+        if mine:
+            parts.append(_part(section, mine, about, len(data)))
+            data += [_searches(section, [e for e in mine if e.prompt.text == text]) for text in _texts(mine)]
+    return page(
+        "demo.html",
+        folders=(TEMPLATES,),
+        script=("pages/demo.js", "showDemo"),
+        styles=("page.css", "demo.css"),
+        data=data,
+        headline=_headline([entry for entry in entries if entry.model == DIFFUSION]),
+        parts=parts,
+        about=about,
+    )
+
+
+def data_uri(image: np.ndarray, size: int | None = None) -> str:
+    """A PNG of uint8 ``[H, W, 3]``, optionally scaled to ``size`` pixels, as a data URI."""
+    picture = Image.fromarray(image)
+    if size is not None:
+        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def mean(values: Sequence[float]) -> float:
@@ -22,61 +56,12 @@ def mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def render(entries: Sequence[Entry], about: About) -> str:
-    """The whole page: a part per model that there are entries of. The headline needs entries of the diffusion model."""
-    body = [_header([entry for entry in entries if entry.model == DIFFUSION], about)]
-    for section in SECTIONS:
-        mine = [entry for entry in entries if entry.model == section.model]
-        if mine:
-            body.append(_part(section, mine, about))
-    body.append(_footer(about))
-    title = "Test-time scaling on six prompts"
-    style = COMMON_STYLE.read_text(encoding="utf-8") + STYLE_FILE.read_text(encoding="utf-8")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+def _texts(entries: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.prompt.text for entry in entries))
 
 
-def _header(entries: Sequence[Entry], about: About) -> str:
-    searched = [entry for entry in entries if entry.method != "plain"]
-    plain = [entry for entry in entries if entry.method == "plain"]
-    best = max({entry.method for entry in searched}, key=lambda key: _rank(searched, key))
-    correct = sum(entry.correct for entry in searched if entry.method == best)
-    before = sum(entry.correct for entry in plain)
-    return (
-        "<header><p class='eyebrow'>Test-time scaling</p>"
-        "<h1>Same model, same prompts, more thought per image</h1>"
-        f"<p class='lead'>One prompt from each of the six Shapes World tasks. Plain sampling gets "
-        f"<b>{before} of {len(plain)}</b> right; {METHOD_TEXTS[best][0]}, with about {about.budget} times the forward "
-        f"passes, <b>{correct} of {len(plain)}</b>. ShapesEval decides what is right: an exact check of shapes, "
-        "colours, numbers and positions that no method gets to see.</p></header>"
-    )
-
-
-def _part(section: Section, entries: Sequence[Entry], about: About) -> str:
-    """One model: its heading, table, grid, details and methods."""
-    methods = [key for key in section.methods if any(entry.method == key for entry in entries)]
-    prompts = list({entry.prompt.text: entry.prompt for entry in entries}.values())
-    leads = [section.lead, *([_next_scale_headline(entries, about)] if section.model == VAR else [])]
-    body = [_summary(section, entries, methods, about), _grid(entries, methods, prompts)]
-    body += [_details(section, entries, methods, prompts), _methods(methods)]
-    lead = "".join(f"<p class='lead'>{text}</p>" for text in leads)
-    return f"<div class='part'><h2>{section.title}</h2>{lead}{''.join(body)}</div>"
-
-
-def _next_scale_headline(entries: Sequence[Entry], about: About) -> str:
-    """What the next-scale part found, in one sentence; entries of all its methods."""
-    mine = {key: [entry for entry in entries if entry.method == key] for key in ("plain", "tts_var", "best_of_n")}
-    right = {key: f"<b>{sum(entry.correct for entry in own)}</b>" for key, own in mine.items()}
-    compute = {key: sum(entry.flops for entry in own) for key, own in mine.items()}
-    total = len(mine["plain"])
-    return (
-        f"Plain sampling gets {right['plain']} of {total} right; TTS-VAR with N = {TTS_VAR_PARTICLES} gets "
-        f"{right['tts_var']} of {total}; Best-of-N with N = {about.budget} gets {right['best_of_n']} of {total}, at "
-        f"{compute['best_of_n'] / compute['tts_var']:.1f} times the compute of TTS-VAR."
-    )
+def _correct(entries: Sequence[Entry], method: str) -> int:
+    return sum(entry.correct for entry in entries if entry.method == method)
 
 
 def _rank(entries: Sequence[Entry], method: str) -> tuple[int, float]:
@@ -84,22 +69,59 @@ def _rank(entries: Sequence[Entry], method: str) -> tuple[int, float]:
     return sum(entry.correct for entry in mine), mean([entry.score for entry in mine])
 
 
-def _summary(section: Section, entries: Sequence[Entry], methods: Sequence[str], about: About) -> str:
-    best = max(methods, key=lambda key: _rank(entries, key))
-    table = {key: _figures(section, [entry for entry in entries if entry.method == key]) for key in methods}
-    rows = []
-    for key, figures in table.items():
-        verdicts, *others = figures.values()
-        cells = f"<td class='num strong'>{verdicts}</td>" + "".join(f"<td class='num'>{text}</td>" for text in others)
-        mark = " <span class='pill'>best</span>" if key == best else ""
-        winner = " class='winner'" if key == best else ""
-        rows.append(f"<tr{winner}><th>{_swatch(key)}{METHOD_TEXTS[key][0]}{mark}</th>{cells}</tr>")
-    head = "".join(f"<th class=num>{text}</th>" for text in table[best])
-    return (
-        "<section><h3>What it costs, what it brings</h3><div class='scroll'><table class='summary'>"
-        f"<thead><tr><th>Method</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class='fine'>{section.cost.format(budget=about.budget)}</p></section>"
-    )
+def _headline(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What the best method of the diffusion model brought."""
+    best = max({entry.method for entry in entries} - {"plain"}, key=lambda key: _rank(entries, key))
+    plain = [entry for entry in entries if entry.method == "plain"]
+    return {
+        "plain": _correct(entries, "plain"),
+        "of": len(plain),
+        "name": METHOD_TEXTS[best][0],
+        "right": _correct(entries, best),
+    }
+
+
+def _part(section: Section, entries: Sequence[Entry], about: About, first: int) -> dict[str, Any]:
+    """One model: headings, table, images. Its first prompt is number ``first`` of the page's data."""
+    keys = [key for key in section.methods if any(entry.method == key for entry in entries)]
+    best = max(keys, key=lambda key: _rank(entries, key))
+    figures = {key: _figures(section, [entry for entry in entries if entry.method == key]) for key in keys}
+    methods = [
+        {
+            "key": key,
+            "name": METHOD_TEXTS[key][0],
+            "colour": METHOD_TEXTS[key][1],
+            "text": METHOD_TEXTS[key][2],
+            "best": key == best,
+            "figures": list(figures[key].values()),
+        }
+        for key in keys
+    ]
+    prompts = {entry.prompt.text: entry.prompt for entry in entries}.values()
+    return {
+        "model": section.model,
+        "title": section.title,
+        "lead": section.lead,
+        "start": section.start,
+        "cost": section.cost.format(budget=about.budget),
+        "bench": section.bench,
+        "columns": list(figures[best]),
+        "methods": methods,
+        "prompts": [_prompt(prompt, entries, keys, first + number) for number, prompt in enumerate(prompts)],
+        "comparison": _next_scale(entries) if section.model == VAR else None,
+    }
+
+
+def _next_scale(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What the next-scale part found; entries of all its methods."""
+    keys = ("plain", "tts_var", "best_of_n")
+    compute = {key: sum(entry.flops for entry in entries if entry.method == key) for key in keys}
+    return {
+        **{key: _correct(entries, key) for key in keys},
+        "of": sum(entry.method == "plain" for entry in entries),
+        "particles": TTS_VAR_PARTICLES,
+        "times": f"{compute['best_of_n'] / compute['tts_var']:.1f}",
+    }
 
 
 def _figures(section: Section, entries: Sequence[Entry]) -> dict[str, str]:
@@ -107,85 +129,47 @@ def _figures(section: Section, entries: Sequence[Entry]) -> dict[str, str]:
     held_out = [entry.held_out for entry in entries if entry.held_out is not None]
     compute = {"GFLOP per image": f"{mean([entry.flops for entry in entries]) / 1e9:.1f}"} if section.compute else {}
     return {
-        "ShapesEval": f"{sum(entry.correct for entry in entries)} / {len(entries)}",
+        "Correct": f"{sum(entry.correct for entry in entries)} / {len(entries)}",
         "Reward": f"{mean([entry.score for entry in entries]):.3f}",
         "Held-out reward": f"{mean(held_out):.3f}" if held_out else "-",
         "NFE per image": f"{mean([entry.nfe for entry in entries]):.0f}",
         **compute,
-        "Images judged": f"{mean([entry.judged for entry in entries]):.0f}",
+        "Images scored": f"{mean([entry.judged for entry in entries]):.0f}",
         "Seconds": f"{mean([entry.seconds for entry in entries]):.1f}",
     }
 
 
-def _swatch(key: str) -> str:
-    return f"<i class='swatch' style='background:{METHOD_TEXTS[key][1]}'></i>"
+def _prompt(prompt: Prompt, entries: Sequence[Entry], keys: Sequence[str], number: int) -> dict[str, Any]:
+    """A row of the grid; ``number`` of its searches in the page's data."""
+    mine = [e for key in keys for e in entries if e.method == key and e.prompt.text == prompt.text]
+    top = max(mine, key=lambda entry: (entry.correct, entry.score))
+    cards = [_card(entry, entry is top) for entry in mine]
+    return {"number": number, "text": prompt.text, "task": task_name(prompt.task), "cards": cards}
 
 
-def _find(entries: Sequence[Entry], method: str, prompt: Prompt) -> Entry | None:
-    return next((e for e in entries if e.method == method and e.prompt.text == prompt.text), None)
-
-
-def _grid(entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Prompt]) -> str:
-    head = "<div></div>" + "".join(f"<div class='colhead'>{_swatch(k)}{METHOD_TEXTS[k][0]}</div>" for k in methods)
-    rows = []
-    for prompt in prompts:
-        mine = [entry for entry in (_find(entries, key, prompt) for key in methods) if entry]
-        top = max(mine, key=lambda entry: (entry.correct, entry.score))
-        cards = "".join(_card(entry, entry is top) for entry in mine)
-        task = task_name(prompt.task)
-        rows.append(f"<div class='prompt'><span class='task'>{task}</span>{escape(prompt.text)}</div>{cards}")
-    return (
-        "<section><h3>Six prompts, side by side</h3>"
-        f"<div class='scroll'><div class='grid' style='--columns:{len(methods)}'>{head}{''.join(rows)}</div></div>"
-        "<p class='fine'>Under each image its reward; the frame marks the best of a row: right before wrong, then by "
-        "reward.</p></section>"
-    )
-
-
-def _card(entry: Entry, top: bool) -> str:
-    verdict = ("good", "&#10003;", "ShapesEval: correct") if entry.correct else ("bad", "&#10007;", "ShapesEval: wrong")
-    alt = escape(f"{METHOD_TEXTS[entry.method][0]}: {entry.prompt.text}", quote=True)
+def _card(entry: Entry, top: bool) -> dict[str, Any]:
     watcher = "" if entry.held_out is None else f", held-out reward {entry.held_out:.3f}"
-    title = f"reward {entry.score:.3f}{watcher}, {entry.nfe} forward passes"
-    return (
-        f"<figure class='card{' top' if top else ''}' title='{title}'><img src='{data_uri(entry.image)}' alt='{alt}'>"
-        f"<span class='verdict {verdict[0]}' title='{verdict[2]}'>{verdict[1]}</span>"
-        f"<figcaption>{entry.score:.3f}</figcaption></figure>"
-    )
+    return {
+        "top": top,
+        "picture": data_uri(entry.image),
+        "alt": f"{METHOD_TEXTS[entry.method][0]}: {entry.prompt.text}",
+        "title": f"reward {entry.score:.3f}{watcher}, {entry.nfe} forward passes",
+        "correct": entry.correct,
+        "score": f"{entry.score:.3f}",
+    }
 
 
-def _details(section: Section, entries: Sequence[Entry], methods: Sequence[str], prompts: Sequence[Prompt]) -> str:
-    blocks = []
-    for number, prompt in enumerate(prompts):
-        mine = [entry for entry in (_find(entries, key, prompt) for key in methods) if entry]
-        series = [(METHOD_TEXTS[e.method][0], METHOD_TEXTS[e.method][1], best_so_far(e.trace)) for e in mine]
-        now = [(METHOD_TEXTS[e.method][0], METHOD_TEXTS[e.method][1], step_scores(e.trace)) for e in mine]
-        legend = "".join(f"<span>{_swatch(e.method)}{METHOD_TEXTS[e.method][0]}</span>" for e in mine)
-        trees = "".join(
-            f"<h5>{_swatch(e.method)}{METHOD_TEXTS[e.method][0]}</h5>"
-            f"{tree(e.trace, e.winner, e.finalists, METHOD_TEXTS[e.method][1], section.start)}"
-            for e in mine
-            if e.method != "plain"
-        )
-        blocks.append(
-            f"<details{' open' if number == 0 else ''}><summary>{escape(prompt.text)}</summary>"
-            f"<div class='pair'><div><h4>Best preview so far</h4>{curves(series)}</div>"
-            f"<div><h4>Best particle at each step</h4>{curves(now)}</div></div><p class='legend'>{legend}</p>"
-            f"<h4>Family trees</h4><p class='fine'>From the left ({section.start}) to the right (finished images). A "
-            f"line that ends early is a particle that was given up; the coloured line leads to the winner.</p>{trees}"
-            "</details>"
-        )
-    return f"<section><h3>How each search went</h3>{''.join(blocks)}</section>"
-
-
-def _methods(methods: Sequence[str]) -> str:
-    items = "".join(f"<dt>{_swatch(k)}{METHOD_TEXTS[k][0]}</dt><dd>{METHOD_TEXTS[k][2]}</dd>" for k in methods)
-    return f"<section><h3>The methods in one sentence each</h3><dl>{items}</dl></section>"
-
-
-def _footer(about: About) -> str:
-    return (
-        f"<footer><p>Made by <code>testtime demo</code> in {about.seconds:.0f} s, through {escape(about.where)}, on "
-        f"{escape(about.machine)}. Embedded models, {about.steps} denoising steps, seed {about.seed}; reward: "
-        f"{escape(about.verifier)}, held out: {escape(about.held_out)}. The same seed gives the same page.</p></footer>"
-    )
+def _searches(section: Section, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The searches of one prompt, as ``web/pages/demo.js`` takes them."""
+    order = sorted(entries, key=lambda entry: section.methods.index(entry.method))
+    return [
+        {
+            "method": entry.method,
+            "name": METHOD_TEXTS[entry.method][0],
+            "colour": METHOD_TEXTS[entry.method][1],
+            "start": section.start,
+            "search": whole(entry.trace, [entry.winner]),
+            "pictures": {key: data_uri(image, THUMB) for key, image in entry.finalists},
+        }
+        for entry in order
+    ]

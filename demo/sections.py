@@ -18,17 +18,17 @@ METHOD_TEXTS = {
     "plain": (
         "Plain",
         "var(--plain)",
-        "One sample, as without this pack. It is the reference, at a fraction of the cost.",
+        "One sample without any search: the baseline, at a fraction of the cost.",
     ),
     "best_of_n": (
         "Best-of-N",
         "var(--bon)",
-        "Draws N samples independently and keeps the one the verifier scores highest.",
+        "Samples N images independently and keeps the one that the verifier scores highest.",
     ),
     "svdd": (
         "SVDD",
         "var(--svdd)",
-        "Tries M next moves at every step and goes on from the one whose preview scores best.",
+        "Tries M next moves at every step and continues from the one whose preview scores best.",
     ),
     "das": (
         "DAS",
@@ -38,13 +38,13 @@ METHOD_TEXTS = {
     "fk": (
         "FK steering",
         "var(--fk)",
-        "Runs N particles side by side and now and then replaces weak ones with copies of strong ones.",
+        "Runs N particles side by side and, every few steps, replaces weak ones with copies of strong ones.",
     ),
     "tts_var": (
         "TTS-VAR",
         "var(--ttsvar)",
-        "Many particles while the image is small, few when it is large: clusters keep the early ones different, scores "
-        "choose among the later ones.",
+        "Many particles while the image is small, few once it is large: clustering keeps the early ones diverse, "
+        "scores choose among the later ones.",
     ),
 }
 
@@ -114,7 +114,8 @@ class Section:
 
     Attributes:
         model: "diffusion" or "var"; title: the heading.
-        lead, cost: HTML, what the part is about, and what its table counts ("{budget}" is filled in).
+        lead, cost: what the part is about, and what its table counts ("{budget}" is filled in).
+        bench: the command that measures the same on many prompts.
         methods: keys of ``METHOD_TEXTS``, in the order of the columns.
         start: where the family trees begin.
         compute: whether the table has a column of FLOPs: for models whose forward passes differ in cost.
@@ -125,6 +126,7 @@ class Section:
     lead: str
     methods: tuple[str, ...]
     cost: str
+    bench: str
     start: str
     compute: bool = False
 
@@ -133,25 +135,27 @@ SECTIONS = (
     Section(
         model=DIFFUSION,
         title="A diffusion model",
-        lead="An image emerges from noise in small steps; the searches judge previews of it on the way.",
+        lead="The image emerges from noise in small steps; the searches score previews of it along the way.",
         methods=("plain", "best_of_n", "svdd", "das", "fk"),
-        cost="NFE: forward passes of the denoiser, two per step and sample under guidance. Every judged image is also "
+        cost="NFE: forward passes of the denoiser, two per step and sample with guidance. Every scored image is also "
         "decoded; DAS sends the gradient of its score back through the decoder. The reward is what the search "
         "optimises; the held-out reward comes from a second model that only watches. Six images say little about a "
-        "method: <code>testtime bench shapes</code> measures 240 prompts, with intervals.",
+        "method:",
+        bench="testtime bench shapes",
         start="noise",
     ),
     Section(
         model=VAR,
         title="A next-scale model",
-        lead="The same search ideas on a model that draws an image scale by scale, from 1 &times; 1 to 8 &times; 8 "
+        lead="The same search ideas on a model that draws an image scale by scale, from 1 \u00d7 1 to 8 \u00d7 8 "
         "tokens: Infinity's classes in a tiny configuration.",
         methods=("plain", "best_of_n", "tts_var"),
-        cost="NFE: forward passes of the transformer, two per scale and sample under guidance. They are not of equal "
-        "cost, the last scale has 64 times the tokens of the first; GFLOP is what transformer and decoder compute, the "
-        "decodes for the reward included. In this model decoding an image costs half of drawing it, so that many "
-        f"looks are dear. Best-of-N finishes {{budget}} images; TTS-VAR begins with {8 * TTS_VAR_PARTICLES} and "
-        f"finishes {TTS_VAR_PARTICLES}. <code>testtime bench var</code> measures 240 prompts, with intervals.",
+        cost="NFE: forward passes of the transformer, two per scale and sample with guidance. They differ in cost, the "
+        "last scale has 64 times the tokens of the first, so GFLOP counts what transformer and decoder compute, "
+        "decodes for the verifier included. Decoding costs half as much as drawing in this model, so frequent scoring "
+        f"is expensive. Best-of-N finishes {{budget}} images; TTS-VAR begins with {8 * TTS_VAR_PARTICLES} and finishes "
+        f"{TTS_VAR_PARTICLES}.",
+        bench="testtime bench var",
         start="empty image",
         compute=True,
     ),

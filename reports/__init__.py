@@ -1,1 +1,1 @@
-"""Pictures of a search, drawn with Pillow alone: scores over compute, the family tree, the finalists."""
+"""Reports of a search: pages, drawn in the browser by the modules of ``web/``, and pictures, drawn here with Pillow."""

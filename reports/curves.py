@@ -1,4 +1,4 @@
-"""Scores over compute."""
+"""Scores over compute as a picture; ``tree.py`` says why it is drawn here as well as in the browser."""
 
 from __future__ import annotations
 

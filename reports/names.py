@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..samplers.run.trace import Trace
+
 METHOD_NAMES = {
     "plain": "Plain sampling",
     "best_of_n": "Best-of-N",
@@ -41,6 +43,11 @@ TASK_NAMES = {
 def method_name(key: str) -> str:
     """The name of a method; the key itself, without underscores, where it has none."""
     return METHOD_NAMES.get(key, key.replace("_", " "))
+
+
+def title_of(trace: Trace) -> str:
+    """What the search of a trace is called: its title, in older traces the name of its method."""
+    return str(trace.meta.get("title") or method_name(str(trace.meta.get("method", "search"))))
 
 
 def task_name(key: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ..samplers.run.trace import Trace
 from .canvas import DARK, THEMES, Box, Canvas, Theme, one_line, shortened, text_width
 from .curves import draw_curves
-from .names import method_name
+from .names import title_of
 from .tree import columns_of, draw_tree, score_range
 
 WIDTH, MARGIN, GAP = 1180, 24, 16
@@ -114,7 +114,7 @@ def cost_line(trace: Trace) -> str:
     seconds = ledger.get("total_seconds", trace.records[-1].seconds if trace.records else 0.0)
     nfe = ledger.get("nfe", trace.records[-1].nfe if trace.records else 0)
     parts = [_counted(nfe, "forward pass", "es"), _counted(ledger.get("decodes", 0), "decode", "s")]
-    parts.append(_counted(ledger.get("verifier_images", 0), "image", "s") + " judged")
+    parts.append(_counted(ledger.get("verifier_images", 0), "image", "s") + " scored")
     parts.append(f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min")
     status = trace.meta.get("status", "complete")
     return "   ".join(parts) + ("" if status == "complete" else f"   (ended early: {status})")
@@ -124,10 +124,15 @@ def _counted(count: int, noun: str, ending: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else ending}"
 
 
+def counts_rounds(trace: Trace) -> bool:
+    """Whether the steps of a trace are rounds over finished images rather than steps of the sampler."""
+    return trace.meta.get("method") in ROUNDS
+
+
 def settings_line(trace: Trace) -> str:
     """Steps, where they are steps, and the seed."""
     first = trace.records[0] if trace.records else None
-    parts = [] if first is None or trace.meta.get("method") in ROUNDS else [f"{first.steps} steps"]
+    parts = [] if first is None or counts_rounds(trace) else [f"{first.steps} steps"]
     return "   ".join([*parts, f"seed {trace.seed}"])
 
 
@@ -163,7 +168,7 @@ def report(trace: Trace, finalists: Finalists, theme: str | Theme = DARK, limit:
 
 def _heading(canvas: Canvas, trace: Trace) -> None:
     muted, right = canvas.theme.muted, WIDTH - MARGIN
-    canvas.text((MARGIN, 40), method_name(str(trace.meta.get("method", "search"))), 24)
+    canvas.text((MARGIN, 40), title_of(trace), 24)
     canvas.text((right, 40), cost_line(trace), 13, muted, "rs")
     settings = settings_line(trace)
     canvas.text((right, 66), settings, 13, muted, "rs")
@@ -179,7 +184,7 @@ def _curves_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) 
     canvas.text((box[0] + 16, box[1] + 26), "Scores over compute", 14)
     if judge:
         canvas.text((box[0] + 26 + text_width("Scores over compute", 14), box[1] + 26), str(judge), 11, theme.muted)
-    items = [("line", theme.text, "best so far"), ("line", theme.accent, "way of the winner")]
+    items = [("line", theme.text, "best so far"), ("line", theme.accent, "path of the winner")]
     if any(any(record.resampled) for record in trace.records):
         items.append(("event", theme.event, "resampling"))
     canvas.legend(box[2] - 16, box[1] + 26, items)
@@ -189,7 +194,7 @@ def _curves_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) 
 def _tree_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) -> None:
     theme, y = canvas.theme, box[1] + 26
     canvas.panel(box)
-    rounds = trace.meta.get("method") in ROUNDS
+    rounds = counts_rounds(trace)
     canvas.text((box[0] + 16, y), "Family tree", 14)
     text = "from round to round" if rounds else "step by step, from noise to image"
     canvas.text((box[0] + 26 + text_width("Family tree", 14), y), text, 11, theme.muted)

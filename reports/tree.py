@@ -1,4 +1,9 @@
-"""The family tree of a search: steps from left to right, one lane per particle, the winners' paths on top."""
+"""The family tree of a search as a picture: steps from left to right, one lane per particle, winners' paths on top.
+
+Panel and pages are drawn by ``web/draw``, in the browser. This and ``curves.py`` are the one drawing beside it, because
+the IMAGE that a node gives (Search Report), and the thumbnails of workflows, are made where no browser is. Both put
+everything in the same place: a test compares the two layouts.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...reports.messages import compact
 from ...reports.thumbs import thumbnail
 from ...samplers.protocols import State
 from ...samplers.run.trace import StepRecord
@@ -31,35 +32,6 @@ THUMBS_PER_STEP = 64
 THUMB_BYTES_PER_RUN = 24_000_000
 QUEUE = 6  # steps whose thumbnails may wait
 SCHEMA = 1
-
-
-def compact(record: StepRecord, index: int, ledger: dict[str, Any]) -> dict[str, Any]:
-    """A record as the front end gets it; particles are rows ``[id, parent, group, score, log_weight, selected]``."""
-    prompts = [entry.get("prompt") for entry in record.particles]
-    return {
-        "index": index,
-        "step": record.step,
-        "steps": record.steps,
-        "sigma": record.sigma,
-        "phase": record.phase,
-        "ess": [round(value, 3) for value in record.ess],
-        "resampled": list(record.resampled),
-        "nfe": record.nfe,
-        "seconds": record.seconds,
-        "ledger": ledger,
-        "particles": [
-            [e["id"], e["parent"], e["group"], _short(e["score"]), _short(e["log_weight"]), int(e["selected"])]
-            for e in record.particles
-        ],
-        # Only of searches that re-prompt: the prompt of every row (null: the original), and what the rewriter said.
-        "prompts": prompts if any(prompts) else None,
-        "rewrites": list(record.rewrites),
-        "thumbs": None,
-    }
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
 
 
 def shown_rows(record: StepRecord, limit: int = THUMBS_PER_STEP) -> list[int]:

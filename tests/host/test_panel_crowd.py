@@ -19,9 +19,9 @@ pytestmark = [
 PARTICLES = 512
 # A search of 512 particles and 60 steps arrives as messages, 64 previews of 14 kB in each: more than a run may keep.
 FEED = """(async () => {
-  const base = '/extensions/%(module)s/panel/';
-  const [{ RunStore, THUMB_CHARACTERS }, { PanelView }] =
-    await Promise.all(['store.js', 'view.js'].map((name) => import(base + name)));
+  const base = '/extensions/%(module)s/';
+  const [{ THUMB_CHARACTERS }, { RunStore }, { PanelView }] =
+    await Promise.all(['draw/run.js', 'panel/store.js', 'panel/view.js'].map((name) => import(base + name)));
   document.body.replaceChildren();
   const store = new RunStore(async () => null);
   const view = new PanelView(store, { reportUrl: () => '', answer: async () => ({}), useParticle: () => [] });

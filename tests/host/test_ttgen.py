@@ -184,7 +184,7 @@ def test_winner_is_replayed_with_its_prompts(world):
 
 
 def test_panel_gets_prompts_and_what_was_missing(world):
-    from testtime.nodes.host.live import compact
+    from testtime.reports.messages import compact
 
     _, _, _, trace = sample(world, ttgen(world, Fixed()))
     first, last = (compact(trace.records[k], k, {}) for k in (0, -1))

@@ -56,27 +56,44 @@ def page(searched):
     return render(searched.trace, dict.fromkeys(searched.particles[:3], picture), name='<x>&".json', version="0<1")
 
 
+def data_of(page: str):
+    """What the page's script reads."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1))
+
+
 def test_the_page_holds_everything(searched, page):
-    reader = Reader(page)
-    particles = {e["id"] for r in searched.trace.records for e in r.particles}
-    dots = [a for t, a in reader.tags if t == "circle" and "data-id" in a]
-    assert {int(a["data-id"]) for a in dots} == particles
-    parents = {e["id"]: e["parent"] for r in searched.trace.records for e in r.particles}
-    assert {int(a["data-id"]): int(a["data-parent"]) for a in dots if "data-parent" in a} == {
-        child: parent for child, parent in parents.items() if parent is not None
-    }
-    assert {int(a["data-id"]) for a in dots if "won" in a["class"].split()} >= {searched.particles[0]}
+    reader, data = Reader(page), data_of(page)
+    entries = [e for r in searched.trace.records for e in r.particles]
+    rows = [row for record in data["records"] for row in record["particles"]]
+    assert [row[:3] for row in rows] == [[e["id"], e["parent"], e["group"]] for e in entries]
+    assert [row[3] for row in rows if row[3] is not None] == pytest.approx(
+        [e["score"] for e in entries if e["score"] is not None], rel=1e-5
+    )
+    assert data["winners"] == [searched.particles[0], searched.particles[5]]
     assert sum(t == "figure" for t, _ in reader.tags) == len(searched.particles)
     assert page.count("data:image/jpeg;base64,") == 3
     for text in (f"{float(searched.scores[0]):.3f}", str(searched.ledger.nfe), "SMC", "seed 3", "held-out"):
         assert text in reader.text
-    assert len([a for t, a in reader.tags if t == "polyline" and a["class"] == "best"]) == 2
+
+
+def test_a_title_names_the_whole_search(searched):
+    trace = Trace.from_json(searched.trace.to_json())
+    trace.meta["title"] = "SMC, re-prompted, within 500 passes"
+    page = render(trace)
+    assert page.count("SMC, re-prompted, within 500 passes") == 4  # window, heading, settings, data of the drawings
+
+
+def test_numbers_that_are_none_stay_out_of_the_data(searched):
+    trace = Trace.from_json(searched.trace.to_json())
+    for value, entry in zip((float("nan"), float("inf")), trace.records[2].particles, strict=False):
+        entry["score"] = value
+    assert [row[3] for row in data_of(render(trace))["records"][2]["particles"][:2]] == [None, None]
 
 
 def test_nothing_is_loaded_and_nothing_of_a_prompt_runs(page):
     reader = Reader(page)
     assert HOSTILE in reader.text and '<x>&".json' in reader.text
-    assert sum(t == "script" for t, _ in reader.tags) == 1
+    assert [a.get("type") for t, a in reader.tags if t == "script"] == ["application/json", None]
     for tag, attributes in reader.tags:
         assert tag not in ("link", "iframe", "object", "base", "form")
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
@@ -89,9 +106,9 @@ def test_nothing_is_loaded_and_nothing_of_a_prompt_runs(page):
 
 def test_runs_cut_short_and_unscored_ones_have_a_page_too():
     cut = run_search(SMC(4, alpha=ALPHA), keyed(), TARGET, ["p", "q"], max_nfe=30)
-    assert "Ended early: budget" in Reader(render(cut.trace)).text
+    assert "Ended early: the budget was used up." in Reader(render(cut.trace)).text
     plain = run_search(BestOfN(1), keyed(groups=1), None, ["p"])
-    assert "Nothing was scored" in Reader(render(plain.trace)).text
+    assert "no score" in Reader(render(plain.trace)).text
     rounds = run_search(PathSearch(2, 2), keyed(groups=1), TARGET, ["p"])
     assert f"{float(rounds.scores[0]):.3f}" in Reader(render(rounds.trace)).text
     with pytest.raises(ValueError, match="empty"):
@@ -117,11 +134,11 @@ def test_prompts_that_competed_are_shown_with_their_previews_scores_and_the_winn
     picture = thumbnail(torch.full((64, 64, 3), 90, dtype=torch.uint8).numpy())
     page = render(trace, {second["id"]: picture})
     reader = Reader(page)
-    assert f"missing: a ring; {HOSTILE}" in reader.text and "the prompt as it was" in reader.text
-    assert "0.750" in reader.text and "-0.125" in reader.text and "kept as it was" in reader.text
+    assert f"missing: a ring; {HOSTILE}" in reader.text and "original prompt" in reader.text
+    assert "0.750" in reader.text and "-0.125" in reader.text and "prompt kept" in reader.text
     assert "no usable answer: HTTP <500>" in reader.text
-    section = page[page.index("Prompts on the way") :]
-    kinds = re.findall(r"<figure class='(\w+)' title='particle (\d+)'", section)
+    section = page[page.index("Rewritten prompts") :]
+    kinds = re.findall(r'<figure class="(\w+)" title="particle (\d+)"', section)
     assert kinds == [("other", str(first["id"])), ("first", str(second["id"]))]
     assert page.count("data:image/jpeg;base64,") == 1  # shown here, so not kept aside a second time
 

@@ -288,9 +288,9 @@ def test_nothing_scored_and_nothing_at_all():
 def test_cost_is_said_in_words():
     trace = small_trace()
     trace.meta["ledger"]["total_seconds"] = 3.21
-    assert cost_line(trace) == "120 forward passes   9 decodes   9 images judged   3.2 s"
+    assert cost_line(trace) == "120 forward passes   9 decodes   9 images scored   3.2 s"
     trace.meta["ledger"] = {"nfe": 4000, "decodes": 1, "verifier_images": 1, "total_seconds": 150}
-    assert cost_line(trace) == "4,000 forward passes   1 decode   1 image judged   2.5 min"
+    assert cost_line(trace) == "4,000 forward passes   1 decode   1 image scored   2.5 min"
     trace.meta["status"] = "budget"
     assert cost_line(trace).endswith("(ended early: budget)")
 

@@ -1,6 +1,6 @@
 // A question to the person: the candidates of a step, to be picked in order or dropped, by click or by keyboard.
 
-import { element, number } from "./dom.js";
+import { element, number } from "../draw/dom.js";
 import { say } from "./texts.js";
 
 const HOW = { person: "byPerson", verifier: "byVerifier", time: "byTime", nobody: "byNobody", cancelled: "byCancel" };

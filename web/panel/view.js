@@ -1,28 +1,13 @@
 // The panel: heading, progress, score curve, family tree, the particle under the pointer, cost. DOM only, text as text.
 
-import { isDark } from "./colours.js";
+import { isDark } from "../draw/colours.js";
+import { CurveView } from "../draw/curves.js";
+import { element, number } from "../draw/dom.js";
+import { TreeView } from "../draw/tree.js";
 import { AskView } from "./ask.js";
-import { CurveView } from "./curve.js";
-import { element, number } from "./dom.js";
 import { say } from "./texts.js";
-import { TreeView } from "./tree.js";
 
 const STATUS = ["running", "complete", "budget", "interrupted", "failed"]; // also the names of their texts
-const METHODS = {
-  best_of_n: "Best-of-N",
-  importance_sampling: "Importance Sampling",
-  svdd: "SVDD",
-  smc: "SMC",
-  das: "DAS",
-  fk: "FK Steering",
-  rbf: "Rollover Budget Forcing",
-  beam_search: "Beam Search",
-  random_search: "Random Search",
-  zero_order_search: "Zero-Order Search",
-  path_search: "Path Search",
-  ttgen: "TTGen",
-  replay: "Replay",
-};
 const STRIP = 8;
 
 export class PanelView {
@@ -49,7 +34,7 @@ export class PanelView {
     this.bar.max = 1;
     this.bar.setAttribute("aria-label", say("progress"));
     this.curve = new CurveView();
-    this.tree = new TreeView((particle) => this.inspect(particle));
+    this.tree = new TreeView({ onPoint: (particle) => this.inspect(particle) });
     const keys = element("span", "testtime-spoken", say("treeHelp"));
     keys.id = "testtime-tree-keys";
     this.tree.canvas.setAttribute("aria-describedby", keys.id);
@@ -127,7 +112,7 @@ export class PanelView {
     const dark = isDark(this.root);
     this.root.classList.toggle("testtime-dark", dark);
     this.prompt.textContent = (run.about.prompts ?? []).join("  |  ");
-    const last = run.records[run.records.length - 1];
+    const last = run.records.at(-1);
     const step = last ? say("step", last) : say("starting");
     this.status.textContent = `${STATUS.includes(run.status) ? say(run.status) : run.status}, ${step}`;
     this.status.dataset.status = run.status;
@@ -144,7 +129,7 @@ export class PanelView {
 
   list(run) {
     const wanted = [...this.store.runs.values()].map((r, k) => {
-      const name = METHODS[r.about.method] ?? r.about.method;
+      const name = r.about.title ?? r.about.method;
       return [r.id, `${k + 1}. ${r.about.node ? say("nodeOf", { name, node: r.about.node }) : name}`];
     });
     if (JSON.stringify(wanted) !== this.listed) {
@@ -155,7 +140,7 @@ export class PanelView {
   }
 
   best(run) {
-    const record = [...run.records].reverse().find((r) => r.rows.some((p) => p.thumb));
+    const record = run.records.findLast((r) => r.rows.some((p) => p.thumb));
     const rows = record ? record.rows.filter((p) => p.thumb).sort((a, b) => (b.score ?? -1e9) - (a.score ?? -1e9)) : [];
     this.strip.replaceChildren(
       ...rows.slice(0, STRIP).map((p) => {
@@ -177,7 +162,7 @@ export class PanelView {
     const seen = this.run.path(p.id).find((q) => q.thumb);
     const words = element("div");
     words.append(
-      element("strong", "", say(particle ? "particle" : "leader", p)),
+      element("strong", "", say(particle ? "particle" : this.run.winners.length ? "winner" : "leader", p)),
       element("span", "", say("score", { score: number(p.score) })),
       element("span", "", say("step", p.record)),
       element("span", "", p.parent === null ? say("freshNoise") : say("childOf", { id: p.parent })),

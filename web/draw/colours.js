@@ -1,14 +1,17 @@
-// Colours of scores (readable without colour vision) and of everything else, for dark and light themes.
+// Colours of scores (readable without colour vision) and of everything else, on dark and on light backgrounds.
 
 const DARK = ["#6c4ea0", "#5c68b0", "#4682b4", "#329ba5", "#3cb48c", "#87d25f", "#fae43c"];
 const LIGHT = ["#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#5fb83a", "#b8a800"];
+
+/** Shades of a score: dots of one shade are drawn as one path, because there can be thousands. */
+export const LEVELS = 32;
 
 /** Thousands of small discs: without a graphics card, or with a weak one, the CPU draws them twenty times as fast. */
 export const DRAWN_BY_CPU = { willReadFrequently: true };
 
 const parse = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-/** CSS colour of a share 0..1; null gives the neutral colour. */
+/** The CSS colour of a score at `share` of the range (0 worst, 1 best); null gives the colour of "no score". */
 export function scoreColour(share, dark, alpha = 1) {
   if (share === null) return dark ? `rgba(150,156,168,${alpha})` : `rgba(104,110,122,${alpha})`;
   const ramp = dark ? DARK : LIGHT;
@@ -28,7 +31,8 @@ export function isDark(element) {
   return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
+/** What is drawn besides scores: `won` is the path of a winner, `pointed` that of the particle under the pointer. */
 export const palette = (dark) =>
   dark
-    ? { text: "#e8eaee", muted: "#a4aab6", grid: "#383d48", accent: "#ff9e2c", event: "#78aaff" }
-    : { text: "#1c1f24", muted: "#5b616d", grid: "#dee2e8", accent: "#b65400", event: "#2860c8" };
+    ? { text: "#e8eaee", muted: "#a4aab6", grid: "#383d48", won: "#ff9e2c", pointed: "#78aaff", event: "#78aaff" }
+    : { text: "#1c1f24", muted: "#5b616d", grid: "#dee2e8", won: "#b65400", pointed: "#2860c8", event: "#2860c8" };

@@ -9,12 +9,17 @@ import { PanelView } from "./panel/view.js";
 const TAB = "testtime.search";
 const SETTING = "TestTime.Live";
 const LOCALE = "Comfy.Locale";
-const OUR_NODES = /^TestTime(Search|Replay|Continue|Human)/;
+const OUR_NODES = /^TestTime(Search|InfinitySearch|Replay|Continue|Human)/;
 const PARTICLE_NODES = ["TestTimeReplayParticle", "TestTimeContinueSearch"];
+
+const clientId = () => api.clientId ?? api.initialClientId;
+
+/** A path with the id of this window: where every person sees only their own searches, the server asks for it. */
+const signed = (path) => (clientId() ? `${path}?client=${encodeURIComponent(clientId())}` : path);
 
 async function getJson(path) {
   try {
-    const response = await api.fetchApi(path);
+    const response = await api.fetchApi(signed(path));
     return response.ok ? await response.json() : null;
   } catch {
     return null; // the server is gone for the moment; the next message tries again
@@ -29,19 +34,22 @@ function post(path, message) {
   return api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(message) });
 }
 
-/** Tell the server that this window can show questions; it only ever waits for windows that did. */
+/**
+ * Tell the server that this window can show questions; it only ever waits for windows that did. Before that, the window
+ * has to be connected, which takes a moment after it was opened.
+ */
 async function sayHello(tries = 20) {
-  const client = api.clientId ?? api.initialClientId;
-  if (!client) {
-    if (tries > 0) setTimeout(() => sayHello(tries - 1), 500);
-    return;
-  }
+  const client = clientId();
   try {
-    const response = await post("/testtime/panel", { client });
-    if (response.ok && (await response.json()).question) await showQuestion();
+    const response = client ? await post("/testtime/panel", { client }) : null;
+    if (response?.ok) {
+      if ((await response.json()).question) await showQuestion();
+      return;
+    }
   } catch {
-    // the server is gone for the moment; "reconnected" comes here again
+    return; // the server is gone for the moment; "reconnected" comes here again
   }
+  if (tries > 0) setTimeout(() => sayHello(tries - 1), 500);
 }
 
 async function showQuestion() {
@@ -55,13 +63,13 @@ async function showQuestion() {
 const host = {
   async answer(question, message) {
     try {
-      const response = await post(`/testtime/question/${question}`, { ...message, client: api.clientId });
+      const response = await post(`/testtime/question/${question}`, { ...message, client: clientId() });
       return { ok: response.ok, body: await response.json().catch(() => null) };
     } catch {
       return { ok: false, body: { error: say("unreachable") } };
     }
   },
-  reportUrl: (run) => api.apiURL(`/testtime/runs/${run}/report`),
+  reportUrl: (run) => api.apiURL(signed(`/testtime/runs/${run}/report`)),
   useParticle(particle) {
     const takers = (nodes) => nodes.filter((node) => PARTICLE_NODES.includes(node?.comfyClass ?? node?.type));
     const selected = takers(Object.values(app.canvas?.selected_nodes ?? {}));
@@ -88,6 +96,9 @@ function setEnabled(enabled) {
   post("/testtime/live", { enabled }).catch(() => {});
 }
 
+/** Entries in the menu of a node. */
+const menuOf = (type) => (OUR_NODES.test(type ?? "") ? [{ content: say("showPanel"), callback: openPanel }] : []);
+
 function openPanel() {
   // The command toggles: a tab that is open already must be left alone, also one that is about to appear.
   const active = app.extensionManager.sidebarTab?.activeSidebarTabId;
@@ -108,9 +119,16 @@ app.registerExtension({
       onChange: setEnabled,
     },
   ],
-  getNodeMenuItems(node) {
-    if (!OUR_NODES.test(node?.comfyClass ?? "")) return [];
-    return [{ content: say("showPanel"), callback: openPanel }];
+  getNodeMenuItems: (node) => menuOf(node?.comfyClass),
+  beforeRegisterNodeDef(nodeType, { name }) {
+    // Front ends before 1.29, such as the one that ComfyUI 0.3.64 pins, do not ask extensions for menu entries.
+    if (app.collectNodeMenuItems || !menuOf(name).length) return;
+    const before = nodeType.prototype.getExtraMenuOptions;
+    nodeType.prototype.getExtraMenuOptions = function (canvas, options) {
+      const more = before?.call(this, canvas, options);
+      options.push(...menuOf(name));
+      return more;
+    };
   },
   async setup() {
     addStyle();

@@ -7,7 +7,6 @@ such window is open. Everything else (API, scripts, command line) goes on at onc
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 import uuid
@@ -18,7 +17,8 @@ from typing import Any
 
 from ...verifiers.human import Answer, Question
 from ..compat import throw_if_interrupted
-from .live import as_bytes, place, quick_thumbnail, send
+from .audience import OFF, audience, connected, may_see, queued_by, sender
+from .live import as_bytes, place, quick_thumbnail
 
 log = logging.getLogger("testtime")
 
@@ -26,6 +26,7 @@ GRACE = 20.0
 """Seconds that a run waits on when the last window was closed or is being reloaded."""
 POLL = 0.1
 WINDOWS_KEPT = 64
+"""Closed windows that are remembered, in case they are only being reloaded; open ones are never forgotten."""
 SIDES = ((16, 256), (64, 192), (512, 128))  # pixels of a picture for up to so many candidates
 SHOWN = 512
 
@@ -37,6 +38,7 @@ class _Open:
     body: dict[str, Any]
     group: list[int]
     deadline: float
+    owner: str | None = None
     answer: Answer | None = None
     over: str = ""  # "person", "verifier", "time", "nobody" or "cancelled"
     by: str = ""
@@ -56,15 +58,23 @@ class Desk:
         self._open: _Open | None = None
         self._last: _Open | None = None
         self._lock = threading.Condition()
-        self.sink = send
+        self.sink: Callable[[str, dict[str, Any]], None] | None = None
 
-    def hello(self, client: str) -> None:
-        """A window says that it holds the panel and can show questions."""
+    def hello(self, client: str) -> bool:
+        """A window says that it holds the panel and can show questions.
+
+        Returns False for one that is not connected: whoever only claims to be a window can push no real one out.
+        """
+        windows = self._windows()
+        if client not in windows:
+            return False
         with self._lock:
             self._panels[client] = None
             self._panels.move_to_end(client)
-            while len(self._panels) > WINDOWS_KEPT:
-                self._panels.popitem(last=False)
+            closed = [known for known in self._panels if known not in windows]
+            for known in closed[: max(0, len(closed) - WINDOWS_KEPT)]:
+                del self._panels[known]
+        return True
 
     def somebody(self) -> bool:
         """Whether a window that can answer is open."""
@@ -72,16 +82,18 @@ class Desk:
             return bool(self._windows() & set(self._panels))
 
     def attended(self) -> bool:
-        """Whether the run that executes now was queued from such a window."""
+        """Whether the run that executes now was queued from such a window, and questions are shown at all."""
+        if audience() == OFF:
+            return False
         owner = self._owner()
         with self._lock:
             known = owner is not None and owner in self._panels
         return known and self.somebody()
 
-    def current(self) -> dict[str, Any] | None:
-        """The open question with the seconds that are left, or None."""
+    def current(self, client: str | None = None) -> dict[str, Any] | None:
+        """The open question with the seconds that are left, or None, also where it is not for the window ``client``."""
         with self._lock:
-            if self._open is None:
+            if self._open is None or not may_see(self._open.owner, client):
                 return None
             return {**self._open.body, "seconds": max(0.0, self._open.deadline - time.monotonic())}
 
@@ -94,11 +106,12 @@ class Desk:
         if not self.attended():
             log.info("nobody at a panel to ask: %s decides", question.fallback)
             return None
-        body = described(question, seconds)
-        asked = _Open(body, list(question.group), time.monotonic() + seconds)
+        body, owner = described(question, seconds), self._owner()
+        asked = _Open(body, list(question.group), time.monotonic() + seconds, owner)
+        send = self.sink or sender(owner)
         with self._lock:
             self._open = asked
-        self.sink("testtime.ask", {key: value for key, value in body.items() if key != "candidates"})
+        send("testtime.ask", {key: value for key, value in body.items() if key != "candidates"})
         try:
             asked.over = self._wait(asked)
         except BaseException:
@@ -107,7 +120,7 @@ class Desk:
         finally:
             with self._lock:
                 self._open, self._last = None, asked
-            self.sink("testtime.answered", {"question": body["question"], "how": asked.over, "by": asked.by})
+            send("testtime.answered", {"question": body["question"], "how": asked.over, "by": asked.by})
         if asked.over in ("time", "nobody"):
             log.warning("no answer (%s): %s decides", asked.over, question.fallback)
         return asked.answer
@@ -131,11 +144,15 @@ class Desk:
         """An answer from a window -> (HTTP status, what the window is told). The first valid one counts."""
         if not isinstance(message, dict):
             return 400, {"error": 'send {"client": ..., "ranked": [...], "dropped": [...]} or {"skip": true}'}
+        client = str(message.get("client", ""))[:64]
         with self._lock:
             for known in (self._open, self._last):
+                if known is not None and not may_see(known.owner, client):
+                    continue
                 if known is not None and known.body["question"] == number and known.over:
                     return 409, {"error": "this question is answered already", "how": known.over, "by": known.by}
-            if self._open is None or self._open.body["question"] != number:
+            mine = self._open is not None and may_see(self._open.owner, client)
+            if not mine or self._open.body["question"] != number:
                 return 404, {"error": "this question is not open"}
             asked = self._open
             if message.get("skip") is True:
@@ -149,7 +166,7 @@ class Desk:
                 if problem:
                     return 400, {"error": problem}
                 asked.answer, asked.over = answer, "person"
-            asked.by = str(message.get("client", ""))[:64]
+            asked.by = client
             self._lock.notify_all()
         return 200, {"how": asked.over}
 
@@ -185,20 +202,6 @@ def described(question: Question, seconds: float) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return float(f"{value:.6g}") if abs(value) != float("inf") and value == value else None
-
-
-def _server() -> Any:
-    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-
-
-def connected() -> set[str]:
-    """Ids of the clients with an open connection to the running server."""
-    return set(getattr(_server(), "sockets", None) or ())
-
-
-def queued_by() -> str | None:
-    """Id of the client that queued the prompt that executes now, None for the bare API."""
-    return getattr(_server(), "client_id", None)
 
 
 desk = Desk()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import queue
-import sys
 import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ from torch import Tensor
 from ...reports.messages import compact
 from ...reports.thumbs import thumbnail
 from ...samplers.protocols import State
+from ...samplers.run.notes import brief
 from ...samplers.run.trace import StepRecord
+from .audience import OFF, audience, may_see, queued_by, sender
 
 log = logging.getLogger("testtime")
 
@@ -57,20 +59,32 @@ class LiveStore:
     """The latest runs, as a tab that is opened or reloaded needs them. Thread-safe, bounded in runs and thumbnails."""
 
     def __init__(self, kept: int = RUNS_KEPT):
-        self.enabled = True
+        self._enabled = True
+        self._owners: dict[str, str | None] = {}
         self._runs: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._bytes: dict[str, int] = {}
         self._kept = kept
         self._lock = threading.Lock()
 
-    def begin(self, run: dict[str, Any]) -> None:
-        """A run begins; the oldest one beyond ``kept`` is dropped."""
+    @property
+    def enabled(self) -> bool:
+        """Whether searches are shown; ``TESTTIME_PANEL=off`` overrules the setting."""
+        return self._enabled and audience() != OFF
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._enabled = value
+
+    def begin(self, run: dict[str, Any], owner: str | None = None) -> None:
+        """A run begins, queued by the window ``owner``; the oldest one beyond ``kept`` is dropped."""
         with self._lock:
             self._runs[run["run"]] = {**run, "records": [], "status": "running"}
             self._bytes[run["run"]] = 0
+            self._owners[run["run"]] = owner
             while len(self._runs) > self._kept:
                 name, _ = self._runs.popitem(last=False)
                 self._bytes.pop(name, None)
+                self._owners.pop(name, None)
 
     def add(self, run: str, record: dict[str, Any]) -> None:
         """A step; thumbnails are kept while the run's allowance lasts."""
@@ -89,16 +103,22 @@ class LiveStore:
             if run in self._runs:
                 self._runs[run].update(fields)
 
-    def listing(self) -> list[dict[str, Any]]:
-        """Runs without their records, newest last."""
+    def listing(self, client: str | None = None) -> list[dict[str, Any]]:
+        """Runs that the window ``client`` may see, without their records, newest last."""
         with self._lock:
-            return [{key: value for key, value in run.items() if key != "records"} for run in self._runs.values()]
+            shown = [run for name, run in self._runs.items() if may_see(self._owners[name], client)]
+            return [{key: value for key, value in run.items() if key != "records"} for run in shown]
 
     def snapshot(self, run: str) -> dict[str, Any] | None:
         """Everything about a run so far, or None if it is not kept."""
         with self._lock:
             found = self._runs.get(run)
             return None if found is None else {**found, "records": list(found["records"])}
+
+    def shows(self, run: str, client: str | None) -> bool:
+        """Whether the window ``client`` may see a run; one that is not kept is nobody's."""
+        with self._lock:
+            return may_see(self._owners.get(run), client)
 
 
 store = LiveStore()
@@ -109,7 +129,7 @@ class LiveRun:
 
     Args:
         about: method, prompts, verifier, budgets: what the panel's heading says.
-        sink: ``(event, payload)`` that sends a message; None finds the running server.
+        sink: ``(event, payload)`` that sends a message; None sends to the windows that may see this run.
 
     Attributes:
         process: what is searched, for its ledger; set when it is known.
@@ -117,12 +137,13 @@ class LiveRun:
 
     def __init__(self, about: dict[str, Any], sink=None):
         self.run = uuid.uuid4().hex[:12]
-        self._send = sink or send
+        owner = queued_by()
+        self._send = sink or sender(owner)
         self._index = 0
         self.process: Any = None
         self._waiting: queue.Queue = queue.Queue()
         start = {"schema": SCHEMA, "run": self.run, "started": time.time(), **place(), **about}
-        store.begin(start)
+        store.begin(start, owner)
         self._send("testtime.start", start)
         self._thread = threading.Thread(target=self._work, name="testtime-live", daemon=True)
         self._thread.start()
@@ -137,11 +158,17 @@ class LiveRun:
             pixels = as_bytes(images[torch.tensor(rows)] if len(rows) < len(images) else images)
         self._waiting.put((message, rows, pixels))
 
-    def finish(self, status: str, warnings: list[str]) -> None:
-        """Tell the tabs that the run is over, after everything that still waits."""
+    def finish(self, status: str, warnings: Sequence[str], winners: Sequence[int] = ()) -> None:
+        """Tell the tabs that the run is over, after everything that still waits.
+
+        Args:
+            status: how it ended; warnings: for the user, cut to one line each.
+            winners: particle ids of the winners, an image each.
+        """
         self._waiting.put(None)
         self._thread.join(timeout=5.0)
-        fields = {"status": status, "warnings": list(warnings), "ledger": self._costs()}
+        fields = {"status": status, "warnings": [brief(text) for text in warnings], "winners": list(winners)}
+        fields["ledger"] = self._costs()
         store.end(self.run, fields)
         self._send("testtime.end", {"run": self.run, **fields})
 
@@ -171,11 +198,3 @@ def place() -> dict[str, Any]:
         return {"prompt_id": None, "node": None}
     context = get_executing_context()
     return {"prompt_id": getattr(context, "prompt_id", None), "node": getattr(context, "node_id", None)}
-
-
-def send(event: str, payload: dict[str, Any]) -> None:
-    """Send a message to all open tabs; nothing happens without a server."""
-    module = sys.modules.get("server")
-    instance = getattr(getattr(module, "PromptServer", None), "instance", None)
-    if instance is not None:
-        instance.send_sync(event, payload)

@@ -14,6 +14,7 @@ from ..protocols import BudgetSpent, Interrupted, Process, Search, SearchError, 
 from ..smc.weights import best_index, clean_rewards
 from .ledger import Ledger
 from .members import MemberScores
+from .notes import brief
 from .trace import Listener, StepRecord, Trace
 
 log = logging.getLogger("testtime")
@@ -108,9 +109,9 @@ class Session:
         return reward
 
     def warn(self, message: str) -> None:
-        """Keep a sentence for the user, and log it, once."""
-        if message not in self.warnings:
-            self.warnings.append(message)
+        """Keep a sentence for the user, shortened to one line, and log all of it, once."""
+        if brief(message) not in self.warnings:
+            self.warnings.append(brief(message))
             log.warning(message)
 
     def remember(self, state: State, reward: Tensor | None, ids: Sequence[int], hint: Tensor | None = None) -> None:

@@ -53,7 +53,7 @@ def asked(office, seconds: float = 20.0, **options):
     thread = threading.Thread(target=work)
     thread.start()
     for _ in range(6000):
-        if office.desk.current() or found:
+        if office.desk.current("anna") or found:
             break
         time.sleep(0.01)
     return thread, found
@@ -184,3 +184,31 @@ def test_the_node_makes_a_judge_that_searches_can_use(setup, search_ksampler):
     assert asked_for.scores.verifier == "human, redness"
     assert HumanVerifierNode.validate_inputs("50%") is True
     assert "'soon'" in HumanVerifierNode.validate_inputs("soon")
+
+
+def test_greetings_of_strangers_push_no_window_out(office):
+    from testtime.nodes.host.asking import WINDOWS_KEPT
+
+    assert not any(office.desk.hello(f"stranger {k}") for k in range(3 * WINDOWS_KEPT))
+    assert office.desk.attended() and office.desk.somebody()
+    office.windows |= {f"window {k}" for k in range(3 * WINDOWS_KEPT)}
+    assert all(office.desk.hello(f"window {k}") for k in range(3 * WINDOWS_KEPT))
+    assert office.desk.attended()  # anna greeted first, and her window is still open
+    office.windows = {"anna"}
+    office.desk.hello("anna")
+    assert len(office.desk._panels) == WINDOWS_KEPT + 1  # what is remembered of closed windows is bounded
+
+
+def test_a_question_is_for_everyone_its_owner_or_nobody(office, monkeypatch):
+    from testtime.nodes.host.audience import VARIABLE
+
+    monkeypatch.setenv(VARIABLE, "own")
+    thread, found = asked(office)
+    number = office.desk.current("anna")["question"]
+    assert office.desk.current("ben") is None and office.desk.current() is None
+    assert office.desk.answer(number, {"client": "ben", "ranked": [1]})[0] == 404
+    assert office.desk.answer(number, {"client": "anna", "ranked": [1]})[0] == 200
+    thread.join(5)
+    assert found[0].ranked == (1,)
+    monkeypatch.setenv(VARIABLE, "off")
+    assert not office.desk.attended() and office.desk.ask(question(), 5.0) is None

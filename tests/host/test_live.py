@@ -55,6 +55,44 @@ def test_messages_come_in_order_with_their_pictures():
     assert json.loads(json.dumps(kept))["prompts"] == ["a <b>bold</b> star"]
 
 
+@pytest.mark.parametrize(
+    ("value", "seen", "to"),
+    [("", {"anna", "ben", None}, [None]), ("own", {"anna"}, ["anna"]), ("OFF", set(), []), ("nonsense", set(), [])],
+)
+def test_who_sees_a_search(monkeypatch, value, seen, to):
+    """The real sender and the real store, with a server that only notes to whom it sends."""
+    import sys
+    from types import SimpleNamespace
+
+    from testtime.nodes.host.audience import VARIABLE
+    from testtime.nodes.host.live import LiveRun, store
+
+    sent = []
+    note = SimpleNamespace(client_id="anna", send_sync=lambda event, data, sid: sent.append(sid))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=note)))
+    monkeypatch.setenv(VARIABLE, value)
+    run = LiveRun({"method": "smc", "prompts": ["a secret star"]})
+    run(record(0, 3), state(3), None)
+    run.finish("complete", [])
+    assert sent == 3 * to
+    assert {client for client in ("anna", "ben", None) if store.shows(run.run, client)} == seen
+    assert {
+        client for client in ("anna", "ben", None) if any(r["run"] == run.run for r in store.listing(client))
+    } == seen
+    assert store.enabled == (value in ("", "own"))
+
+
+def test_a_warning_is_one_line_and_its_rest_is_in_the_log():
+    from testtime.nodes.host.live import LiveRun, store
+    from testtime.samplers.run.notes import LIMIT, brief
+
+    run = LiveRun({"method": "smc"}, sink=lambda event, data: None)
+    run.finish("failed", ["CheckpointError: " + "a key\nthat is missing, " * 400, "x" * 9000])
+    for text in store.snapshot(run.run)["warnings"]:
+        assert LIMIT - 30 < len(text) <= LIMIT and "\n" not in text and text.endswith("(more in the log)")
+    assert brief("short\n  text") == "short text" and brief("y" * LIMIT) == "y" * LIMIT
+
+
 def test_crowds_get_thumbnails_for_the_best_only():
     from testtime.nodes.host.live import THUMBS_PER_STEP, shown_rows
 

@@ -106,6 +106,34 @@ def test_the_panel_follows_a_search(comfy_server):
     assert after_reload == seen["costs"]
 
 
+MENU = """(type) => {
+  const node = window.LiteGraph.createNode(type);
+  window.app.graph.add(node);
+  const found = window.app.canvas.getNodeMenuOptions(node).filter((entry) => entry?.content === 'Show search panel');
+  window.app.graph.remove(node);
+  found[0]?.callback?.();
+  return found.length;
+}"""
+
+
+def test_the_menu_of_a_search_node_opens_the_panel(comfy_server):
+    """Once each, whether the front end asks extensions for entries of the menu or, like the pinned one, does not."""
+
+    async def click():
+        async with Browser(1200, 900) as browser:
+            await ready(browser, comfy_server.url)
+            await browser.run(TAB)
+            await browser.wait_for("!document.querySelector('.testtime-panel')")
+            entries = {
+                name: await browser.run(f"({MENU})({name!r})") for name in ("TestTimeBestOfN", "TestTimeSearchKSampler")
+            }
+            await browser.wait_for("document.querySelector('.testtime-panel')", 20)
+            return entries, browser.console
+
+    entries, console = asyncio.run(click())
+    assert entries == {"TestTimeBestOfN": 0, "TestTimeSearchKSampler": 1} and not console
+
+
 def test_two_runs_in_the_queue_are_both_kept_and_can_be_chosen(comfy_server):
     """The panel follows the newest; the older one can be chosen, and is left alone while the newer one grows."""
     url = comfy_server.url

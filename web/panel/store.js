@@ -9,6 +9,7 @@ export class RunStore extends EventTarget {
     this.fetcher = fetcher;
     this.kept = kept;
     this.runs = new Map();
+    this.hidden = false; // whether the server shows no searches at all
     this.question = null; // what a person is asked now, as the server describes it
   }
 
@@ -48,6 +49,8 @@ export class RunStore extends EventTarget {
   /** Everything the server still knows; for a tab that was opened or reloaded. */
   async catchUp() {
     const listing = await this.fetcher("/testtime/runs");
+    this.hidden = listing?.audience === "off";
+    this.changed(null);
     for (const about of listing?.runs ?? []) await this.fetch(about.run);
     return listing;
   }

@@ -104,6 +104,7 @@ export class PanelView {
   draw() {
     const run = this.run;
     this.empty.hidden = !!run;
+    this.empty.textContent = say(this.store.hidden ? "hidden" : "empty");
     this.body.hidden = this.select.hidden = !run;
     if (!run) return;
     if (this.drawn !== run.id) this.tree.focus = this.tree.pinned = null;

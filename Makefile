@@ -26,6 +26,7 @@ test: env
 lint: env
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) tools/lint_web.py
 
 bench: env
 	@$(VENV_PYTHON) -m testtime bench shapes --out out/bench/shapes.json $(BENCH_ARGS)

@@ -3,8 +3,19 @@
 const DARK = ["#6c4ea0", "#5c68b0", "#4682b4", "#329ba5", "#3cb48c", "#87d25f", "#fae43c"];
 const LIGHT = ["#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#5fb83a", "#b8a800"];
 
-/** Shades of a score: dots of one shade are drawn as one path, because there can be thousands. */
-export const LEVELS = 32;
+const SHADES = 32;
+
+/** Items by their shade, Map of share -> items: what has one shade is drawn as one path, for there can be thousands. */
+export function byShade(items, shareOf) {
+  const groups = new Map();
+  for (const item of items) {
+    const share = shareOf(item);
+    const shade = share === null ? null : Math.round(share * SHADES) / SHADES;
+    if (!groups.has(shade)) groups.set(shade, []);
+    groups.get(shade).push(item);
+  }
+  return groups;
+}
 
 /** Thousands of small discs: without a graphics card, or with a weak one, the CPU draws them twenty times as fast. */
 export const DRAWN_BY_CPU = { willReadFrequently: true };

@@ -1,7 +1,7 @@
 // Scores over compute on a canvas: of one search (every score a dot, the best so far a line), or of several compared.
 
 import { cleared, fillDots, picture, triangle } from "./canvas.js";
-import { LEVELS, palette, scoreColour } from "./colours.js";
+import { byShade, palette, scoreColour } from "./colours.js";
 import { ticks } from "./layout.js";
 import { say } from "./texts.js";
 
@@ -77,16 +77,13 @@ export class CurveView {
     const range = { low: lowest - margin, high: highest + margin, last: chart.last };
     const place = this.axes(context, range, width, colours);
     this.events(context, chart.events, place, colours);
-    const groups = new Map();
-    for (const { nfe, score, selected, share } of chart.dots) {
-      const group = 2 * Math.round(share * LEVELS) + (selected ? 1 : 0);
-      if (!groups.has(group)) groups.set(group, []);
-      groups.get(group).push(place(nfe, score));
-    }
     const radius = small || chart.dots.length > 4000 ? 1.9 : 3;
-    for (const [group, dots] of groups) {
-      context.fillStyle = scoreColour(Math.floor(group / 2) / LEVELS, dark, group & 1 ? 1 : 0.45);
-      fillDots(context, dots, group & 1 ? radius : 0.8 * radius);
+    for (const chosen of [false, true]) {
+      const dots = chart.dots.filter((dot) => dot.selected === chosen);
+      for (const [shade, mine] of byShade(dots, (dot) => dot.share)) {
+        context.fillStyle = scoreColour(shade, dark, chosen ? 1 : 0.45);
+        fillDots(context, mine.map((dot) => place(dot.nfe, dot.score)), chosen ? radius : 0.8 * radius);
+      }
     }
     for (const line of chart.lines) this.line(context, line, place, colours);
   }

@@ -3,9 +3,9 @@
 const GROUP_GAP = 0.8; // lanes left free between the images of a batch
 
 /**
- * [{records, fresh}] of every column. Records of the same step share one: methods that try children one at a time write
- * many of them. Where that would put a child beside or before its parent (a search that goes back in time), every record
- * is a column of its own. A record that only lists known particles again makes none.
+ * [{records, fresh}] of every column. Records of the same step share one: methods that try children one at a time
+ * write many of them. Where that would put a child beside or before its parent (a search that goes back in time), every
+ * record is a column of its own. A record that only lists known particles again makes none.
  */
 export function columnsOf(run) {
   const stepOf = new Map();

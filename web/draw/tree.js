@@ -2,7 +2,7 @@
 // panel, which is narrow, and across on a page.
 
 import { cleared, fillDots, picture, triangle } from "./canvas.js";
-import { DRAWN_BY_CPU, LEVELS, palette, scoreColour } from "./colours.js";
+import { byShade, DRAWN_BY_CPU, palette, scoreColour } from "./colours.js";
 import { layout, stride } from "./layout.js";
 import { say } from "./texts.js";
 
@@ -140,17 +140,10 @@ export class TreeView {
       }
       context.stroke();
       context.globalAlpha = 1;
-      const groups = new Map();
-      for (const [id, place] of places) {
-        if (plan.alive.has(id) !== living) continue;
-        const share = run.share(run.particles.get(id).score);
-        const level = share === null ? null : Math.round(share * LEVELS) / LEVELS;
-        if (!groups.has(level)) groups.set(level, []);
-        groups.get(level).push(place);
-      }
-      for (const [level, dots] of groups) {
-        context.fillStyle = scoreColour(level, dark, living ? 1 : 0.42);
-        fillDots(context, dots, this.radius);
+      const dots = [...places].filter(([id]) => plan.alive.has(id) === living);
+      for (const [shade, mine] of byShade(dots, ([id]) => run.share(run.particles.get(id).score))) {
+        context.fillStyle = scoreColour(shade, dark, living ? 1 : 0.42);
+        fillDots(context, mine.map(([, place]) => place), this.radius);
       }
     }
     for (const head of run.heads()) this.way(context, run.path(head.id), this.won ?? colours.won, 2.2);
@@ -231,35 +224,33 @@ export class TreeView {
 
   /** Arrow keys: to the parent, to a child, to the neighbours of the same step. Escape: back to the winner. */
   key(event) {
-    if (!this.run?.records.length) return;
-    const at = this.focus ?? this.run.leader() ?? this.run.records.at(-1).rows[0];
-    const [time, lane] = this.plan.places.get(at.id);
-    const places = [...this.plan.places];
-    const beside = places.filter(([, place]) => place[0] === time).sort((a, b) => a[1][1] - b[1][1]);
-    const row = beside.findIndex(([id]) => id === at.id);
-    const towards = (later) => {
-      const times = this.plan.columns.map((column) => column.time).filter((t) => (later ? t > time : t < time));
-      const next = later ? times[0] : times.at(-1);
-      const there = places.filter(([, place]) => place[0] === next);
-      there.sort((a, b) => Math.abs(a[1][1] - lane) - Math.abs(b[1][1] - lane));
-      return there[0]?.[0];
-    };
-    const children = this.plan.edges.filter(([parent]) => parent === at.id).map(([, child]) => child);
-    const heir = children.find((id) => this.plan.won.has(id)) ?? children[0];
-    const moves = {
-      before: this.plan.places.has(at.parent) ? at.parent : towards(false),
-      after: heir ?? towards(true),
-      less: beside[row - 1]?.[0],
-      more: beside[row + 1]?.[0],
-    };
-    const keys = this.across
-      ? { ArrowLeft: "before", ArrowRight: "after", ArrowUp: "less", ArrowDown: "more" }
-      : { ArrowUp: "before", ArrowDown: "after", ArrowLeft: "less", ArrowRight: "more" };
-    if (!(event.key in keys) && event.key !== "Escape") return;
+    const moves = this.across ? ["Left", "Right", "Up", "Down"] : ["Up", "Down", "Left", "Right"];
+    const move = moves.indexOf(event.key.replace("Arrow", ""));
+    if (!this.run?.records.length || (move < 0 && event.key !== "Escape")) return;
     event.preventDefault();
     event.stopPropagation();
-    this.pin(event.key === "Escape" ? null : this.run.particles.get(moves[keys[event.key]] ?? at.id));
+    const at = this.focus ?? this.run.leader() ?? this.run.records.at(-1).rows[0];
+    const next = move < 0 ? null : (this.neighbours(at)[move] ?? at.id);
+    this.pin(next === null ? null : this.run.particles.get(next));
     this.choose(this.pinned);
+  }
+
+  /** Ids [parent, child, before in the same step, after in it] of a particle; undefined where there is none. */
+  neighbours({ id, parent }) {
+    const { places, columns, edges, won } = this.plan;
+    const [time, lane] = places.get(id);
+    const column = (at) => [...places].filter(([, place]) => place[0] === at);
+    const nearest = (at) => column(at).sort((a, b) => Math.abs(a[1][1] - lane) - Math.abs(b[1][1] - lane))[0]?.[0];
+    const beside = column(time).sort((a, b) => a[1][1] - b[1][1]);
+    const row = beside.findIndex(([other]) => other === id);
+    const children = edges.filter(([mother]) => mother === id).map(([, child]) => child);
+    const number = columns.findIndex((other) => other.time === time);
+    return [
+      places.has(parent) ? parent : nearest(columns[number - 1]?.time),
+      children.find((child) => won.has(child)) ?? children[0] ?? nearest(columns[number + 1]?.time),
+      beside[row - 1]?.[0],
+      beside[row + 1]?.[0],
+    ];
   }
 
   choose(particle) {

@@ -6,6 +6,8 @@ import { TreeView } from "../draw/tree.js";
 import { cssColour, pageData, redrawn } from "./page.js";
 
 const CURVES = 260; // pixels
+let parsed = null;
+const data = () => (parsed ??= pageData());
 
 /** Fills the page; data: [{name, colour, method, search, start, pictures: {id: URI}}] per prompt, in its order. */
 export function showDemo() {
@@ -21,9 +23,6 @@ export function showDemo() {
     fill();
   });
 }
-
-let parsed = null;
-const data = () => (parsed ??= pageData());
 
 /** Curves and trees of one prompt. They are drawn when the reader opens it, because only then has it a width. */
 function fillPrompt(details, entries) {

@@ -12,7 +12,8 @@ const CURVES = 340; // pixels
 /** Fills the page; everything that it needs is inside it. */
 export function showReport() {
   const run = Run.from(pageData());
-  const pictures = new Map([...document.querySelectorAll("img[data-particle]")].map((i) => [Number(i.dataset.particle), i]));
+  const images = [...document.querySelectorAll("img[data-particle]")];
+  const pictures = new Map(images.map((image) => [Number(image.dataset.particle), image]));
   const last = new Set(run.records.at(-1).rows.map((p) => p.id));
   const finished = new Map([...pictures].filter(([id]) => last.has(id)));
   const note = document.getElementById("inspector");
@@ -25,7 +26,8 @@ export function showReport() {
   });
   const curves = new CurveView(CURVES);
   document.getElementById("tree").append(tree.canvas);
-  document.getElementById("curves").append(run.scored().length ? curves.canvas : element("p", "fine", say("nothingScored")));
+  const scored = run.scored().length > 0;
+  document.getElementById("curves").append(scored ? curves.canvas : element("p", "fine", say("nothingScored")));
   redrawn(
     (dark) => {
       tree.layerKey = null;

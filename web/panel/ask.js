@@ -180,7 +180,8 @@ export class AskView {
   answer(only) {
     const dropped = new Set(this.dropped);
     if (only) {
-      const images = new Set(this.cards.filter((c) => this.picked.includes(c.candidate.row)).map((c) => c.candidate.image));
+      const picked = this.cards.filter(({ candidate }) => this.picked.includes(candidate.row));
+      const images = new Set(picked.map(({ candidate }) => candidate.image));
       for (const { candidate } of this.cards) {
         if (images.has(candidate.image) && !this.picked.includes(candidate.row)) dropped.add(candidate.row);
       }

@@ -135,7 +135,8 @@ export class PanelView {
     });
     if (JSON.stringify(wanted) !== this.listed) {
       this.listed = JSON.stringify(wanted);
-      this.select.replaceChildren(...wanted.map(([id, text]) => Object.assign(element("option", "", text), { value: id })));
+      const options = wanted.map(([id, text]) => Object.assign(element("option", "", text), { value: id }));
+      this.select.replaceChildren(...options);
     }
     this.select.value = run.id;
   }
@@ -164,44 +165,52 @@ export class PanelView {
     const words = element("div");
     words.append(
       element("strong", "", say(particle ? "particle" : this.run.winners.length ? "winner" : "leader", p)),
-      element("span", "", say("score", { score: number(p.score) })),
+      element("span", "", p.score === null ? say("noScore") : say("score", { score: number(p.score) })),
       element("span", "", say("step", p.record)),
       element("span", "", p.parent === null ? say("freshNoise") : say("childOf", { id: p.parent })),
     );
     if (p.prompt) words.append(element("span", "testtime-rewrite", say("prompt", { text: p.prompt })));
     const missing = (p.record.rewrites ?? []).filter((r) => r.group === p.group).flatMap((r) => r.missing);
-    if (missing.length) words.append(element("span", "testtime-rewrite", say("missing", { text: [...new Set(missing)].join("; ") })));
-    if (this.run.status !== "running") {
-      const use = element("button", "testtime-use", say("use"));
-      use.type = "button";
-      use.title = say("useTooltip");
-      use.addEventListener("click", () => {
-        const set = this.host.useParticle(p.id);
-        use.textContent = set.length ? say("used", { nodes: set.join(", ") }) : say("usedNowhere");
-      });
-      words.append(use);
-    }
+    const text = [...new Set(missing)].join("; ");
+    if (text) words.append(element("span", "testtime-rewrite", say("missing", { text })));
+    if (this.run.status !== "running") words.append(this.sender(p));
     this.inspector.replaceChildren(...(seen ? [picture(seen)] : []), words);
   }
 
-  spent(run) {
-    const { ledger, about } = run;
+  /** The button that sends a particle to the nodes that take one. */
+  sender(particle) {
+    const use = element("button", "testtime-use", say("use"));
+    use.type = "button";
+    use.title = say("useTooltip");
+    use.addEventListener("click", () => {
+      const set = this.host.useParticle(particle.id);
+      use.textContent = set.length ? say("used", { nodes: set.join(", ") }) : say("usedNowhere");
+    });
+    return use;
+  }
+
+  spent({ ledger, about, records }) {
+    const last = records.at(-1);
     const of = (value, limit) => (limit ? say("ofLimit", { value, limit }) : String(value));
-    const seconds = ledger.total_seconds ?? run.records.at(-1)?.seconds ?? 0;
-    const rows = [
-      [say("forwardPasses"), of(ledger.nfe ?? run.records.at(-1)?.nfe ?? 0, about.max_nfe)],
-      [say("seconds"), of(seconds.toFixed(1), about.max_seconds)],
-      [say("decodes"), ledger.decodes ?? 0],
-      [say("imagesJudged"), ledger.verifier_images ?? 0],
+    const seconds = ledger.total_seconds ?? last?.seconds ?? 0;
+    const always = [
+      ["forwardPasses", of(ledger.nfe ?? last?.nfe ?? 0, about.max_nfe)],
+      ["seconds", of(seconds.toFixed(1), about.max_seconds)],
+      ["decodes", ledger.decodes ?? 0],
+      ["imagesJudged", ledger.verifier_images ?? 0],
     ];
-    if (ledger.rewriter_calls) rows.push([say("rewriterCalls"), ledger.rewriter_calls]);
-    if (ledger.backward) rows.push([say("differentiatedPasses"), ledger.backward]);
-    if (ledger.flops) rows.push(["GFLOP", (ledger.flops / 1e9).toFixed(0)]);
-    if (ledger.peak_memory) rows.push([say("peakMemory"), `${(ledger.peak_memory / 2 ** 30).toFixed(2)} GiB`]);
-    if (ledger.rejected_rewards) rows.push([say("scoresRejected"), ledger.rejected_rewards]);
-    rows.push([say("verifier"), about.verifier ?? say("none")]);
-    if (about.held_out) rows.push([say("heldOut"), about.held_out]);
-    this.costs.replaceChildren(...rows.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", String(value))]));
+    const sometimes = [
+      ["rewriterCalls", ledger.rewriter_calls],
+      ["differentiatedPasses", ledger.backward],
+      ["compute", ledger.flops && `${(ledger.flops / 1e9).toFixed(0)} GFLOP`],
+      ["peakMemory", ledger.peak_memory && `${(ledger.peak_memory / 2 ** 30).toFixed(2)} GiB`],
+      ["scoresRejected", ledger.rejected_rewards],
+      ["verifier", about.verifier ?? say("none")],
+      ["heldOut", about.held_out],
+    ];
+    const rows = [...always, ...sometimes.filter(([, value]) => value)];
+    const cells = rows.flatMap(([key, value]) => [element("dt", "", say(key)), element("dd", "", String(value))]);
+    this.costs.replaceChildren(...cells);
   }
 }
 

@@ -186,6 +186,13 @@ class Denoiser(nn.Module):
 
     def velocity(self, x: Tensor, phi: Tensor, context: Tensor) -> Tensor:
         """The trunk: variance-preserving ``x`` ``[B, 4, h, w]`` at angle ``phi`` ``[B]`` in 0..pi/2 -> v."""
+        return self.velocity_and_cells(x, phi, context)[0]
+
+    def velocity_and_cells(self, x: Tensor, phi: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``velocity``, and what the last block at half resolution holds, ``[B, width, h / 2, w / 2]``.
+
+        Training reads from it which object covers a cell (``train/cells.py``).
+        """
         context = context.to(x.dtype)
         time = _features(4.0 * phi, 64, 64.0).to(x.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(time))) + self.pool(context.mean(1)))
@@ -197,10 +204,11 @@ class Denoiser(nn.Module):
         h = h + self._positions(h)
         for block in self.middle:
             h = block(h, condition, context)
+        cells = h
         h = self.merge(torch.cat([F.pixel_shuffle(self.up(F.silu(h)), 2), skip], 1))
         for block in self.up_blocks:
             h = block(h, condition)
-        return self.out(F.silu(self.norm_out(h)))
+        return self.out(F.silu(self.norm_out(h))), cells
 
     def _positions(self, h: Tensor) -> Tensor:
         """Position vectors for the cells of ``h``: the trained 8x8 grid, stretched where the picture is larger."""

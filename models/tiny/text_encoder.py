@@ -34,19 +34,28 @@ class TextEncoder(nn.Module):
     Args:
         width: size of the context states.
         depth, heads: layers and attention heads.
+        reach: words to either side that a convolution before the first layer takes in, 0 for no convolution. Which
+            adjective and which side of "left of" belong to a noun is a matter of neighbourhood, which attention has to
+            discover from absolute positions; the convolution has it built in.
     """
 
-    def __init__(self, width: int = 192, depth: int = 3, heads: int = 6):
+    def __init__(self, width: int = 192, depth: int = 3, heads: int = 6, reach: int = 0):
         super().__init__()
         self.width = width
         self.embedding = nn.Embedding(VOCABULARY_SIZE, width)
         self.position = nn.Parameter(0.02 * torch.randn(CONTEXT_LENGTH, width))
+        self.near = nn.Conv1d(width, width, 2 * reach + 1, padding=reach) if reach else None
+        if self.near is not None:  # starts as nothing, so that weights without it can be trained on
+            nn.init.zeros_(self.near.weight)
+            nn.init.zeros_(self.near.bias)
         self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """int64 tokens ``[B, 16]`` -> (context ``[B, 16, width]``, pooled mean ``[B, width]``)."""
         x = self.embedding(tokens) + self.position
+        if self.near is not None:
+            x = x + self.near(x.transpose(1, 2)).transpose(1, 2)
         for layer in self.layers:
             x = layer(x)
         context = self.norm(x)

@@ -27,7 +27,8 @@ from .muon import Muon, matrices
 
 log = logging.getLogger("testtime.train")
 WEIGHTS = Path(__file__).parent.parent / "weights"
-RUNS = Path(__file__).parents[3] / "runs"
+RUNS = Path(os.environ.get("TESTTIME_RUNS") or Path(__file__).parents[3] / "runs")
+"""Data sets and checkpoints. ``TESTTIME_RUNS`` names another folder, one that outlives the checkout."""
 
 
 def training_scene(seed: int) -> tuple[Prompt, Scene]:
@@ -83,10 +84,18 @@ def as_images(array: np.ndarray) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.02) -> float:
-    """Linear warm-up, then cosine to ``floor * peak``."""
+def learning_rate(
+    step: int, steps: int, peak: float, warmup: int, floor: float = 0.02, decay: float | None = None
+) -> float:
+    """Linear warm-up, then cosine to ``floor * peak`` at ``steps``.
+
+    With ``decay``, a share of ``steps``, the rate stays at ``peak`` until that last share and then falls linearly: such
+    a run can be made longer while it is under way (Hu et al. 2024, "MiniCPM").
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
+    if decay is not None:
+        return peak * max(min(1.0, (steps - step) / (decay * steps)), floor)
     progress = (step - warmup) / max(steps - warmup, 1)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
@@ -112,14 +121,17 @@ class Loop:
         steps, peak, warmup: learning-rate schedule.
         ema: decay of the average, 0 for none.
         seed: of data order and noise; the same step draws the same numbers, resumed or not.
+        fall: last share of the steps in which the learning rate falls, see ``learning_rate``; None for a cosine.
 
     Under ``torchrun`` every process draws its share of the batch and the gradients are averaged.
     """
 
-    def __init__(self, name: str, modules: nn.Module, steps: int, peak: float, warmup=200, ema=0.9995, seed=0):
+    def __init__(
+        self, name: str, modules: nn.Module, steps: int, peak: float, warmup=200, ema=0.9995, seed=0, fall=None
+    ):
         self.path = RUNS / f"{name}.pt"
         self.modules, self.steps, self.seed = modules, steps, seed
-        self.peak, self.warmup, self.decay = peak, warmup, ema
+        self.peak, self.warmup, self.decay, self.fall = peak, warmup, ema, fall
         self.optimizers = optimizers(modules, peak)
         self.average = {key: value.detach().clone() for key, value in modules.state_dict().items()}
         self.step, self.seconds, self.losses, self.stored_loss = 0, 0.0, [], 0.0
@@ -169,7 +181,7 @@ class Loop:
             rng = np.random.default_rng([self.seed, self.step, self.rank])
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             for group in [group for optimizer in self.optimizers for group in optimizer.param_groups]:
-                group["lr"] = learning_rate(self.step, self.steps, self.peak, self.warmup)
+                group["lr"] = learning_rate(self.step, self.steps, self.peak, self.warmup, decay=self.fall)
             loss = loss_of(rng, generator)
             self.modules.zero_grad(set_to_none=True)
             loss.backward()
@@ -227,26 +239,30 @@ def rank_and_processes() -> tuple[int, int]:
 
 
 def export(
-    name: str, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None, packed: bool = False
+    name: str,
+    state: dict[str, torch.Tensor],
+    metadata: dict[str, str] | None = None,
+    packed: bool = False,
+    folder: Path = WEIGHTS,
 ) -> Path:
-    """Write ``weights/<name>.safetensors`` in float16, or with ``packed`` at a byte per number (see ``packing``)."""
-    WEIGHTS.mkdir(exist_ok=True)
-    path = WEIGHTS / f"{name}.safetensors"
+    """Write ``<folder>/<name>.safetensors`` in float16, or with ``packed`` at a byte per number (see ``packing``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
     stored = pack(state) if packed else {key: value.half().contiguous() for key, value in state.items()}
     save_file(stored, str(path), metadata=metadata)
     return path
 
 
-def record(name: str, metrics: dict) -> None:
-    """Put ``metrics`` under ``name`` into ``weights/metrics.json``."""
-    path = WEIGHTS / "metrics.json"
+def record(name: str, metrics: dict, folder: Path = WEIGHTS) -> None:
+    """Put ``metrics`` under ``name`` into ``<folder>/metrics.json``."""
+    path = folder / "metrics.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[name] = metrics
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
-def arguments(description: str, steps: int, batch: int, rate: float) -> argparse.Namespace:
-    """Common command line of the training scripts."""
+def arguments(description: str, steps: int, batch: int, rate: float, start: bool = False) -> argparse.Namespace:
+    """Common command line of the training scripts; with ``start`` also where to take first weights from."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
@@ -254,6 +270,9 @@ def arguments(description: str, steps: int, batch: int, rate: float) -> argparse
     parser.add_argument("--images", type=int, default=48_000, help="drawings in the training set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder the trained weights are written to")
+    if start:
+        parser.add_argument("--start", type=Path, help="folder of an earlier family's weights to go on from")
     parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
     options = parser.parse_args()
     if "RANK" in os.environ:  # set by torchrun

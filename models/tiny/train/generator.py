@@ -12,83 +12,65 @@ weights of the last checkpoints without training (the later stages fall back on 
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
+from pathlib import Path
 
-import numpy as np
 import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....shapes_world.captions import caption, compatible_prompts
+from ....shapes_world.scene import COLOURS, SHAPES
 from ..denoiser import TRAINING_STEPS, Denoiser, log_sigma_table
-from ..loading import load_autoencoder
+from ..loading import load_state
 from ..text_encoder import TextEncoder
-from ..vocabulary import encode, encode_batch
-from .common import RUNS, Loop, arguments, as_images, drawings, export, in_parallel, kept, record, training_scene
+from ..vocabulary import encode_batch
+from .common import RUNS, Loop, arguments, export, rank_and_processes, record
+from .shards import Batches
 
+log = logging.getLogger("testtime.train")
 STAGES = ("trunk", "diffusion", "flow")
-CAPTIONS = 4  # wordings kept per drawing
-DROPOUT = 0.12  # captions left out, for classifier-free guidance
+REACH = 4  # words to either side of the text encoder's convolution: "star is to the left of" is five words
+CELLS = 0.1  # weight of naming the cells
+GROUND = 0.3  # weight of a cell of ground against one of an object, in naming
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What ``Batches.draw`` gives: x0, tokens, eps, cells."""
 
 
-def training_tokens(seed: int) -> np.ndarray:
-    """uint8 ``[CAPTIONS, 16]``: token ids of captions of ``training_scene(seed)``, half of them its own prompt's."""
-    prompt, scene = training_scene(seed)
-    rng = np.random.default_rng([seed, 0xCA])
-    texts = [caption(prompt, rng) for _ in range(CAPTIONS // 2)]
-    others = compatible_prompts(scene, rng) or [prompt]
-    texts += [others[rng.integers(len(others))].text for _ in range(CAPTIONS - len(texts))]
-    return np.array([encode(text) for text in texts], dtype=np.uint8)
+class CellNames(nn.Module):
+    """Names the shape and the colour that cover each cell, from the denoiser's features there. Dropped after training.
+
+    A squared error hardly notices which of two blobs is the star and which the ring, so that binding is learned last.
+    Asking for the names makes that the largest part of what is wrong. Where the picture is still noise the prompt alone
+    can answer, which is what the denoiser has to learn. (Yu et al. 2024, "Representation alignment for generation",
+    find that features which know what is in the picture are what a denoiser spends its training on.)
+    """
+
+    def __init__(self, width: int = 192):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.shapes = nn.Conv2d(width, len(SHAPES) + 1, 1)
+        self.colours = nn.Conv2d(width, len(COLOURS) + 1, 1)
+
+    def forward(self, features: Tensor, cells: Tensor) -> Tensor:
+        """Mean cross-entropy of ``cells`` int64 ``[B, 2, 8, 8]`` (``shards.cells``), features ``[B, width, 8, 8]``."""
+        x = self.norm(features)
+        weight = torch.where(cells[:, 0] > 0, 1.0, GROUND)
+        errors = [F.cross_entropy(head(x).float(), cells[:, k], reduction="none")
+                  for k, head in enumerate((self.shapes, self.colours))]  # fmt: skip
+        return (weight * (errors[0] + errors[1])).sum() / weight.sum()
 
 
-def captions_of(count: int) -> Tensor:
-    """Tokens uint8 ``[count, CAPTIONS, 16]`` of the training drawings, made once and kept."""
-    tokens = kept(RUNS / f"tokens-{count}.npy", lambda: in_parallel(training_tokens, 0, count))
-    return torch.from_numpy(np.array(tokens))
-
-
-def dataset(count: int) -> tuple[Tensor, Tensor]:
-    """Scaled latents float16 ``[count, 4, 16, 16]``, made once and kept, and ``captions_of(count)``."""
-    latents = kept(RUNS / f"latents-{count}.npy", lambda: scaled_latents(count))
-    return torch.from_numpy(np.array(latents)), captions_of(count)
-
-
-@torch.no_grad()
-def scaled_latents(count: int) -> np.ndarray:
-    """float16 ``[count, 4, 16, 16]`` of the training drawings, in bfloat16 autocast."""
-    autoencoder, scale = load_autoencoder()
-    images, parts = drawings(0, count), []
-    with torch.autocast("cpu", torch.bfloat16):
-        for first in range(0, count, 128):
-            latents = autoencoder.encode(as_images(images[first : first + 128]))
-            parts.append((latents.float() * scale).half().numpy())
-    return np.concatenate(parts)
-
-
-class Batches:
-    """Draws (x0, tokens, eps) of a step."""
-
-    def __init__(self, count: int, batch: int):
-        self.latents, self.tokens = dataset(count)
-        self.batch = batch
-
-    def draw(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """x0 ``[B, 4, 16, 16]``, tokens int64 ``[B, 16]`` (some emptied), eps like x0."""
-        rows = torch.from_numpy(rng.integers(0, len(self.latents), self.batch))
-        wording = torch.from_numpy(rng.integers(0, CAPTIONS, self.batch))
-        tokens = self.tokens[rows, wording].long()
-        tokens[torch.from_numpy(rng.random(self.batch) < DROPOUT)] = 0
-        x0 = self.latents[rows].float()
-        return x0, tokens, torch.randn(x0.shape, generator=generator)
-
-
-def trunk_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
-    """Velocity error at log-normal noise levels, one in eight at a uniform angle to reach the ends.
+def trunk_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
+    """Velocity error at log-normal noise levels, one in eight at a uniform angle to reach the ends; names of the cells.
 
     The median is sigma = 3: a latent of this world says the same thing in many places, so that shapes can still be read
     at sigma = 4 and are decided between 2 and 14, while nothing but texture is left to be learned below 1.
     """
-    x0, tokens, eps = batches.draw(rng, generator)
+    x0, tokens, eps, cells = batch
     n = len(x0)
     phi = torch.atan(torch.exp(1.1 * torch.randn(n, generator=generator) + 1.1))
     uniform = torch.rand(n, generator=generator) * (math.pi / 2)
@@ -96,13 +78,14 @@ def trunk_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor
     sin, cos = phi.sin().view(-1, 1, 1, 1), phi.cos().view(-1, 1, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         context, _ = model["text"](tokens)
-        velocity = model["denoiser"].velocity(cos * x0 + sin * eps, phi, context).float()
-    return (velocity - (cos * eps - sin * x0)).square().mean()
+        velocity, features = model["denoiser"].velocity_and_cells(cos * x0 + sin * eps, phi, context)
+        names = model["names"](features, cells)
+    return (velocity.float() - (cos * eps - sin * x0)).square().mean() + CELLS * names
 
 
-def diffusion_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
+def diffusion_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
     """eps error over the discrete schedule, weighted by min(1 + sigma^2, 5) (min-SNR weighting, Hang et al. 2023)."""
-    x0, tokens, eps = batches.draw(rng, generator)
+    x0, tokens, eps, _ = batch
     t = torch.from_numpy(rng.integers(0, TRAINING_STEPS, len(x0)))
     sigma = log_sigma_table()[t].exp().float()
     scale = (1 + sigma * sigma).rsqrt().view(-1, 1, 1, 1)
@@ -115,10 +98,10 @@ def diffusion_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Te
     return (weight * (predicted - eps).square().mean((1, 2, 3))).mean()
 
 
-def flow_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
+def flow_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
     """Flow-matching error with logit-normal times (Esser et al. 2024, section 3.1), shifted to where shapes are decided
     (see ``trunk_loss``)."""
-    x0, tokens, eps = batches.draw(rng, generator)
+    x0, tokens, eps, _ = batch
     s = torch.sigmoid(1.0 + torch.randn(len(x0), generator=generator)).view(-1, 1, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
@@ -128,8 +111,24 @@ def flow_loss(model: nn.ModuleDict, batches: Batches, rng, generator) -> Tensor:
 
 
 def build(parameterisation: str) -> nn.ModuleDict:
-    """Fresh text encoder and denoiser."""
-    return nn.ModuleDict({"text": TextEncoder(), "denoiser": Denoiser(parameterisation).initialise()})
+    """Fresh text encoder, denoiser and, for the trunk, the names of its cells."""
+    model = nn.ModuleDict({"text": TextEncoder(reach=REACH), "denoiser": Denoiser(parameterisation).initialise()})
+    if parameterisation == "v":
+        model["names"] = CellNames()
+    return model
+
+
+def start_from(model: nn.ModuleDict, folder: Path) -> None:
+    """Take over the weights of an earlier family from ``folder``: its text encoder and its flow model.
+
+    A flow is the trunk read in another way (``denoiser``). What the earlier network lacks keeps its fresh values.
+    """
+    for name, file in (("text", "text_encoder"), ("denoiser", "flow")):
+        state = {key: value.float() for key, value in load_state(file, folder)[0].items()}
+        missing, unexpected = model[name].load_state_dict(state, strict=False)
+        if unexpected:
+            raise SystemExit(f"{file}.safetensors in {folder} does not fit: it has {', '.join(unexpected)}")
+        log.info("%s: from %s.safetensors; fresh: %s", name, file, ", ".join(missing) or "nothing")
 
 
 def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -149,33 +148,41 @@ def train(stage: str, options: argparse.Namespace) -> None:
     """Run or resume one stage and export it."""
     model = build({"trunk": "v", "diffusion": "eps", "flow": "flow"}[stage])
     if stage == "trunk":
-        loop = Loop("trunk", model, options.steps, options.rate, warmup=300, ema=0.999, seed=options.seed)
+        if options.start:
+            start_from(model, options.start)
+        loop = Loop("trunk", model, options.steps, options.rate, warmup=300, ema=0.999, seed=options.seed, fall=0.2)
     else:
-        model.load_state_dict(trunk_average())
+        average = trunk_average()
+        for name in ("text", "denoiser"):
+            model[name].load_state_dict(part(average, name))
         model["text"].requires_grad_(False)
         loop = Loop(stage, model, options.steps, options.rate, warmup=50, ema=0.998, seed=options.seed + 1)
     loop.resume()
     if not options.export_only:
-        batches = Batches(options.images, options.batch)
+        rank, processes = rank_and_processes()
+        wait = distributed.barrier if processes > 1 else lambda: None
+        batches = Batches(options.batch, maker=rank == 0, wait=wait)
         loss = {"trunk": trunk_loss, "diffusion": diffusion_loss, "flow": flow_loss}[stage]
-        loop.run(lambda rng, generator: loss(model, batches, rng, generator))
+        at = 0 if stage == "trunk" else 1 << 30  # the later stages draw from all shards from their first step
+        loop.run(lambda rng, generator: loss(model, batches.draw(loop.step + at, rng, generator), rng, generator))
     if loop.rank:
         return
     average = loop.averaged()
     if stage == "trunk":
-        export("text_encoder", part(average, "text"))
+        export("text_encoder", part(average, "text"), folder=options.weights)
         for name in ("diffusion", "flow"):  # until these stages have run, the trunk stands in for both
             if not (RUNS / f"{name}.pt").exists():
-                export(name, part(average, "denoiser"))
+                export(name, part(average, "denoiser"), folder=options.weights)
     else:
-        export(stage, part(average, "denoiser"))
+        export(stage, part(average, "denoiser"), folder=options.weights)
     metrics = {
         "steps": loop.step,
         "batch": options.batch * loop.processes,
         "loss": loop.recent_loss(),
         "seconds": loop.seconds,
     }
-    record(stage, {**metrics, "parameters": sum(p.numel() for p in model["denoiser"].parameters())})
+    parameters = sum(p.numel() for p in model["denoiser"].parameters())
+    record(stage, {**metrics, "parameters": parameters}, folder=options.weights)
 
 
 def main() -> None:
@@ -183,8 +190,8 @@ def main() -> None:
     stage = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
     if stage not in STAGES:
         raise SystemExit(f"stage is {stage!r}: choose one of {', '.join(STAGES)}")
-    defaults = {"trunk": (4_700, 1e-3), "diffusion": (300, 2e-4), "flow": (300, 2e-4)}[stage]
-    options = arguments(__doc__.split(":")[0], steps=defaults[0], batch=64, rate=defaults[1])
+    defaults = {"trunk": (24_000, 7e-4), "diffusion": (300, 2e-4), "flow": (300, 2e-4)}[stage]
+    options = arguments(__doc__.split(":")[0], steps=defaults[0], batch=64, rate=defaults[1], start=stage == "trunk")
     assert encode_batch([""]).sum() == 0, "the empty caption must be all padding: dropout relies on it"
     train(stage, options)
 

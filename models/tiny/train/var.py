@@ -38,7 +38,7 @@ from .common import (
     rank_and_processes,
     record,
 )
-from .generator import DROPOUT, captions_of
+from .shards import DROPOUT, captions_of
 
 HELD_OUT, HELD_OUT_FIRST = 256, 10_000_000
 SHARDS = 8

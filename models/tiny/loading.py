@@ -85,8 +85,10 @@ def load_autoencoder(folder: Path = WEIGHTS) -> tuple[Autoencoder, float]:
 
 
 def load_text_encoder(folder: Path = WEIGHTS) -> TextEncoder:
-    """Text encoder in float32."""
-    model = TextEncoder()
+    """Text encoder in float32, with or without the convolution over neighbouring words, as its file has it."""
+    state, _ = load_state("text_encoder", folder)
+    near = state.get("near.weight")
+    model = TextEncoder(reach=0 if near is None else near.shape[-1] // 2)
     load_into(model, "text_encoder", folder)
     return model
 

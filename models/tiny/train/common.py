@@ -272,7 +272,9 @@ def arguments(description: str, steps: int, batch: int, rate: float, start: bool
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder the trained weights are written to")
     if start:
-        parser.add_argument("--initial", dest="start", type=Path, help="folder of an earlier family's weights to go on from")
+        parser.add_argument(
+            "--initial", dest="start", type=Path, help="folder of an earlier family's weights to go on from"
+        )
     parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
     options = parser.parse_args()
     if "RANK" in os.environ:  # set by torchrun

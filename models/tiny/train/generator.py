@@ -1,6 +1,7 @@
 """Train the embedded generators: ``python -m testtime.models.tiny.train.generator STAGE``.
 
 Stages, in order:
+    words      text encoder alone: what is said of each noun (see ``words``); minutes
     trunk      text encoder and denoiser together, variance-preserving, v-prediction, all noise levels
     diffusion  fine-tunes the trunk as an eps-model on Stable Diffusion's discrete schedule; text encoder frozen
     flow       fine-tunes the trunk as a rectified flow; text encoder frozen
@@ -12,6 +13,7 @@ weights of the last checkpoints without training (the later stages fall back on 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import math
 import sys
@@ -22,18 +24,23 @@ import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....shapes_world.scene import COLOURS, SHAPES
+from ....shapes_world.captions import sample_prompt
+from ....shapes_world.scene import COLOURS, SHAPES, TASKS
 from ..denoiser import TRAINING_STEPS, Denoiser, log_sigma_table
 from ..loading import load_state
 from ..text_encoder import TextEncoder
 from ..vocabulary import encode_batch
 from .common import RUNS, Loop, arguments, export, rank_and_processes, record
 from .shards import Batches
+from .words import WordNames
 
 log = logging.getLogger("testtime.train")
-STAGES = ("trunk", "diffusion", "flow")
+HELD_OUT_FIRST = 30_000_000  # seeds of prompts and drawings that are measured on
+STAGES = ("words", "trunk", "diffusion", "flow")
 REACH = 4  # words to either side of the text encoder's convolution: "star is to the left of" is five words
 CELLS = 0.1  # weight of naming the cells
+SAID = 0.05  # weight of what is said of the nouns, in the trunk's loss
+LIKENESS = 1.0  # weight of staying near the states the denoiser knows, in the stage "words"
 GROUND = 0.3  # weight of a cell of ground against one of an object, in naming
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -79,8 +86,20 @@ def trunk_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         context, _ = model["text"](tokens)
         velocity, features = model["denoiser"].velocity_and_cells(cos * x0 + sin * eps, phi, context)
-        names = model["names"](features, cells)
-    return (velocity.float() - (cos * eps - sin * x0)).square().mean() + CELLS * names
+        named = CELLS * model["names"](features, cells) + SAID * model["words"](context, tokens)
+    return (velocity.float() - (cos * eps - sin * x0)).square().mean() + named
+
+
+def words_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
+    """Names of what is said of the nouns; where a denoiser was taken over, states also stay near those it knows."""
+    tokens = batch[1]
+    context, _ = model["text"](tokens)
+    loss = model["words"](context, tokens)
+    if "known" in model:
+        with torch.no_grad():
+            known, _ = model["known"](tokens)
+        loss = loss + LIKENESS * (context - known).square().mean()
+    return loss
 
 
 def diffusion_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
@@ -115,20 +134,41 @@ def build(parameterisation: str) -> nn.ModuleDict:
     model = nn.ModuleDict({"text": TextEncoder(reach=REACH), "denoiser": Denoiser(parameterisation).initialise()})
     if parameterisation == "v":
         model["names"] = CellNames()
+        model["words"] = WordNames()
     return model
 
 
-def start_from(model: nn.ModuleDict, folder: Path) -> None:
-    """Take over the weights of an earlier family from ``folder``: its text encoder and its flow model.
+def build_words(folder: Path | None) -> nn.ModuleDict:
+    """Text encoder and the reader of its states; with ``folder`` that of an earlier family, a copy kept as "known"."""
+    model = nn.ModuleDict({"text": TextEncoder(reach=REACH), "words": WordNames()})
+    if folder:
+        take_over(model["text"], "text_encoder", folder)
+        model["known"] = copy.deepcopy(model["text"]).requires_grad_(False)
+    return model
 
-    A flow is the trunk read in another way (``denoiser``). What the earlier network lacks keeps its fresh values.
+
+def take_over(module: nn.Module, file: str, folder: Path) -> None:
+    """Load ``file`` of an earlier family from ``folder`` into ``module``; what it lacks keeps its fresh values."""
+    state = {key: value.float() for key, value in load_state(file, folder)[0].items()}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    if unexpected:
+        raise SystemExit(f"{file}.safetensors in {folder} does not fit: it has {', '.join(unexpected)}")
+    log.info("from %s.safetensors; fresh: %s", file, ", ".join(missing) or "nothing")
+
+
+def start(model: nn.ModuleDict, folder: Path | None) -> None:
+    """First weights of the trunk: of the stage "words", if it has run, and of an earlier family's flow in ``folder``.
+
+    A flow is the trunk read in another way (``denoiser``).
     """
-    for name, file in (("text", "text_encoder"), ("denoiser", "flow")):
-        state = {key: value.float() for key, value in load_state(file, folder)[0].items()}
-        missing, unexpected = model[name].load_state_dict(state, strict=False)
-        if unexpected:
-            raise SystemExit(f"{file}.safetensors in {folder} does not fit: it has {', '.join(unexpected)}")
-        log.info("%s: from %s.safetensors; fresh: %s", name, file, ", ".join(missing) or "nothing")
+    if folder:
+        take_over(model["denoiser"], "flow", folder)
+    if (RUNS / "words.pt").exists():
+        average = torch.load(RUNS / "words.pt", weights_only=True)["average"]
+        for name in ("text", "words"):
+            model[name].load_state_dict(part(average, name))
+    elif folder:
+        take_over(model["text"], "text_encoder", folder)
 
 
 def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -144,30 +184,42 @@ def trunk_average() -> dict[str, Tensor]:
     return torch.load(path, weights_only=True)["average"]
 
 
-def train(stage: str, options: argparse.Namespace) -> None:
-    """Run or resume one stage and export it."""
+def prepare(stage: str, options: argparse.Namespace) -> tuple[nn.ModuleDict, Loop]:
+    """Model and loop of a stage, with its first weights."""
+    if stage == "words":
+        model = build_words(options.start)
+        return model, Loop("words", model, options.steps, options.rate, warmup=50, ema=0.99, seed=options.seed)
     model = build({"trunk": "v", "diffusion": "eps", "flow": "flow"}[stage])
     if stage == "trunk":
-        if options.start:
-            start_from(model, options.start)
-        loop = Loop("trunk", model, options.steps, options.rate, warmup=300, ema=0.999, seed=options.seed, fall=0.2)
-    else:
-        average = trunk_average()
-        for name in ("text", "denoiser"):
-            model[name].load_state_dict(part(average, name))
-        model["text"].requires_grad_(False)
-        loop = Loop(stage, model, options.steps, options.rate, warmup=50, ema=0.998, seed=options.seed + 1)
+        start(model, options.start)
+        return model, Loop("trunk", model, options.steps, options.rate, 300, ema=0.999, seed=options.seed, fall=0.2)
+    average = trunk_average()
+    for name in ("text", "denoiser"):
+        model[name].load_state_dict(part(average, name))
+    model["text"].requires_grad_(False)
+    return model, Loop(stage, model, options.steps, options.rate, warmup=50, ema=0.998, seed=options.seed + 1)
+
+
+def train(stage: str, options: argparse.Namespace) -> None:
+    """Run or resume one stage and export it."""
+    model, loop = prepare(stage, options)
     loop.resume()
     if not options.export_only:
         rank, processes = rank_and_processes()
         wait = distributed.barrier if processes > 1 else lambda: None
         batches = Batches(options.batch, maker=rank == 0, wait=wait)
-        loss = {"trunk": trunk_loss, "diffusion": diffusion_loss, "flow": flow_loss}[stage]
-        at = 0 if stage == "trunk" else 1 << 30  # the later stages draw from all shards from their first step
+        loss = {"words": words_loss, "trunk": trunk_loss, "diffusion": diffusion_loss, "flow": flow_loss}[stage]
+        at = 1 << 30 if stage in ("diffusion", "flow") else 0  # these draw from all shards from their first step
         loop.run(lambda rng, generator: loss(model, batches.draw(loop.step + at, rng, generator), rng, generator))
     if loop.rank:
         return
     average = loop.averaged()
+    if stage == "words":
+        model.load_state_dict(average)
+        prompts = [sample_prompt(HELD_OUT_FIRST + k, task) for task in TASKS for k in range(200)]
+        tokens = encode_batch([prompt.text for prompt in prompts])
+        log.info("named right: %s", model["words"].accuracy(model["text"](tokens)[0], tokens))
+        return
     if stage == "trunk":
         export("text_encoder", part(average, "text"), folder=options.weights)
         for name in ("diffusion", "flow"):  # until these stages have run, the trunk stands in for both
@@ -190,8 +242,10 @@ def main() -> None:
     stage = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else ""
     if stage not in STAGES:
         raise SystemExit(f"stage is {stage!r}: choose one of {', '.join(STAGES)}")
-    defaults = {"trunk": (24_000, 7e-4), "diffusion": (300, 2e-4), "flow": (300, 2e-4)}[stage]
-    options = arguments(__doc__.split(":")[0], steps=defaults[0], batch=64, rate=defaults[1], start=stage == "trunk")
+    defaults = {"words": (600, 1e-3), "trunk": (24_000, 7e-4), "diffusion": (300, 2e-4), "flow": (300, 2e-4)}[stage]
+    options = arguments(
+        __doc__.split(":")[0], steps=defaults[0], batch=64, rate=defaults[1], start=stage in ("words", "trunk")
+    )
     assert encode_batch([""]).sum() == 0, "the empty caption must be all padding: dropout relies on it"
     train(stage, options)
 

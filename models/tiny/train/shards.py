@@ -49,6 +49,10 @@ TASK_WEIGHTS = {
 """How often a training step draws from each task: what binds is what is learned last."""
 
 
+_ROW = np.dtype([("latents", "f2", (4, 16, 16)), ("tokens", "u1", (CAPTIONS, 16)), ("cells", "u1", (2, GRID, GRID))])
+_ENCODED = 126  # drawings the autoencoder takes at a time
+
+
 def training_tokens(seed: int) -> np.ndarray:
     """uint8 ``[CAPTIONS, 16]``: token ids of captions of ``training_scene(seed)``, half of them its own prompt's."""
     prompt, scene = training_scene(seed)
@@ -82,14 +86,14 @@ def cells(scene: Scene) -> np.ndarray:
 
 
 @torch.no_grad()
-def make_shard(number: int) -> np.ndarray:
-    """Structured rows ``[SHARD]`` (see ``_ROW``) of drawings ``number * SHARD ..``; encoded in bfloat16."""
+def make_shard(number: int, size: int = SHARD) -> np.ndarray:
+    """Structured rows ``[size]`` (see ``_ROW``) of drawings ``number * size ..``; encoded in bfloat16."""
     autoencoder, scale = load_autoencoder()
-    rows = np.empty(SHARD, _ROW)
-    for first in range(0, SHARD, 126):
-        seeds = range(number * SHARD + first, number * SHARD + first + 126)
+    rows = np.empty(size, _ROW)
+    for first in range(0, size, _ENCODED):
+        part = rows[first : first + _ENCODED]
+        seeds = range(number * size + first, number * size + first + len(part))
         scenes = [training_scene(seed)[1] for seed in seeds]
-        part = rows[first : first + 126]
         with torch.autocast("cpu", torch.bfloat16):
             latents = autoencoder.encode(as_images(np.stack([draw(scene) for scene in scenes])))
         part["latents"] = (latents.float() * scale).half().numpy()
@@ -98,12 +102,9 @@ def make_shard(number: int) -> np.ndarray:
     return rows
 
 
-_ROW = np.dtype([("latents", "f2", (4, 16, 16)), ("tokens", "u1", (CAPTIONS, 16)), ("cells", "u1", (2, GRID, GRID))])
-
-
-def shard(number: int, folder: Path = RUNS) -> np.ndarray:
+def shard(number: int, folder: Path = RUNS, size: int = SHARD) -> np.ndarray:
     """Shard ``number``, made once and kept in ``folder``; mapped into memory."""
-    return kept(folder / "shards" / f"world-{number:03d}.npy", lambda: make_shard(number))
+    return kept(folder / "shards" / f"world-{number:03d}.npy", lambda: make_shard(number, size))
 
 
 def shards_at(step: int) -> int:
@@ -119,10 +120,11 @@ class Batches:
         folder: of the shards.
         maker: whether this process makes missing shards; another one waits for them (``wait``).
         wait: called before shards are opened that this process does not make.
+        size: drawings a shard, a multiple of the six tasks.
     """
 
-    def __init__(self, batch: int, folder: Path = RUNS, maker: bool = True, wait=lambda: None):
-        self.batch, self.folder, self.maker, self.wait = batch, folder, maker, wait
+    def __init__(self, batch: int, folder: Path = RUNS, maker: bool = True, wait=lambda: None, size: int = SHARD):
+        self.batch, self.folder, self.maker, self.wait, self.size = batch, folder, maker, wait, size
         self.shards: list[np.ndarray] = []
         weights = np.array([TASK_WEIGHTS[task] for task in TASKS])
         self.chances = weights / weights.sum()
@@ -134,7 +136,7 @@ class Batches:
         self._open(shards_at(step))
         n = self.batch
         tasks = rng.choice(len(TASKS), n, p=self.chances)
-        rows = rng.integers(0, SHARD // len(TASKS), n) * len(TASKS) + tasks
+        rows = rng.integers(0, self.size // len(TASKS), n) * len(TASKS) + tasks
         picked = np.stack([self.shards[s][r] for s, r in zip(rng.integers(0, len(self.shards), n), rows, strict=True)])
         wording = rng.integers(0, CAPTIONS, n)
         tokens = torch.from_numpy(picked["tokens"][np.arange(n), wording].astype(np.int64))
@@ -147,6 +149,6 @@ class Batches:
         while len(self.shards) < count:
             number = len(self.shards)
             if self.maker:
-                shard(number, self.folder)
+                shard(number, self.folder, self.size)
             self.wait()
-            self.shards.append(shard(number, self.folder))
+            self.shards.append(shard(number, self.folder, self.size))

@@ -87,7 +87,7 @@ def sample_pair(seed: int) -> tuple[Pair, np.ndarray]:
         if wrong is None or decide(prompt, [t for t in wrong if _well_formed(t)])[0] or not decide(prompt, right)[0]:
             continue
         if rng.random() < 0.1 and len(right) < 4 and prompt.task != "counting":  # harmless extra object: still right
-            right = _add(right, rng, _random_kind(rng, avoid=right)) or right
+            right = add_thing(right, rng, _random_kind(rng, avoid=right)) or right
         background = scene.background
         if {t.colour for t in wrong} & {"white", "black"} and rng.random() < 0.95:
             redo = sample_scene(
@@ -160,7 +160,7 @@ def corrupt(things: tuple[Thing, ...], prompt: Prompt, rng: np.random.Generator)
         del out[index]
     elif kind == "count":
         if rng.random() < 0.5 and len(out) < 4:
-            return _add(things, rng, (thing.shape, thing.colour))
+            return add_thing(things, rng, (thing.shape, thing.colour))
         if len(out) > 1:
             del out[index]
     elif kind == "hybrid":
@@ -182,7 +182,7 @@ def corrupt(things: tuple[Thing, ...], prompt: Prompt, rng: np.random.Generator)
             moved = sample_scene(int(rng.integers(2**31)), replace(prompt, relation=relation)).objects[:2]
             out[:2] = [replace(a, x=b.x, y=b.y, radius=b.radius) for a, b in zip(out, moved, strict=False)]
     if kind != "count" and len(out) < 4 and rng.random() < 0.1:
-        return _add(tuple(out), rng, _random_kind(rng))
+        return add_thing(tuple(out), rng, _random_kind(rng))
     return tuple(out)
 
 
@@ -313,7 +313,7 @@ def _second_prompt(prompt, right, wrong, rng) -> Prompt | None:
     return None
 
 
-def _add(things, rng, kind) -> tuple[Thing, ...] | None:
+def add_thing(things, rng, kind) -> tuple[Thing, ...] | None:
     """Things with one more of (shape, colour) that touches none; None if no room is found."""
     for _ in range(30):
         radius = float(rng.uniform(11, 18))

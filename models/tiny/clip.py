@@ -63,11 +63,19 @@ class ShapesCLIP(nn.Module):
         Raises:
             ValueError: tokens of another shape or a floating type.
         """
+        return self.embed_words(self.read(tokens), tokens)
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Captions as in `encode_text` -> contextual words [B, 16, width]."""
         x = self.text_embedding(tokens)
         mask = padding_mask(tokens)
         for layer in self.text_layers:
             x = layer(x, mask)
-        return F.normalize(self.text_mix(self.text_pool(x, mask)).float(), dim=-1)
+        return x
+
+    def embed_words(self, words: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """`read` [B, 16, width] of captions [B, 16] -> [B, dim], rows of unit length."""
+        return F.normalize(self.text_mix(self.text_pool(words, padding_mask(tokens))).float(), dim=-1)
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Cosine between each image and its caption: [B] in -1..1. Arguments as in the two encoders."""

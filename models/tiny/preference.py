@@ -31,12 +31,17 @@ class PreferenceModel(nn.Module):
         self.pool = AttentionPool(width, 2, width, 5)
         self.head = nn.Sequential(nn.GELU(approximate="tanh"), nn.Linear(width, 1))
 
-    def fuse(self, image_tokens: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image tokens [B, 64, width] and captions [B, 16] -> (reward [B], contextual image tokens [B, 64, width])."""
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Captions [B, 16] -> their contextual words [B, 16, width]."""
         text = self.text_embedding(tokens)
         mask = padding_mask(tokens)
         for layer in self.text_layers:
             text = layer(text, mask)
+        return text
+
+    def fuse(self, image_tokens: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image tokens [B, 64, width] and captions [B, 16] -> (reward [B], contextual image tokens [B, 64, width])."""
+        text = self.read(tokens)
         count = image_tokens.shape[1]
         x, mask = torch.cat([image_tokens, text.to(image_tokens.dtype)], dim=1), padding_mask(tokens, before=count)
         for layer in self.layers:

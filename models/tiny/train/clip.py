@@ -128,7 +128,9 @@ def loss(model, head, pairs: list[Pair], images, labels, step):
 
     tokens = model.image_tokens(images)
     seen = model.embed_tokens(tokens)
-    told = model.encode_text(encode_batch([p.text for p in prompts]))
+    captions = encode_batch([p.text for p in prompts])
+    words = model.read(captions)
+    told = model.embed_words(words, captions)
     logits = model.logit_scale.exp().clamp(max=MAX_SCALE) * seen @ told.T
 
     own = torch.arange(len(pictures))  # prompt i of the first ones was written for picture i
@@ -138,7 +140,7 @@ def loss(model, head, pairs: list[Pair], images, labels, step):
     picture_to_text = F.cross_entropy(masked[has], own[has])
     back = masked[:, : len(own)].T[has]
     text_to_picture = F.cross_entropy(back, own[has])
-    aux = head.loss(tokens, labels)
+    aux = head.loss(tokens, labels) + head.words(words, captions)
     bound = head.binding_loss(seen, torch.from_numpy(np.stack([binding_of_picture(things) for things in pictures])))
     bound = bound + words_loss(model, head, prompts, told, rng)
     weight = 0.5 if step < 1500 else 0.2

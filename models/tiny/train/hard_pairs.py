@@ -13,8 +13,8 @@ import numpy as np
 
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.rules import decide
-from ....shapes_world.scene import COLOURS, RELATIONS, SHAPES, Scene, sample_scene
-from .verifier_data import Thing, add_thing, render
+from ....shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, Scene, sample_scene
+from .verifier_data import Pair, Thing, add_thing, render, second_prompt
 
 
 def hard_pair(seed: int, task: str) -> tuple[Prompt, tuple[tuple[Thing, ...], tuple[Thing, ...]], np.ndarray]:
@@ -32,6 +32,17 @@ def hard_pair(seed: int, task: str) -> tuple[Prompt, tuple[tuple[Thing, ...], tu
         sides = (right, wrong)
         images = [render(Scene((), scene.background, s), side, rng) for s, side in zip(seeds, sides, strict=True)]
         return prompt, sides, np.stack(images)
+
+
+def sample_hard_pair(seed: int) -> tuple[Pair, np.ndarray]:
+    """As `verifier_data.sample_pair`, of hard pairs; half of them are about position."""
+    rng = np.random.default_rng([seed, 0x4A2E])
+    task = "position" if rng.random() < 0.5 else str(rng.choice(TASKS))
+    while True:
+        prompt, sides, images = hard_pair(int(rng.integers(2**31)), task)
+        other = second_prompt(prompt, *sides, rng)
+        if other is not None:
+            return Pair(sides, (prompt, other)), images
 
 
 def unbound(things: tuple[Thing, ...], prompt: Prompt, rng: np.random.Generator) -> tuple[Thing, ...] | None:

@@ -21,7 +21,8 @@ def loss(model, head, pairs, images, labels, step):
     """
     prompts = [p for pair in pairs for p in pair.prompts]
     grades = torch.tensor([[score(p, things) for p in pair.prompts] for pair in pairs for things in pair.things])
-    tokens = encode_batch([p.text for p in prompts]).view(len(pairs), 1, 2, -1).expand(-1, 2, -1, -1)
+    told = encode_batch([p.text for p in prompts])
+    tokens = told.view(len(pairs), 1, 2, -1).expand(-1, 2, -1, -1)
     seen = model.image_stem(images)
     seen = seen.unsqueeze(1).expand(-1, 2, -1, -1).flatten(0, 1)
     reward, context = model.fuse(seen, tokens.reshape(len(seen), -1))
@@ -33,7 +34,7 @@ def loss(model, head, pairs, images, labels, step):
         lead = (rewards.select(dim, 0) - rewards.select(dim, 1)).flatten()
         clear = gap.abs() > _MARGIN
         rank = rank + (F.softplus(-3.0 * lead * gap.sign()) * clear).sum() / clear.sum().clamp(min=1)
-    aux = head.loss(context[::2], labels)
+    aux = head.loss(context[::2], labels) + head.words(model.read(told), told)
     weight = 0.5 if step < 1500 else 0.2
     return fit + 0.3 * rank + weight * aux, {"fit": fit, "rank": rank, "aux": aux}
 

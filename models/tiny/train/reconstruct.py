@@ -15,8 +15,9 @@ import torch
 from ..loading import Family, load_family
 from ..pipeline import TinyDenoise, encode_prompts
 from .common import as_images
-from .verifier_data import Pair, load_pool
-from .verifier_loop import RUNS, VALIDATION_SEED
+from .hard_pairs import sample_hard_pair
+from .verifier_data import Pair, load_pool, sample_pair
+from .verifier_loop import RUNS, VALIDATION_SEED, decoded_name
 
 SIGMAS = (0.5, 8.0)  # log-uniform; beyond, nothing of the picture is left
 BATCH = 64
@@ -43,13 +44,18 @@ def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--pairs", type=int, default=16000, help="training pairs, as in the verifiers' trainings")
+    parser.add_argument("--hard-pairs", type=int, default=8000, help="likewise, of the pairs that differ in what binds")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     family = load_family()
-    for count, seed in ((500, VALIDATION_SEED), (options.pairs, 1)):
-        pairs, images = load_pool(RUNS / "pool", count, seed)
-        path = RUNS / "pool" / f"decoded-{seed}-{count}.npy"
+    pools = [(500, VALIDATION_SEED, sample_pair, "pairs"), (options.hard_pairs, 1, sample_hard_pair, "hard"),
+             (options.pairs, 1, sample_pair, "pairs")]  # fmt: skip
+    for count, seed, sample, kind in pools:
+        path = RUNS / "pool" / decoded_name(kind, seed, count)
+        if path.exists():
+            continue
+        pairs, images = load_pool(RUNS / "pool", count, seed, sample=sample, kind=kind)
         partial = path.with_suffix(".partial.npy")
         shape = (count, 1, *images.shape[1:])
         out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)

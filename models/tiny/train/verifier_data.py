@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def sample_pair(seed: int) -> tuple[Pair, np.ndarray]:
                 ),
             )
             background = redo.background
-        other = _second_prompt(prompt, right, wrong, rng)
+        other = second_prompt(prompt, right, wrong, rng)
         if other is None:
             continue
         seeds = [int(s) for s in rng.integers(2**31, size=2)]
@@ -264,15 +265,20 @@ def meaning(prompt: Prompt) -> tuple:
     return (prompt.task == "counting", prompt.objects, prompt.relation)
 
 
-def load_pool(folder: Path, count: int, seed: int, workers: int = 2) -> tuple[list[Pair], np.ndarray]:
-    """`count` pairs and their images, uint8 [count, 2, 128, 128, 3] (memory-mapped), drawn once into `folder`."""
-    images_path, pairs_path = folder / f"pairs-{seed}-{count}.npy", folder / f"pairs-{seed}-{count}.json"
+def load_pool(
+    folder: Path, count: int, seed: int, workers: int = 2, sample: Callable = sample_pair, kind: str = "pairs"
+) -> tuple[list[Pair], np.ndarray]:
+    """`count` pairs and their images, uint8 [count, 2, 128, 128, 3] (memory-mapped), drawn once into `folder`.
+
+    `sample` draws one from a seed; `kind` names its files.
+    """
+    images_path, pairs_path = folder / f"{kind}-{seed}-{count}.npy", folder / f"{kind}-{seed}-{count}.json"
     if not pairs_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         images = np.lib.format.open_memmap(images_path, "w+", np.uint8, (count, 2, IMAGE_SIZE, IMAGE_SIZE, 3))
         pairs = []
         with multiprocessing.get_context("fork").Pool(workers) as pool:
-            jobs = pool.imap(sample_pair, (seed * 10_000_000 + i for i in range(count)), chunksize=64)
+            jobs = pool.imap(sample, (seed * 10_000_000 + i for i in range(count)), chunksize=64)
             for index, (pair, drawn) in enumerate(jobs):
                 images[index] = drawn
                 pairs.append(pair.to_dict())
@@ -299,7 +305,9 @@ def _credit(thing: Thing, need: Requirement) -> float:
     return shape * (0.5 + 0.5 * colour)
 
 
-def _second_prompt(prompt, right, wrong, rng) -> Prompt | None:
+def second_prompt(
+    prompt: Prompt, right: tuple[Thing, ...], wrong: tuple[Thing, ...], rng: np.random.Generator
+) -> Prompt | None:
     """Preferably a prompt true of `wrong` and false of `right`, else a near miss of `prompt` that is false of both."""
     if all(_well_formed(t) for t in wrong) and rng.random() < 0.8:
         scene = Scene(tuple(t.plain() for t in wrong), None, 0)
@@ -313,8 +321,8 @@ def _second_prompt(prompt, right, wrong, rng) -> Prompt | None:
     return None
 
 
-def add_thing(things, rng, kind) -> tuple[Thing, ...] | None:
-    """Things with one more of (shape, colour) that touches none; None if no room is found."""
+def add_thing(things: tuple[Thing, ...], rng: np.random.Generator, kind: tuple[str, str]) -> tuple[Thing, ...] | None:
+    """Things with one more of `kind`, (shape, colour), that touches none; None if no room is found."""
     for _ in range(30):
         radius = float(rng.uniform(11, 18))
         x, y = (float(v) for v in rng.uniform(radius + 3, IMAGE_SIZE - radius - 3, size=2))

@@ -45,9 +45,9 @@ SIGMAS = (1.0, 2.0, 4.0)
 LOOKS = {
     "diffusion": {4: "step 4", 7: "step 7", 10: "step 10", 13: "step 13", 16: "step 16"},
     "flow": {1: "step 1", 3: "step 3", 5: "step 5", 8: "step 8", 12: "step 12"},
-    "var": {2: "side 3", 3: "side 4", 4: "side 5", 5: "side 6", 6: "side 8"},
+    "var": {3: "side 3", 4: "side 4", 5: "side 5", 6: "side 6", 7: "side 8"},
 }
-"""Steps of 20 (scales of 8) at which unfinished images are looked at."""
+"""Steps of 20 (scales of 8) before which unfinished images are looked at."""
 
 
 def judges(folder: Path) -> dict[str, Judge]:

@@ -7,7 +7,7 @@ codes of a next-scale model), and graded when it is finished: by ShapesEval, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def roll_out(process, prompts: Sequence[Prompt], particles: int, steps: dict[int
         if step in steps:
             seen.append(_bytes(process.preview(state)))
         state, _ = process.advance(state)
-    seen.append(_bytes(process.decode(process.finish(state))))
+    seen.append(_bytes(process.preview(replace(state, x0=process.finish(state)))))
     names = (*(steps[step] for step in sorted(steps)), "finished")
     verdicts = [graded(image, prompts[k // particles]) for k, image in enumerate(seen[-1])]
     grades, correct = (np.array(column) for column in zip(*verdicts, strict=True))

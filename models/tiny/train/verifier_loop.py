@@ -102,7 +102,7 @@ def grid_labels(things: tuple[Thing, ...]) -> torch.Tensor:
         labels[row, column, 2] = 1
         if sides and len(sides[index]) == 1:
             labels[near, 3] = RELATIONS.index(sides[index][0])
-    return torch.from_numpy(labels.reshape(-1, 3))
+    return torch.from_numpy(labels.reshape(-1, 4))
 
 
 class Feed:

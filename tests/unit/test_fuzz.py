@@ -43,7 +43,7 @@ from .oracles import keyed
 from .searches import TARGET
 
 COUNT = int(os.environ.get("TESTTIME_FUZZ", "150"))
-SLOWEST = 1.0  # seconds; a run that is slower is measured again, since the machine may have been busy
+SLOWEST = 1.0  # seconds of the processor; a run that is slower is measured again
 WORKFLOWS = sorted((Path(testtime.__file__).resolve().parent / "workflows").glob("**/*.json"))
 ODD = [
     None, True, False, 0, -1, 1, 2**31, -(2**63), 2**64, 10**400, 0.5, -0.0, 1e308, -1e308, float("nan"),
@@ -117,9 +117,9 @@ def within_a_second(work) -> None:
     """Run ``work``, again where it was slow: what counts is how fast it can be."""
     spent = []
     while not spent or (spent[-1] > SLOWEST and len(spent) < 3):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        spent.append(time.perf_counter() - start)
+        spent.append(time.process_time() - start)
     assert min(spent) < SLOWEST, f"took {min(spent):.2f} s"
 
 
@@ -299,7 +299,7 @@ def test_sub_graphs_that_double_are_refused(tmp_path):
         for k in range(30)
     ]  # fmt: skip
     body = {"nodes": [{"id": 1, "type": "g0"}], "links": [], "definitions": {"subgraphs": subgraphs}}
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CommandError, match="more than"):
         to_api(body, {})
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

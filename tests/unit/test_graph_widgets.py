@@ -141,10 +141,10 @@ def test_grammar_is_that_of_the_front_end(text, first):
     "text", ["{" * 100_000, "/*" * 100_000, "{a|" * 50_000 + "}" * 50_000, "\\" * 99_999, "*/" * 50_000]
 )
 def test_no_text_takes_long(text):
-    start = time.perf_counter()
+    start = time.process_time()
     resolved(text, first_choice, "")
     without_comments(text)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def with_pair(name="latent", other="latent", kinds=("SetNode", "GetNode")) -> dict:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..installation.files import write_text
 from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.budget import Outline, WithinBudget
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for entry in measured(tasks, options.processes):
         results["rows"].append(entry)
         results["rows"].sort(key=lambda known: (list(METHODS).index(known["method"]), known["budget"]))
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(path, json.dumps(results, indent=1) + "\n")
         log.info(
             "%-12s %4.0f NFE  overall %.3f [%.3f, %.3f]  reward %.4f  held-out %.4f  diversity %.3f  %.2f s/image",
             entry["method"], entry["nfe_per_image"], entry["overall"], *entry["overall_ci"], entry["reward"],

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from ..installation.files import write_text
 from ..models.infinity.config import RELEASED, InfinityConfig
 from ..models.infinity.flops import cache_bytes, scale_flops
 from ..models.infinity.packed import pack
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases |= {name: by_clock(*case, options.rounds) for name, case in BY_CLOCK.items()}
     body = {"commit": commit(), "machine": machine(), "cases": cases}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(body, indent=1) + "\n")
+    write_text(options.out, json.dumps(body, indent=1) + "\n")
     print(json.dumps(cases, indent=1))
     return 0
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from ..installation.files import write_text
 from ..models.infinity.config import RELEASED, InfinityConfig, config_from_shapes
 from ..models.infinity.loading import assign, convert_transformer
 from ..models.infinity.packed import pack
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "commit": commit(), "machine": machine(), "python": platform.python_version(), "cases": cases,
     }  # fmt: skip
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(body, indent=1) + "\n")
+    write_text(options.out, json.dumps(body, indent=1) + "\n")
     return 0
 
 

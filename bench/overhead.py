@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..installation.files import write_text
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.methods import RBF, BeamSearch
 from ..samplers.protocols import Search
@@ -121,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     body = {"suite": "overhead", "commit": commit(), "machine": machine(), "settings": settings, "cases": {}}
     for name, row in measure(options.particles, options.chunk, options.repeats):
         body["cases"][name] = row
-        options.out.write_text(json.dumps(body, indent=1) + "\n")
+        write_text(options.out, json.dumps(body, indent=1) + "\n")
     return 0
 
 

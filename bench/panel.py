@@ -24,6 +24,7 @@ from typing import Any
 import aiohttp
 
 from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
+from ..installation.files import write_text
 from .shapes import commit, machine
 
 log = logging.getLogger("testtime")
@@ -247,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    write_text(options.out, json.dumps(body, indent=1) + "\n")
     return 0
 
 

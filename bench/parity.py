@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ..installation.files import write_text
 from . import parity_rows as rows_of
 from . import reference_models as models
 from .parity_rows import Row
@@ -88,10 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(filled(page, json.loads(options.out.read_text(encoding="utf-8"))) != page)
     body = {"versions": versions(), "rows": [asdict(row) for row in measure()]}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    write_text(options.out, json.dumps(body, indent=1) + "\n")
     log.info("%s", table(body["rows"]))
     if options.out == OUT:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), body), encoding="utf-8")
+        write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), body))
     return 0
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from ..installation.files import write_text
 from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.protocols import Search, Verifier
@@ -268,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for entry in measured(tasks, options.processes):
         results["rows"].append(entry)
         results["rows"].sort(key=lambda known: (list(METHODS).index(known["method"]), known["budget"]))
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(path, json.dumps(results, indent=1) + "\n")
         log.info(
             "%-20s %3dx  overall %.3f [%.3f, %.3f]  reward %.3f  held-out %.3f  %.2f s/image",
             entry["method"], entry["budget"], entry["overall"], *entry["overall_ci"], entry["reward"],

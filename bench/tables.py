@@ -21,6 +21,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+from ..installation.files import write_text
 from ..reports.names import method_name, task_name
 from .results_files import PLAIN, REFERENCE, Results, load_cases, load_folder, paired_gain
 
@@ -329,7 +330,7 @@ def update(root: Path, check: bool) -> list[str]:
         if after != before:
             changed.append(page.relative_to(root).as_posix())
             if not check:
-                page.write_text(after, encoding="utf-8")
+                write_text(page, after)
     for results in found.values():
         kinds = results.pictures
         files = [images / f"{results.name}{kind}{ending}.svg" for kind in kinds for ending in ("", "-dark")]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..installation.files import write_text
 from ..verifiers.named import make_verifiers
 from ..verifiers.precision import set_precision
 from .shapes import commit, machine
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = {"device": options.device, "size": options.size, "images": options.images}
         body = {"machine": machine(), "commit": commit(), "settings": settings, "rows": rows}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        write_text(options.out, json.dumps(body, indent=1) + "\n")
     return 0
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..installation.files import write_text
 from ..models.tiny.loading import Family, load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..rewriters.shapes import ShapesRewriter
@@ -377,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )  # fmt: skip
         copy_twins(results, settings)
         results["equal"] = equal_costs(results["rows"])
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(options.out, json.dumps(results, indent=1) + "\n")
     return 0
 
 

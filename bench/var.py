@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..installation.files import write_text
 from ..models.infinity.process import ScalewiseProcess
 from ..models.infinity.vae import BSQVae
 from ..models.tiny.var import SCHEDULE
@@ -353,7 +354,7 @@ class Report:
         if part == "rows":
             self.body["equal"] = at_equal_cost(rows, "tts_var", ("best_of_n",), COSTS, "N = {}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.body, indent=1) + "\n")
+        write_text(self.path, json.dumps(self.body, indent=1) + "\n")
         for entry in entries if "overall" in entries[0] else ():
             log.info(
                 "%-28s N=%d  overall %.3f [%.3f, %.3f]  reward %.3f  held-out %.3f  %.1f GFLOP  %.2f s/image",

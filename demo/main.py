@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from ..installation.errors import CommandError
+from ..installation.files import replacing, write_text
 from ..installation.locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def main(options: argparse.Namespace) -> int:
         )
     save(entries, about, options.out)
     page = options.out / "index.html"
-    page.write_text(render(entries, about), encoding="utf-8")
+    write_text(page, render(entries, about))
     sys.stdout.write(f"{page.resolve()}\n")
     return 0
 
@@ -146,8 +147,9 @@ def save(entries: Sequence[Entry], about: About, folder: Path) -> None:
         image, trace = folder / "images" / f"{entry.name}.png", folder / "traces" / f"{entry.name}.json"
         for path in (image, trace):
             path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(entry.image).save(image)
-        trace.write_text(entry.trace.to_json(), encoding="utf-8")
+        with replacing(image) as partial:
+            Image.fromarray(entry.image).save(partial)
+        write_text(trace, entry.trace.to_json())
         rows.append(
             {
                 "model": entry.model,
@@ -163,4 +165,4 @@ def save(entries: Sequence[Entry], about: About, folder: Path) -> None:
             }
         )
     text = json.dumps({"about": asdict(about), "entries": rows}, indent=1)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "results.json", text + "\n")

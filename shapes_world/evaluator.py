@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..installation.files import write_text
 from .captions import Prompt, sample_prompt
 from .drawing import draw
 from .rules import decide
@@ -211,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     metrics = {"drawn": check(options.check, options.seed)}
     text = json.dumps(metrics, indent=1)
-    options.out.write_text(text + "\n")
+    write_text(options.out, text + "\n")
     print(text)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...installation.files import write_text
 from ...reports.page import render
 from ...reports.thumbs import thumbnail
 from ...reports.tree import particles_of, winner_ids
@@ -56,9 +57,9 @@ def thumbs_of(
 
 def write_trace(file: Path, trace: Trace, thumbs: dict[int, str], page: bool = False) -> None:
     """Write the trace beside ``file`` (same name, ``.json``), and on request its page (``.html``)."""
-    file.with_suffix(".json").write_text(to_text(trace, thumbs), encoding="utf-8")
+    write_text(file.with_suffix(".json"), to_text(trace, thumbs))
     if page:
-        file.with_suffix(".html").write_text(render(trace, thumbs, name=f"{file.stem}.json"), encoding="utf-8")
+        write_text(file.with_suffix(".html"), render(trace, thumbs, name=f"{file.stem}.json"))
 
 
 def _ancestors(trace: Trace, particles: Sequence[int]) -> set[int]:

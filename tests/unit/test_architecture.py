@@ -12,8 +12,8 @@ import testtime
 ROOT = Path(testtime.__file__).resolve().parent
 # From the bottom to the top; a folder imports folders of lower lines only. Folders in one line do not know each other.
 LAYERS = (
-    ("installation", "shapes_world"),
-    ("graph", "samplers"),
+    ("installation",),
+    ("graph", "samplers", "shapes_world"),
     ("chat", "pipelines", "reports", "values"),
     ("models", "rewriters"),
     ("verifiers",),

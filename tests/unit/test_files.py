@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-import testtime
 from testtime.installation.files import replacing, write_bytes, write_text
 
-ROOT = Path(testtime.__file__).resolve().parent
+from .test_architecture import MODULES
+
+ALLOWED = {
+    "installation/files.py",  # the helper itself
+    "bench/reference_models.py", "bench/parity_rows.py", "bench/small_detectors.py",  # models in a temporary folder
+    "bench/infinity_speed.py",  # /proc/self/clear_refs
+}  # fmt: skip
 
 
 def test_content_arrives_and_nothing_is_left_beside_it(tmp_path):
@@ -89,3 +94,27 @@ def test_readers_never_see_half(tmp_path):
         seen += 1
         time.sleep(0.001)
     assert child.returncode == 0 and seen
+
+
+def is_plain_writer(call: ast.Call) -> bool:
+    """Whether a call writes under the final name: ``path.write_text``, ``path.write_bytes``, ``open(path, "w")``."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in ("write_text", "write_bytes"):
+        return isinstance(call.func, ast.Attribute)
+    modes = [part for part in (*call.args[:2], *(k.value for k in call.keywords if k.arg == "mode"))]
+    texts = [part.value for part in modes if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return name == "open" and any(text in ("w", "wb", "wt", "w+", "x", "xb") for text in texts)
+
+
+def test_every_writer_renames():
+    """``log.open("wb")`` of a running server and rows that are appended are no files that must be whole."""
+    assert is_plain_writer(ast.parse("a.b.write_text(x)").body[0].value)
+    assert is_plain_writer(ast.parse("open(a, 'w')").body[0].value)
+    assert not is_plain_writer(ast.parse("write_text(a, x)").body[0].value)
+    found = [
+        f"{module}:{node.lineno}"
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if module not in ALLOWED and isinstance(node, ast.Call) and is_plain_writer(node)
+    ]
+    assert [place for place in found if not place.startswith("installation/comfyui.py")] == []

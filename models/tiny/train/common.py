@@ -19,6 +19,7 @@ import torch.distributed as distributed
 from safetensors.torch import save_file
 from torch import nn
 
+from ....installation.files import write_text
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.drawing import draw
 from ....shapes_world.scene import BACKGROUND_LEVELS, TASKS, Scene, sample_scene
@@ -258,7 +259,7 @@ def record(name: str, metrics: dict, folder: Path = WEIGHTS) -> None:
     path = folder / "metrics.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[name] = metrics
-    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def arguments(description: str, steps: int, batch: int, rate: float, start: bool = False) -> argparse.Namespace:

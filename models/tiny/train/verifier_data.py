@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ....installation.files import write_text
 from ....shapes_world.captions import Prompt, Requirement, caption, compatible_prompts, sample_prompt
 from ....shapes_world.drawing import draw, object_mask
 from ....shapes_world.rules import decide
@@ -283,7 +284,7 @@ def load_pool(
                 images[index] = drawn
                 pairs.append(pair.to_dict())
         images.flush()
-        pairs_path.write_text(json.dumps(pairs))
+        write_text(pairs_path, json.dumps(pairs))
     pairs = [Pair.from_dict(p) for p in json.loads(pairs_path.read_text())]
     return pairs, np.load(images_path, mmap_mode="r")
 

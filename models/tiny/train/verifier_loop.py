@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from ....installation.files import write_text
 from ....shapes_world.rules import relations
 from ....shapes_world.scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES
 from ..loading import load_into
@@ -243,7 +244,7 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
                 "train_seconds": round(seconds + time.perf_counter() - began),
             }
             metrics |= evaluate(export(average.module, args.export / f"{args.run.name}.safetensors"))
-            (args.export / f"metrics_{args.run.name}.json").write_text(json.dumps(metrics, indent=1) + "\n")
+            write_text(args.export / f"metrics_{args.run.name}.json", json.dumps(metrics, indent=1) + "\n")
             log.write(json.dumps(metrics) + "\n")
 
 

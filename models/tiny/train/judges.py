@@ -22,6 +22,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from ....installation.files import write_text
 from ....shapes_world.scene import TASKS
 from ....shapes_world.suite import suite
 from ..clip import load_clip
@@ -160,8 +161,8 @@ def main(argv: list[str] | None = None) -> None:
             looks = zip(rollouts.looks, rollouts.previews, strict=True)
             found[model][name] = {look: rank_correlation(rollouts, scores(judge, seen, texts)) for look, seen in looks}
         print(model, json.dumps(found[model]), flush=True)
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_text(options.out, json.dumps(found, indent=1) + "\n")
+    write_text(options.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

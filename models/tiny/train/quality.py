@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ....installation.files import write_text
 from ....samplers.methods import BestOfN
 from ....samplers.run.session import run_search
 from ....shapes_world.captions import sample_prompt
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.prompts:
         found["plain"], images = plain(family, settings, options.prompts, options.suite)
         sheet(images, options.prompts).save(options.out / f"{name}.png")
-    (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_text(options.out / f"{name}.json", json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
 
 

@@ -73,7 +73,8 @@ def _validator(own: Any, own_names: tuple[str, ...], names: tuple[str, ...]) -> 
     ``own_names``: the inputs that ``own`` takes; names: drop-downs beside them.
     """
 
-    def validate_inputs(cls, **values):
+    def validate_inputs(cls, *places, **values):
+        values |= dict(zip((*own_names, *names), places, strict=False))
         if own is not None:
             answer = own(cls, **{name: value for name, value in values.items() if name in own_names})
             if answer is not True:

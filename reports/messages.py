@@ -11,7 +11,11 @@ from .names import title_of
 from .tree import winner_ids
 
 PARTICLE = ("id", "parent", "group", "score", "log_weight", "selected")
-"""Columns of a particle's row, in order; ``web/draw/schema.js`` names the same ones."""
+"""Columns of a particle's row, in order; ``web/draw/schema.js`` has the same."""
+RECORD = ("step", "steps", "sigma", "phase", "ess", "resampled", "nfe", "seconds", "rewrites")
+"""Fields of a record that are sent as they are."""
+RUN = ("method", "title", "prompts", "verifier", "held_out", "status", "winners", "ledger", "warnings")
+"""What is said of the whole run; the panel is told a part of it when the run begins, and the rest at its end."""
 
 
 def compact(record: StepRecord, index: int, ledger: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -25,29 +29,22 @@ def compact(record: StepRecord, index: int, ledger: dict[str, Any] | None = None
     prompts = [entry.get("prompt") for entry in record.particles]
     return {
         "index": index,
-        "step": record.step,
-        "steps": record.steps,
-        "sigma": short(record.sigma),
-        "phase": record.phase,
-        "ess": [round(value, 3) if math.isfinite(value) else None for value in record.ess],
-        "resampled": list(record.resampled),
-        "nfe": record.nfe,
-        "seconds": record.seconds,
+        **{name: sendable(getattr(record, name)) for name in RECORD},
         "ledger": ledger or {},
-        "particles": [
-            [e["id"], e["parent"], e["group"], short(e["score"]), short(e["log_weight"]), int(e["selected"])]
-            for e in record.particles
-        ],
-        # Only of searches that re-prompt: the prompt of every row (null: the original), and what the rewriter said.
+        "particles": [[sendable(entry[name]) for name in PARTICLE] for entry in record.particles],
+        # Only of searches that re-prompt: the prompt of every row (null: the original).
         "prompts": prompts if any(prompts) else None,
-        "rewrites": list(record.rewrites),
         "thumbs": None,
     }
 
 
-def short(value: float | None) -> float | None:
-    """Six significant digits of a finite number, None of anything else: JSON has no NaN."""
-    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+def sendable(value: Any) -> Any:
+    """A value as it is sent: truth as 0 or 1, numbers with six digits, None if not finite (JSON has no NaN)."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def whole(trace: Trace, winners: Sequence[int] | None = None) -> dict[str, Any]:

@@ -78,19 +78,8 @@ def columns_of(trace: Trace) -> list[tuple[list[StepRecord], list[dict[str, Any]
 
 
 def winner_ids(trace: Trace) -> list[int]:
-    """Winner of every group: the selected entry of the last record with the best score."""
-    if not trace.records:
-        return []
-    best: dict[int, dict[str, Any]] = {}
-    for entry in trace.records[-1].particles:
-        known = best.get(entry["group"])
-        if known is None or _order(entry) > _order(known):
-            best[entry["group"]] = entry
-    return [best[group]["id"] for group in sorted(best)]
-
-
-def _order(entry: dict[str, Any]) -> tuple[bool, float]:
-    return bool(entry["selected"]), entry["score"] if finite(entry["score"]) else -math.inf
+    """Ids of the winners, an image each."""
+    return [entry["id"] for entry in trace.winners()]
 
 
 def lanes(groups: Sequence[int]) -> list[float]:

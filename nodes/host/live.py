@@ -23,7 +23,7 @@ from ...reports.messages import compact
 from ...reports.thumbs import thumbnail
 from ...samplers.protocols import State
 from ...samplers.run.notes import brief
-from ...samplers.run.trace import StepRecord
+from ...samplers.run.trace import StepRecord, Trace
 from .audience import OFF, audience, may_see, queued_by, sender
 
 log = logging.getLogger("testtime")
@@ -139,7 +139,7 @@ class LiveRun:
         self.run = uuid.uuid4().hex[:12]
         owner = queued_by()
         self._send = sink or sender(owner)
-        self._index = 0
+        self._trace = Trace()  # the records so far, which say who won
         self.process: Any = None
         self._waiting: queue.Queue = queue.Queue()
         start = {"schema": SCHEMA, "run": self.run, "started": time.time(), **place(), **about}
@@ -150,23 +150,25 @@ class LiveRun:
 
     def __call__(self, record: StepRecord, state: State, images: Tensor | None) -> None:
         """See ``samplers.run.trace.Listener``."""
-        message = compact(record, self._index, self._costs())
-        self._index += 1
+        message = compact(record, len(self._trace.records), self._costs())
+        self._trace.add(record, state)
         rows, pixels = [], None
         if images is not None and self._waiting.qsize() < QUEUE:
             rows = shown_rows(record)
             pixels = as_bytes(images[torch.tensor(rows)] if len(rows) < len(images) else images)
         self._waiting.put((message, rows, pixels))
 
-    def finish(self, status: str, warnings: Sequence[str], winners: Sequence[int] = ()) -> None:
+    def finish(self, status: str, warnings: Sequence[str], winners: Sequence[int] | None = None) -> None:
         """Tell the tabs that the run is over, after everything that still waits.
 
         Args:
             status: how it ended; warnings: for the user, cut to one line each.
-            winners: particle ids of the winners, an image each.
+            winners: particle ids of the winners, an image each; None takes those of the last record.
         """
         self._waiting.put(None)
         self._thread.join(timeout=5.0)
+        if winners is None:
+            winners = [entry["id"] for entry in self._trace.winners()]
         fields = {"status": status, "warnings": [brief(text) for text in warnings], "winners": list(winners)}
         fields["ledger"] = self._costs()
         store.end(self.run, fields)

@@ -94,7 +94,7 @@ def read_trace_file(path: Path | str) -> TraceFile:
 def essentials(trace: Trace) -> dict[str, Any]:
     """What an image's metadata says of the search that made it: settings, cost, and how to make the winners again."""
     meta, winners = trace.meta, []
-    for entry in _winners(trace):
+    for entry in trace.winners():
         lineage = trace.lineage(entry["id"])
         winners.append(
             {
@@ -163,21 +163,6 @@ def _path(winner: dict[str, Any]) -> list[dict[str, Any]]:
         entry["prompt"] = prompt
     entries[-1].update(id=winner["particle"], score=winner.get("score"))
     return entries
-
-
-def _winners(trace: Trace) -> list[dict[str, Any]]:
-    """The winner of every image: selected, then by score."""
-    best: dict[int, dict[str, Any]] = {}
-
-    def rank(entry: dict[str, Any]) -> tuple[bool, float]:
-        score = entry["score"]
-        return bool(entry["selected"]), -math.inf if score is None or math.isnan(score) else score
-
-    for entry in trace.records[-1].particles if trace.records else []:
-        known = best.get(entry["group"])
-        if known is None or rank(entry) > rank(known):
-            best[entry["group"]] = entry
-    return [best[group] for group in sorted(best)]
 
 
 def _from_png(path: Path) -> TraceFile:

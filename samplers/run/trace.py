@@ -191,6 +191,25 @@ class Trace:
             return []
         return sorted(self.records[-1].particles, key=lambda e: (e["group"], -_rank(e["score"]), e["id"]))
 
+    def winners(self) -> list[dict[str, Any]]:
+        """The entry that was handed out for every image, in order; empty while nothing was recorded.
+
+        The run says which (``meta["winners"]``). Traces that do not (of earlier versions, or of a run that goes on)
+        have the selected particle with the best score of the last record.
+        """
+        if not self.records:
+            return []
+        table = {entry["id"]: entry for record in self.records for entry in record.particles}
+        told = self.meta.get("winners") or []
+        if told and all(particle in table for particle in told):
+            return [table[particle] for particle in told]
+        best: dict[int, dict[str, Any]] = {}
+        for entry in self.records[-1].particles:
+            kept = best.get(entry["group"])
+            if kept is None or (entry["selected"], _rank(entry["score"])) > (kept["selected"], _rank(kept["score"])):
+                best[entry["group"]] = entry
+        return [best[group] for group in sorted(best)]
+
     def to_json(self) -> str:
         """JSON text (versioned; NaN and infinities as null)."""
         body = {
@@ -220,7 +239,7 @@ class Trace:
 
 
 def _rank(score: float | None) -> float:
-    return -math.inf if score is None or math.isnan(score) else score
+    return score if score is not None and math.isfinite(score) else -math.inf
 
 
 def _plain(value: Any) -> Any:

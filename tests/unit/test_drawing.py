@@ -7,29 +7,44 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from testtime.reports import pages
 from testtime.reports.canvas import ticks
 from testtime.reports.curves import best_so_far, scored_points, staircase
-from testtime.reports.messages import PARTICLE, whole
+from testtime.reports.messages import whole
 from testtime.reports.tree import layout, numbered, winner_ids
+from testtime.samplers.after.trace_file import to_text
 from testtime.samplers.methods import RBF, SMC, BeamSearch, BestOfN, PathSearch, ZeroOrderSearch
 from testtime.samplers.run.session import run_search
 from testtime.samplers.run.trace import StepRecord, Trace
 
+from ..conftest import load_tool
 from .oracles import keyed
 from .searches import TARGET
 
+SCHEMA_FILE = pages.WEB.parent / "samplers" / "run" / "trace.schema.json"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no Node.js on the path")
 DRAW = """
 import { layout, stride, ticks } from "%(web)s/draw/layout.js";
 import { chartOf, staircase } from "%(web)s/draw/curves.js";
 import { Run } from "%(web)s/draw/run.js";
+import { RECORD, RUN } from "%(web)s/draw/schema.js";
+
+// Records and runs that throw at every name that they do not have: else a wrong one would only be "undefined".
+const OURS = ["index", "particles", "prompts", "thumbs", "rows", "fresh", "ledger", "run", "records", "node"];
+const strict = (object, names) => new Proxy(object, {
+  get: (target, name) => {
+    if (typeof name === "symbol" || [...names, ...OURS].includes(name)) return target[name];
+    throw new Error(`there is no ${name}`);
+  },
+});
 const { searches, ranges, distances } = JSON.parse(await new Response(process.stdin).text());
 const told = searches.map((search) => {
-  const run = Run.from(search);
+  const records = search.records.map((record) => strict(record, RECORD));
+  const run = Run.from(strict({ ...search, records }, RUN));
   const plan = layout(run);
   return {
     places: [...plan.places], edges: plan.edges, won: [...plan.won], alive: [...plan.alive],
@@ -103,9 +118,20 @@ def test_both_drawings_agree(traces, tmp_path):
         assert told["stairs"] == [[pytest.approx(list(p), rel=1e-5) for p in curve] for curve in corners]
 
 
-def test_columns_have_the_same_names_on_both_sides():
-    text = (pages.WEB / "draw" / "schema.js").read_text(encoding="utf-8")
-    assert f"PARTICLE = {json.dumps(PARTICLE)}".replace("(", "[").replace(")", "]") in text
+def test_field_names_are_those_of_the_schema():
+    tool = load_tool("build_schema")
+    assert tool.TARGET.read_text(encoding="utf-8") == tool.text()
+
+
+def test_traces_are_what_their_schema_says(traces):
+    validator = jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    validator.check_schema(validator.schema)
+    for trace in traces:
+        text = json.loads(to_text(trace, {0: "/9j/"}))
+        assert not list(validator.iter_errors(text))
+        wrong = json.loads(json.dumps(text))
+        wrong["records"][0]["particles"][0]["color"] = "red"
+        assert [error.validator for error in validator.iter_errors(wrong)] == ["additionalProperties"]
 
 
 @pytest.mark.parametrize("call", [("pages/report.js", "showReport"), ("pages/demo.js", "showDemo")])

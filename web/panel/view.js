@@ -164,7 +164,7 @@ export class PanelView {
     const seen = this.run.path(p.id).find((q) => q.thumb);
     const words = element("div");
     words.append(
-      element("strong", "", say(particle ? "particle" : this.run.winners.length ? "winner" : "leader", p)),
+      element("strong", "", say(particle ? "particle" : this.run.winners.includes(p.id) ? "winner" : "leader", p)),
       element("span", "", p.score === null ? say("noScore") : say("score", { score: number(p.score) })),
       element("span", "", say("step", p.record)),
       element("span", "", p.parent === null ? say("freshNoise") : say("childOf", { id: p.parent })),

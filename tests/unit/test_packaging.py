@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,46 @@ def test_importing_the_root_package_imports_neither_torch_nor_comfy():
     code = "import sys, json, testtime; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.anchor)
     assert not {"torch", "comfy", "transformers", "aiohttp"} & set(json.loads(done.stdout))
+
+
+def copy_of_the_tree(target: Path) -> Path:
+    """What git tracks, or would: a build leaves folders behind, which do not belong into a checkout."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "out", "runs", "node_modules", "*.egg-info")
+    return Path(shutil.copytree(ROOT, target, ignore=ignored))
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_what_pages_and_panel_need_and_makes_a_page(tmp_path):
+    tree = copy_of_the_tree(tmp_path / "tree")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+    ]
+    subprocess.run([*command, str(tree)], check=True, capture_output=True, timeout=600)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "installed")
+    needed = [path for folder in ("web", "locales", "reports", "demo") for path in ROOT.joinpath(folder).rglob("*.*")]
+    needed += [ROOT / "samplers" / "run" / "trace.schema.json"]
+    wanted = {
+        f"testtime/{p.relative_to(ROOT).as_posix()}" for p in needed if p.is_file() and "__pycache__" not in p.parts
+    }
+    assert len(wanted) > 100 and not wanted - names
+    entry = {"id": 0, "parent": None, "group": 0, "slot": 0, "score": 0.5, "log_weight": None, "gradient_scale": 0.0}
+    record = {"step": 0, "steps": 0, "sigma": 0.0, "phase": "final", "particles": [{**entry, "selected": True}]}
+    source = tmp_path / "trace.json"
+    source.write_text(json.dumps({"schema": 1, "seed": 0, "meta": {}, "records": [record]}), encoding="utf-8")
+    code = "import sys, testtime.cli.main as m; print(m.__file__); sys.exit(m.main(['report', sys.argv[1]]))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    command = [sys.executable, "-c", code, str(source)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith(str(tmp_path / "installed")), done.stderr
+    assert "<h2>Family tree</h2>" in source.with_suffix(".html").read_text(encoding="utf-8")

@@ -1,315 +1,189 @@
-"""One row per verifier of the parity table: what is compared with what, see ``parity``."""
+"""The pack's side of the parity table: one verifier per row, loaded from the files that the official side left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from ..verifiers.aesthetic import HALF, AestheticV25Verifier, LAIONAestheticVerifier, laion_head, v25_head
-from ..verifiers.clip_rewards import PickScoreVerifier, load_hps
-from ..verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
-from ..verifiers.features import DINOv2Features
-from ..verifiers.image_reward import MEAN, STD, TOKENS, ImageRewardModel, ImageRewardVerifier, to_transformers
+from ..verifiers import aesthetic, clip_rewards, clip_score, features, similarity
+from ..verifiers.clip_weights import build_clip, read_weights
+from ..verifiers.image_reward import ImageRewardModel, ImageRewardVerifier, fill, to_transformers
 from ..verifiers.jpeg import JPEGVerifier
-from ..verifiers.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from ..verifiers.similarity import IMAGENET_MEAN, IMAGENET_STD, SimilarityVerifier
-from . import reference_models as models
+from . import parity_link as link
+from .official.pictures import PROMPTS
 
-PROMPTS = ["a red cat", "two green birds", "the sea"]
-SHAPES = ((512, 512), (300, 517), (768, 1344), (64, 64))
-SMALL = models.SIZE
+REWARD_VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "image_size": 224, "patch_size": 32}  # fmt: skip
+REWARD_TEXT = {"hidden_size": 24, "encoder_hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
+               "num_attention_heads": 3}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row.
+
+    Attributes:
+        verifier: its name in the registry, or what else it is.
+        official: the function that it is compared with.
+        load: ``(folder of the official side, quantize) -> verifier``.
+        pixels: whether the preprocessings are compared, by rounding to 8 bit, too.
+    """
+
+    verifier: str
+    official: str
+    load: Callable[[Path, bool], Any]
+    pixels: bool = True
 
 
 @dataclass
 class Row:
-    """What was measured of one verifier; None where there is nothing to compare.
+    """What was measured, per picture.
 
     Attributes:
-        verifier, reference: what was compared with what.
-        same: largest difference to the same algorithm, in 0..1.
-        pillow_mean, pillow_max: differences to the Pillow pipeline in 255ths.
-        score: largest difference of the scores without resizing.
-        resized: the same with resizing.
-        spread: standard deviation of the scores, which the differences are to be compared with.
+        verifier, official: as in ``Subject``.
+        pixels: picture -> mean and max of the differences of what the tower sees, in 255ths, and the share of values
+            that differ by more than half of one.
+        pixels_quantized: the same with ``quantize=True``.
+        scores: picture -> difference of the scores.
+        scores_quantized: the same with ``quantize=True``.
+        tokens: picture -> number of token ids that differ, empty where the official side makes none.
+        spread: standard deviation of the official scores over the pictures.
     """
 
     verifier: str
-    reference: str
-    same: float | None = None
-    pillow_mean: float | None = None
-    pillow_max: float | None = None
-    score: float | None = None
-    resized: float | None = None
-    spread: float | None = None
+    official: str
+    pixels: dict[str, dict[str, float]] = field(default_factory=dict)
+    pixels_quantized: dict[str, dict[str, float]] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    scores_quantized: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    spread: float = 0.0
 
 
-def pictures(height: int, width: int, n: int = 3) -> Tensor:
-    """Pictures on the 8-bit grid ``[n, H, W, 3]``: waves, an edge, and in the last one noise."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
-    shift = torch.arange(n)[:, None, None, None] * 0.7
-    waves = torch.stack([torch.sin(5 * x + 3 * y), torch.sin(7 * y), torch.cos(6 * x - 2 * y)], -1)
-    made = 0.5 + 0.45 * torch.sin(2 * waves + shift)
-    made[:, height // 3 : height // 2, width // 4 :] = 1.0
-    made[-1] = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))
-    return (made * 255).round() / 255
-
-
-def preprocessing(prepare: Preprocessing) -> tuple[float, float, float]:
-    """(largest difference to torchvision in 0..1, mean and largest difference to Pillow in 255ths)."""
-    same, sums, most, count = 0.0, 0.0, 0.0, 0
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (prepare.mean, prepare.std))
-    for shape in SHAPES:
-        images = pictures(*shape)
-        free = Preprocessing(prepare.size, prepare.mean, prepare.std, prepare.crop, clamp=False)
-        theirs = (_torchvision(images.movedim(-1, 1), prepare) - mean) / std
-        same = max(same, float((free(images) - theirs).abs().max()))
-        pixels = prepare(images) * std + mean
-        for image, mine in zip(images, pixels, strict=True):
-            gap = (mine - _pillow(image, prepare)).abs() * 255
-            sums, count, most = sums + float(gap.sum()), count + gap.numel(), max(most, float(gap.max()))
-    return same, sums / count, most
-
-
-def _torchvision(x: Tensor, prepare: Preprocessing) -> Tensor:
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.functional import center_crop, resize
-
-    size = prepare.size if prepare.crop else [prepare.size, prepare.size]
-    x = resize(x, size, InterpolationMode.BICUBIC, antialias=True)
-    return center_crop(x, [prepare.size, prepare.size]) if prepare.crop else x
-
-
-def _pillow(image: Tensor, prepare: Preprocessing) -> Tensor:
-    """Shorter side and centre crop (or stretch) by Pillow, as ``CLIPImageProcessor`` of transformers 4 does it."""
-    shown, size = Image.fromarray((image * 255).round().to(torch.uint8).numpy()), prepare.size
-    if not prepare.crop:
-        shown = shown.resize((size, size), Image.Resampling.BICUBIC)
-    else:
-        short = min(shown.size)
-        shown = shown.resize([int(size * side / short) for side in shown.size], Image.Resampling.BICUBIC)
-        left, top = round((shown.width - size) / 2), round((shown.height - size) / 2)
-        shown = shown.crop((left, top, left + size, top + size))
-    raw = torch.frombuffer(bytearray(shown.tobytes()), dtype=torch.uint8)
-    return raw.view(size, size, 3).movedim(-1, 0) / 255
-
-
-def scores(row: Row, mine: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor]) -> Row:
-    """Fill in what ``mine`` and ``theirs`` say of the same images, without and with resizing."""
-    with torch.no_grad():
-        exact = pictures(SMALL, SMALL)
-        ours = mine(exact).double()
-        row.score = float((ours - theirs(exact)).abs().max())
-        row.spread = float(ours.std())
-        large = pictures(96, 140)
-        row.resized = float((mine(large).double() - theirs(large)).abs().max())
-    return row
-
-
-def measured(row: Row, prepare: Preprocessing) -> Row:
-    """Fill in the differences of a preprocessing at its published size."""
-    row.same, row.pillow_mean, row.pillow_max = preprocessing(prepare)
-    return row
-
-
-def unit(features) -> Tensor:
-    """Normalised embeddings of either version of transformers."""
-    return F.normalize(getattr(features, "pooler_output", features), dim=-1)
-
-
-def by_processor(kind: str, **options) -> Callable[[Tensor], Tensor]:
-    """transformers' own image processor on 8-bit pictures -> pixels ``[n, 3, s, s]``."""
-    import transformers
-
-    processor = getattr(transformers, kind)(**options)
-    return lambda images: processor((images * 255).round().to(torch.uint8).movedim(-1, 1), return_tensors="pt")[
-        "pixel_values"
-    ]
-
-
-def clip_rows(folder: Path) -> list[Row]:
-    """CLIPScore, PickScore, LAION aesthetic and similarity against transformers."""
-    clip, tokenizer = models.small_clip(), load_tokenizer(folder)
-    words = tokenizer(PROMPTS, padding="max_length", max_length=32, truncation=True, return_tensors="pt")
-    process = by_processor("CLIPImageProcessor", size={"shortest_edge": SMALL}, crop_size=SMALL)
-
-    def logits(images: Tensor) -> Tensor:
-        return clip(pixel_values=process(images), **words).logits_per_image.diagonal()
-
-    def embedding(images: Tensor) -> Tensor:
-        return unit(clip.get_image_features(pixel_values=process(images)))
-
-    score = CLIPScoreVerifier(clip, tokenizer)
-    rows = [scores(Row("clip_score", "transformers, CLIPModel and processor"), lambda x: score.score(x, PROMPTS),
-                   lambda x: logits(x) / clip.logit_scale.exp())]  # fmt: skip
-    pick = PickScoreVerifier(clip, tokenizer, scale="logit")
-    rows.append(scores(Row("pickscore", "transformers, logits_per_image"), lambda x: pick.score(x, PROMPTS), logits))
-
-    head = models.released_head(24, (0, 2, 4, 6, 7))
-    ours = laion_head(24)
-    ours.load_state_dict({f"layers.{key}": value for key, value in head.state_dict().items()})
-    laion = LAIONAestheticVerifier(_tower_of(clip), ours)
-    rows.append(
-        scores(Row("laion_aesthetic", "transformers, released Sequential"), laion.score,
-               lambda x: head(embedding(x)).squeeze(-1))
-    )  # fmt: skip
-    references = pictures(SMALL, SMALL)[:1]
-    alike = SimilarityVerifier(_tower_of(clip), references)
-    rows.append(
-        scores(Row("similarity", "transformers, CLIP tower"), alike.score,
-               lambda x: (embedding(x) @ embedding(references).T).squeeze(-1))
-    )  # fmt: skip
-    return [measured(row, Preprocessing()) for row in rows]
-
-
-def _tower_of(clip):
+def _openai_tower(folder: Path):
+    """The image tower of a CLIP in OpenAI's layout, as a class of transformers."""
     from transformers import CLIPVisionModelWithProjection
 
-    config = clip.config.vision_config
-    tower = CLIPVisionModelWithProjection(config).eval()
+    clip = build_clip(read_weights([folder / "clip.pt"]), "clip.pt", "quick_gelu")
+    tower = CLIPVisionModelWithProjection(clip.config.vision_config).eval()
     own = {f"vision_model.{key}": value for key, value in clip.vision_model.state_dict().items()}
     tower.load_state_dict({**own, "visual_projection.weight": clip.visual_projection.weight})
     return tower
 
 
-def hps_row(folder: Path) -> Row:
-    """HPSv2 against open_clip with HPSv2's order: to tensor, resize, crop."""
-    official = models.small_open_clip()
-    file = folder / "HPS_v2.1_compressed.pt"
-    torch.save({"state_dict": official.state_dict()}, file)
-    verifier = load_hps(file, folder)
-    ids = verifier.tokenizer(PROMPTS, padding="max_length", max_length=32, return_tensors="pt")["input_ids"]
-    first = (ids == 55).int().argmax(1)  # open_clip pads with 0 and reads at the highest id
-    ids = torch.where(torch.arange(32)[None] > first[:, None], 0, ids)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-
-    def theirs(images: Tensor) -> Tensor:
-        pixels = (_torchvision(images.movedim(-1, 1), verifier.prepare) - mean) / std
-        image, text = official.encode_image(pixels, normalize=True), official.encode_text(ids, normalize=True)
-        return (image * text).sum(-1)
-
-    row = scores(Row("hps_v2_1", "open_clip, HPSv2's transform"), lambda x: verifier.score(x, PROMPTS), theirs)
-    return measured(row, Preprocessing(clamp=False))
-
-
-def v25_row() -> Row:
-    """Aesthetic V2.5 against transformers' SigLIP and its processor."""
-    tower, head = models.small_siglip(), models.released_head(48, (0, 2, 4, 6, 8))
-    ours = v25_head(48)
-    ours.load_state_dict({f"layers.{key}": value for key, value in head.state_dict().items()})
-    verifier = AestheticV25Verifier(tower, ours)
-    process = by_processor("SiglipImageProcessor", size={"height": SMALL, "width": SMALL})
-
-    def theirs(images: Tensor) -> Tensor:
-        return head(F.normalize(tower(pixel_values=process(images)).pooler_output, dim=-1)).squeeze(-1)
-
-    row = scores(Row("aesthetic_v25", "transformers, SigLIP and processor"), verifier.score, theirs)
-    return measured(row, Preprocessing(384, HALF, HALF, crop=False))
-
-
-def image_reward_row(folder: Path) -> Row:
-    """ImageReward against the released module written anew from its key layout."""
+def _image_reward(folder: Path, quantize: bool) -> ImageRewardVerifier:
     from transformers import BertTokenizer
 
-    (folder / "vocab.txt").write_text("\n".join(models.BERT_WORDS) + "\n")
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))
-    reference = models.shaken(models.ReferenceImageReward(), 5)
-    model = ImageRewardModel(*models.ReferenceImageReward.options()).eval()
-    model.load_state_dict(to_transformers(reference.state_dict()), strict=True)
-    verifier = ImageRewardVerifier(model, tokenizer)
-    words = tokenizer(PROMPTS, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
-    process = by_processor("CLIPImageProcessor", size={"shortest_edge": SMALL}, crop_size=SMALL)
-
-    def theirs(images: Tensor) -> Tensor:
-        return (reference(process(images), words["input_ids"], words["attention_mask"]) - MEAN) / STD
-
-    row = scores(Row("image_reward", "own copy of the released layers"), lambda x: verifier.score(x, PROMPTS), theirs)
-    return measured(row, Preprocessing())
+    with torch.device("meta"):
+        model = ImageRewardModel(REWARD_VISION, REWARD_TEXT | {"vocab_size": len(tokenizer)})
+    fill(model, to_transformers(read_weights([folder / "ImageReward.pt"])), folder / "ImageReward.pt")
+    return ImageRewardVerifier(model, tokenizer, quantize=quantize)
 
 
-def dino_row() -> Row:
-    """DINOv2 features against transformers, the processor set to stretch, bilinear."""
-    tower = models.small_dinov2()
-    extractor = DINOv2Features(tower)
-    process = by_processor(
-        "BitImageProcessor", size={"height": SMALL, "width": SMALL}, do_center_crop=False, resample=2,
-        image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD, do_convert_rgb=False,
-    )  # fmt: skip
-    row = Row("dinov2 (features)", "transformers, patch tokens")
-    return scores(row, extractor.tokens, lambda x: tower(pixel_values=process(x)).last_hidden_state[:, 5:])
+def _laion(folder: Path, quantize: bool) -> aesthetic.LAIONAestheticVerifier:
+    head = aesthetic.load_head(aesthetic.laion_head(24), folder / "head.pth")
+    return aesthetic.LAIONAestheticVerifier(_openai_tower(folder), head, quantize=quantize)
 
 
-def vqa_row(folder: Path) -> Row:
-    """VQAScore against a forward pass of transformers, one image at a time."""
-    import transformers
-
-    from ..verifiers.vlm.vqa_score import QUESTION, load_vqa_score
-    from .small_vlm import llava
-
-    llava(folder)
-    verifier = load_vqa_score(folder, batch=3)
-    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder)).eval()
-    processor = transformers.AutoProcessor.from_pretrained(str(folder))
-    yes = processor.tokenizer.convert_tokens_to_ids("Yes")
-
-    def theirs(images: Tensor) -> Tensor:
-        chances = []
-        for image, prompt in zip(images, PROMPTS, strict=True):
-            shown = Image.fromarray((image * 255).round().to(torch.uint8).numpy())
-            text = f"user : <image> {QUESTION.format(prompt)} assistant : "
-            inputs = processor(text=text, images=shown, return_tensors="pt")
-            chances.append(torch.softmax(model(**inputs).logits[0, -1].float(), -1)[yes])
-        return torch.stack(chances)
-
-    return scores(Row("vqa_score", "transformers, one image at a time"), lambda x: verifier.score(x, PROMPTS), theirs)
+def _similar(folder: Path, quantize: bool) -> similarity.SimilarityVerifier:
+    (first,) = link.pictures(folder.parent, list(PROMPTS)[:1]).values()
+    return similarity.load_similarity(folder, first, quantize=quantize)
 
 
-def objects_row(folder: Path, tokenizer: Path) -> Row:
-    """Boxes' scores of OWLv2 against transformers' own processor and post-processing."""
-    import transformers
+SUBJECTS: dict[str, Subject] = {
+    "clip_score": Subject(
+        "clip_score", "transformers: CLIPProcessor and CLIPModel",
+        lambda folder, q: clip_score.load_clip_score_folder(folder, quantize=q),
+    ),
+    "hessel": Subject(
+        "clip_score (hessel)", "image-reward: CLIPScore.score, on OpenAI's clip",
+        lambda folder, q: clip_score.load_clip_score_files(
+            [folder / "clip.pt"], folder, "quick_gelu", mode="hessel", quantize=q
+        ),
+    ),
+    "pickscore": Subject(
+        "pickscore", "t2v_metrics: PickScoreModel.forward",
+        lambda folder, q: clip_rewards.load_pickscore(folder, quantize=q),
+    ),
+    "hps_v2_1": Subject(
+        "hps_v2_1", "hpsv2: img_score.score",
+        lambda folder, q: clip_rewards.load_hps(folder / "HPS_v2.1_compressed.pt", folder, quantize=q),
+    ),
+    "image_reward": Subject("image_reward", "image-reward: ImageReward.score", _image_reward),
+    "laion_aesthetic": Subject("laion_aesthetic", "image-reward: AestheticScore.score, on OpenAI's clip", _laion),
+    "simple_aesthetics": Subject(
+        "laion_aesthetic (network)", "simple-aesthetics-predictor: AestheticsPredictorV2Linear",
+        lambda folder, q: aesthetic.load_laion_aesthetic(folder, folder / "head.pth", quantize=q), pixels=False,
+    ),
+    "aesthetic_v25": Subject(
+        "aesthetic_v25", "aesthetic-predictor-v2-5: convert_v2_5_from_siglip",
+        lambda folder, q: aesthetic.load_aesthetic_v25(folder, folder / "head.pth", quantize=q),
+    ),
+    "similarity": Subject(
+        "similarity (DINOv2)", "transformers: AutoImageProcessor and Dinov2WithRegistersModel", _similar
+    ),
+    "similarity_clip": Subject(
+        "similarity (CLIP)", "transformers: AutoImageProcessor and CLIPVisionModelWithProjection", _similar
+    ),
+    "dinov2_features": Subject(
+        "dinov2 (features)", "torchvision.transforms as TTS-VAR has them, transformers: Dinov2WithRegistersModel",
+        lambda folder, q: features.load_dinov2(folder, quantize=q),
+    ),
+    "jpeg": Subject("jpeg_compressibility", "Pillow: Image.save", lambda folder, q: JPEGVerifier(), pixels=False),
+}  # fmt: skip
 
-    from ..verifiers.detectors import load_detector
-    from ..verifiers.pictures import to_bytes, to_pictures
-    from .small_detectors import owl
 
-    owl(folder, tokenizer)
-    detector, names = load_detector(folder), ["dog", "owl", "cat"]
-    processor = transformers.AutoProcessor.from_pretrained(str(folder))
+def measure(key: str, folder: Path) -> Row:
+    """Call the official function of a row on all photographs and compare.
 
-    def ours(images: Tensor) -> Tensor:
-        found = detector(to_bytes(images), names)
-        return _sorted([torch.cat([one.scores for one in image.values()]) for image in found])
-
-    def theirs(images: Tensor) -> Tensor:
-        shown = to_pictures(to_bytes(images))
-        queries = [[f"a photo of a {name}" for name in names]] * len(shown)
-        output = detector.model(**processor(text=queries, images=shown, return_tensors="pt"))
-        sizes = [picture.size[::-1] for picture in shown]
-        made = processor.post_process_grounded_object_detection(output, threshold=0.02, target_sizes=sizes)
-        return _sorted([image["scores"] for image in made])
-
-    return scores(Row("objects (boxes)", "transformers, OWLv2 post-processing"), ours, theirs)
-
-
-def _sorted(rows: Sequence[Tensor]) -> Tensor:
-    return torch.stack([F.pad(row.sort(descending=True).values, (0, 64))[:64] for row in rows]).double()
+    Raises:
+        OfficialError: the official packages are not there, or their call failed.
+    """
+    subject, said = SUBJECTS[key], link.said(key, folder)
+    row = Row(subject.verifier, subject.official, spread=float(said["tokens" if "tokens" in said else "scores"].std()))
+    shown = link.pictures(folder, PROMPTS)
+    for quantize in (False, True) if subject.pixels else (False,):
+        verifier = subject.load(folder / key, quantize)
+        pixels, scores = (row.pixels_quantized, row.scores_quantized) if quantize else (row.pixels, row.scores)
+        for index, (name, image) in enumerate(shown.items()):
+            with torch.no_grad():
+                if subject.pixels:
+                    seen = torch.from_numpy(said[f"pixels-{name}"])
+                    pixels[name] = _gap(verifier.prepare(image)[0], seen, verifier.prepare.std)
+                scores[name] = _score(key, verifier, image, name, said, index)
+        if "ids" in said:
+            row.tokens = _tokens(verifier, said["ids"])
+    return row
 
 
-def jpeg_row() -> Row:
-    """JPEG sizes against Pillow."""
-    import io
+def _gap(mine: Tensor, theirs: Tensor, std: tuple[float, float, float]) -> dict[str, float]:
+    """How two normalised pictures differ, in 255ths."""
+    gap = (mine - theirs).abs() * torch.tensor(std).view(3, 1, 1) * 255
+    return {"mean": float(gap.mean()), "max": float(gap.max()), "share": float((gap > 0.5).float().mean())}
 
-    def theirs(images: Tensor) -> Tensor:
-        sizes = []
-        for image in images:
-            file = io.BytesIO()
-            Image.fromarray((image * 255).round().to(torch.uint8).numpy()).save(file, "JPEG", quality=95)
-            sizes.append(-len(file.getvalue()) / 1000)
-        return torch.tensor(sizes, dtype=torch.float64)
 
-    return scores(Row("jpeg_compressibility", "Pillow, bytes of the file"), JPEGVerifier().score, theirs)
+def _score(key: str, verifier: Any, image: Tensor, name: str, said: Mapping[str, np.ndarray], index: int) -> float:
+    """Difference of one picture's score, for a feature extractor the largest of its tokens'."""
+    if key == "dinov2_features":
+        return float((verifier.tokens(image)[0] - torch.from_numpy(said["tokens"][index])).abs().max())
+    if key == "simple_aesthetics":  # its instructions prepare pictures otherwise than the authors' script
+        mine = verifier.module(torch.from_numpy(said[f"pixels-{name}"])[None])
+    else:
+        mine = verifier.score(image, PROMPTS[name])
+    return abs(float(mine) - float(said["scores"][index]))
+
+
+def _tokens(verifier: Any, theirs: np.ndarray) -> dict[str, int]:
+    """Differing token ids per picture; what follows the end of the text is padding, of another kind there."""
+    mine, ends = verifier.token_ids(list(PROMPTS.values())).numpy(), theirs.argmax(1)
+    return {
+        name: int((mine[row, : ends[row] + 1] != theirs[row, : ends[row] + 1]).sum())
+        for row, name in enumerate(PROMPTS)
+    }

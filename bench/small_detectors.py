@@ -14,8 +14,8 @@ def shaken(model: nn.Module, seed: int = 0, by: float = 0.1) -> nn.Module:
     return model.eval()
 
 
-def owl(folder, tokenizer_folder, version: int = 2) -> None:
-    """OWLv2 or OWL-ViT with 16 patches of 8 pixels."""
+def owl(folder, tokenizer_folder, version: int = 2, side: int = 32) -> None:
+    """OWLv2 or OWL-ViT with 16 patches, for pictures of ``side`` pixels, a multiple of 4."""
     import transformers
 
     kind = {1: "OwlViT", 2: "Owlv2"}[version]
@@ -23,11 +23,11 @@ def owl(folder, tokenizer_folder, version: int = 2) -> None:
             "num_attention_heads": 2, "max_position_embeddings": 16, "bos_token_id": 54, "eos_token_id": 55,
             "pad_token_id": 55}  # fmt: skip
     vision = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3,
-              "image_size": 32, "patch_size": 8}  # fmt: skip
+              "image_size": side, "patch_size": side // 4}  # fmt: skip
     config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, projection_dim=32)
     torch.manual_seed(0)
     shaken(getattr(transformers, f"{kind}ForObjectDetection")(config)).save_pretrained(str(folder))
-    size = {"height": 32, "width": 32}
+    size = {"height": side, "width": side}
     options = {"size": size} if version == 2 else {"size": size, "do_center_crop": False}
     words = transformers.CLIPTokenizer.from_pretrained(str(tokenizer_folder), model_max_length=16)
     images = getattr(transformers, f"{kind}ImageProcessor")(**options)

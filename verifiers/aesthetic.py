@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .base import VerifierError, check_images, freeze, module_device
+from .base import VerifierError, freeze, module_device
 from .caching import ImageCache
 from .clip_score import _unit
 from .clip_weights import read_weights
@@ -97,7 +97,7 @@ class _AestheticVerifier:
 
     def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; ``prompts`` are not read."""
-        pixels = self.prepare(check_images(images).to(module_device(self.module)))
+        pixels = self.prepare(images, module_device(self.module))
         return self._images(pixels, lambda rows: self.module(pixels[rows.to(pixels.device)]))
 
 
@@ -107,7 +107,7 @@ class LAIONAestheticVerifier(_AestheticVerifier):
     Args:
         tower: image tower of CLIP ViT-L/14 with its projection.
         head: ``laion_head()`` with weights.
-        quantize: round images to 8 bit before scoring, for parity with published numbers.
+        quantize: round to 8 bit where the published pipeline does, for parity with published numbers.
     """
 
     default_scale = (5.5, 0.7)
@@ -120,7 +120,7 @@ class LAIONAestheticVerifier(_AestheticVerifier):
         name: str = "laion_aesthetic",
     ):
         size = int(tower.config.image_size)
-        super().__init__(tower, head, Preprocessing(size=size, quantize=quantize), name)
+        super().__init__(tower, head, Preprocessing(size=size, quantize=quantize, weigh_alpha=True), name)
 
 
 class AestheticV25Verifier(_AestheticVerifier):
@@ -129,14 +129,14 @@ class AestheticV25Verifier(_AestheticVerifier):
     Args:
         tower: image tower of SigLIP so400m-patch14-384.
         head: ``v25_head()`` with weights.
-        quantize: round images to 8 bit before scoring, for parity with published numbers.
+        quantize: round to 8 bit where the published pipeline does, for parity with published numbers.
     """
 
     default_scale = (5.0, 1.0)
 
     def __init__(self, tower: SiglipVisionModel, head: AffineHead, quantize: bool = False, name: str = "aesthetic_v25"):
         size = int(tower.config.image_size)
-        prepare = Preprocessing(size=size, mean=HALF, std=HALF, crop=False, quantize=quantize)
+        prepare = Preprocessing(size=size, mean=HALF, std=HALF, fit="stretch", quantize=quantize)
         super().__init__(tower, head, prepare, name)
 
 

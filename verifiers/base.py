@@ -7,6 +7,7 @@ keeps such particles from winning.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..samplers.protocols import SearchError
+from .text import plain
 
 # Far above any overshoot of a decoder, far below 255: tells 8-bit values from mere over-bright pixels.
 _PLAUSIBLE_MAXIMUM = 16.0
@@ -23,13 +25,14 @@ class VerifierError(SearchError):
     """Bad input of a verifier, or weights that cannot be used; the message names what is wrong and what is right."""
 
 
-def check_images(images: Tensor) -> Tensor:
+def check_images(images: Tensor, alpha: bool = False) -> Tensor:
     """Images as verifiers work on them: floating point ``[n, H, W, 3]``, the graph of autograd intact.
 
-    Alpha is dropped and grey is repeated, because ComfyUI's LoadImage delivers both.
+    Grey is repeated and alpha is dropped, because nodes of ComfyUI deliver both.
 
     Args:
         images: float ``[n, H, W, C]`` in 0..1 with C = 3 (RGB), 4 (RGBA) or 1 (grey).
+        alpha: keep a fourth channel; the result may then be ``[n, H, W, 4]``.
 
     Raises:
         VerifierError: no tensor, another shape, an integer type, or values on the 0..255 scale.
@@ -42,18 +45,20 @@ def check_images(images: Tensor) -> Tensor:
         raise VerifierError(f"images has shape {list(images.shape)}: there is no image in it")
     if not images.is_floating_point():
         raise VerifierError(f"images has type {images.dtype}: it must be floating point in 0..1 (divide bytes by 255)")
-    if images.shape[-1] == 4:
+    if images.shape[-1] == 4 and not alpha:
         images = images[..., :3]
     elif images.shape[-1] == 1:
         images = images.expand(*images.shape[:-1], 3)
-    largest = images.detach().nan_to_num(0.0, 0.0, 0.0).max()
+    largest = float(images.detach().amax())
+    if not math.isfinite(largest):  # a broken pixel is that image's own trouble; only then a copy is worth it
+        largest = float(images.detach().nan_to_num(0.0, 0.0, 0.0).amax())
     if largest > _PLAUSIBLE_MAXIMUM:
-        raise VerifierError(f"images reaches {float(largest):g}: values must lie in 0..1 (divide 8-bit values by 255)")
+        raise VerifierError(f"images reaches {largest:g}: values must lie in 0..1 (divide 8-bit values by 255)")
     return images
 
 
 def check_prompts(prompts: Sequence[str] | str, n: int, name: str, required: bool = True) -> list[str]:
-    """One prompt per image; a single string is used for all of them.
+    """One prompt per image, as ``text.plain`` says it; a single string is used for all of them.
 
     Args:
         prompts: ``n`` strings, or one.
@@ -70,8 +75,10 @@ def check_prompts(prompts: Sequence[str] | str, n: int, name: str, required: boo
     for index, prompt in enumerate(listed):
         if not isinstance(prompt, str):
             raise VerifierError(f"prompts[{index}] is a {type(prompt).__name__}: it must be a string")
-        if required and not prompt.strip():
-            raise VerifierError(f"prompts[{index}] is empty: verifier {name!r} compares images with their prompt")
+        listed[index] = plain(prompt)
+        if required and not listed[index].strip():
+            reason = "is empty" if not prompt.strip() else f"is {prompt!r}, in which nothing is left to be seen"
+            raise VerifierError(f"prompts[{index}] {reason}: verifier {name!r} compares images with their prompt")
     return listed
 
 

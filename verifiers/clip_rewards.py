@@ -61,7 +61,8 @@ class PickScoreVerifier(CLIPScoreVerifier):
 class HPSVerifier(CLIPScoreVerifier):
     """Human Preference Score v2: the cosine, about .20 to .35. Versions 2.0 and 2.1 are not comparable.
 
-    The official pipeline resizes floating-point tensors and lets bicubic overshoot pass, so this one does not clamp.
+    The official pipeline brings the longer side to 224, pads with black, resizes floating-point tensors and lets
+    bicubic overshoot pass; its tokenizer cleans the prompt as OpenAI's does.
 
     Args:
         clip, tokenizer, quantize: as in ``CLIPScoreVerifier``.
@@ -69,7 +70,8 @@ class HPSVerifier(CLIPScoreVerifier):
 
     def __init__(self, clip: CLIPModel, tokenizer: CLIPTokenizer, quantize: bool = False, name: str = "hps_v2_1"):
         super().__init__(clip, tokenizer, "cos", quantize, name)
-        self.prepare = Preprocessing(size=self.module.size, clamp=False, quantize=quantize)
+        self.prepare = Preprocessing(size=self.module.size, fit="pad", clamp=False, quantize=quantize)
+        self._tokens.clean = True
         self.default_scale = (0.27, 0.03)
 
 

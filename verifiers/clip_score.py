@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
+from .base import PromptCache, VerifierError, check_prompts, freeze, module_device
 from .caching import ImageCache
 from .clip_weights import build_clip, read_weights
 from .preprocessing import Preprocessing
@@ -71,7 +71,7 @@ class CLIPScoreVerifier:
         tokenizer: its CLIP tokenizer.
         mode: "cos" (raw cosine, about .15 to .35), "x100", or "hessel" (2.5 max(cos, 0), prompt after "A photo
             depicts ").
-        quantize: round images to 8 bit before scoring, for parity with published numbers.
+        quantize: round to 8 bit where the published pipeline does, for parity with published numbers.
         name: for reports.
 
     Raises:
@@ -93,25 +93,34 @@ class CLIPScoreVerifier:
             raise VerifierError(f"mode is {mode!r}: choose one of {', '.join(MODES)}")
         self.module = freeze(CLIPTowers(clip))
         self.tokenizer, self.mode, self.name = tokenizer, mode, name
-        self.prepare = Preprocessing(size=self.module.size, quantize=quantize)
+        # Hessel's own code stands on OpenAI's package and torchvision, everybody else's on transformers' processor.
+        hessel = mode == "hessel"
+        self.prepare = Preprocessing(
+            size=self.module.size, centre="round" if hessel else "floor", quantize=quantize, weigh_alpha=hessel
+        )
         self.default_scale = {"cos": (0.26, 0.03), "x100": (26.0, 3.0), "hessel": (0.65, 0.075)}[mode]
-        self._tokens = Tokens(tokenizer, clip.config.text_config.max_position_embeddings, name)
+        length = clip.config.text_config.max_position_embeddings
+        self._tokens = Tokens(tokenizer, length, name, clean=hessel)
         self._texts, self._images = PromptCache(self._encode), ImageCache()
 
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
-        images = check_images(images)
-        prompts = check_prompts(prompts, len(images), self.name)
-        if self.mode == "hessel":
-            prompts = [_HESSEL_PREFIX + prompt for prompt in prompts]
         device = module_device(self.module)
-        pixels = self.prepare(images.to(device))
+        pixels = self.prepare(images, device)
+        prompts = self._asked(check_prompts(prompts, len(pixels), self.name))
         seen = self._images(pixels, lambda rows: self.module.encode_image(pixels[rows.to(device)]))
         cosine = (seen * self._texts(prompts, device)).sum(-1)
         if self.mode == "x100":
             return 100.0 * cosine
         # clamp would turn a NaN pixel's score into a number on some devices; relu keeps it
         return 2.5 * torch.relu(cosine) if self.mode == "hessel" else cosine
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """int64 ``[n, tokens]``: what the text tower reads of ``prompts``, padding included."""
+        return self._tokens(self._asked(check_prompts(prompts, len(prompts), self.name)))[:, 0]
+
+    def _asked(self, prompts: list[str]) -> list[str]:
+        return [_HESSEL_PREFIX + prompt for prompt in prompts] if self.mode == "hessel" else prompts
 
     def _encode(self, prompts: list[str]) -> Tensor:
         ids, mask = self._tokens(prompts).to(module_device(self.module)).unbind(1)

@@ -111,7 +111,7 @@ class EnsembleVerifier:
         own, parts = self._ask(images, prompts)
         self.last_scores = {name: scores.detach() for name, scores in (own | parts).items()}
         steering = [key for key, voice in zip(self.keys, self.voices, strict=True) if voice.weight]
-        table = torch.stack([own[key].to("cpu", torch.float64) for key in steering])
+        table = torch.stack([own[key].cpu().to(torch.float64) for key in steering])
         if not self.relative:
             return self._combine_fixed(table)
         combined = torch.empty_like(table[0])

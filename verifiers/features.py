@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import VerifierError, check_images, freeze, module_device
+from .base import VerifierError, freeze, module_device
 from .caching import ImageCache
 from .clip_weights import read_weights
+from .preprocessing import Preprocessing
 from .similarity import IMAGENET_MEAN, IMAGENET_STD
 from .weights import DINO_REPOSITORY, INCEPTION_FILE
 
@@ -24,15 +24,12 @@ DINO_SIZE = 224
 INCEPTION_SIZE = 299
 
 
-def stretched(images: Tensor, size: int) -> Tensor:
-    """Images ``[n, H, W, 3]`` in 0..1 -> ``[n, 3, size, size]``, bilinear with antialiasing, normalised for ImageNet.
+def stretching(size: int, quantize: bool = False) -> Preprocessing:
+    """To a square of ``size``, bilinear, normalised for ImageNet, as TTS-VAR's own code has torchvision do it.
 
     No crop: what lies at the border counts for the composition, too.
     """
-    x = check_images(images).movedim(-1, 1).float()
-    x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (x - mean) / std
+    return Preprocessing(size, IMAGENET_MEAN, IMAGENET_STD, fit="stretch", interpolation="bilinear", quantize=quantize)
 
 
 class DINOv2Features:
@@ -40,24 +37,25 @@ class DINOv2Features:
 
     Args:
         tower: a DINOv2 of transformers, with or without registers.
+        quantize: round to 8 bit where torchvision does, for parity with published numbers.
         name: for reports.
 
     Raises:
         VerifierError: another kind of model.
     """
 
-    def __init__(self, tower: nn.Module, name: str = "dinov2"):
+    def __init__(self, tower: nn.Module, quantize: bool = False, name: str = "dinov2"):
         kind = getattr(tower.config, "model_type", "")
         if kind not in DINO_KINDS:
             raise VerifierError(f"the image tower is a {kind!r}: choose one of {', '.join(DINO_KINDS)}")
         self.module, self.name = freeze(_Tokens(tower)), name
         patch = int(tower.config.patch_size)
-        self.size = min(DINO_SIZE, int(tower.config.image_size)) // patch * patch
+        self.prepare = stretching(min(DINO_SIZE, int(tower.config.image_size)) // patch * patch, quantize)
         self._images = ImageCache(size=128)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Float32 ``[n, patches, width]`` of ``images [n, H, W, 3]`` in 0..1."""
-        pixels = stretched(images.to(module_device(self.module)), self.size)
+        pixels = self.prepare(images, module_device(self.module))
         return self._images(pixels, lambda rows: self.module(pixels[rows.to(pixels.device)]))
 
 
@@ -86,12 +84,12 @@ class InceptionFeatures:
 
     def __init__(self, network: nn.Module, name: str = "inception"):
         network.fc = nn.Identity()
-        self.module, self.name = freeze(_Pooled(network)), name
+        self.module, self.name, self.prepare = freeze(_Pooled(network)), name, stretching(INCEPTION_SIZE)
         self._images = ImageCache()
 
     def tokens(self, images: Tensor) -> Tensor:
         """Float32 ``[n, 1, 2048]`` of ``images [n, H, W, 3]`` in 0..1."""
-        pixels = stretched(images.to(module_device(self.module)), INCEPTION_SIZE)
+        pixels = self.prepare(images, module_device(self.module))
         return self._images(pixels, lambda rows: self.module(pixels[rows.to(pixels.device)]))[:, None]
 
 

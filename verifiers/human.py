@@ -132,7 +132,7 @@ class HumanVerifier:
         self._pending = [mark for mark in self._pending if mark > due]
         session, state = noticed
         group = state.group.tolist()
-        values = scores.detach().double().cpu()
+        values = scores.detach().cpu().double()
         question = Question(
             images.detach(), list(prompts), group, values, state.step, session.process.steps, self.fallback.name
         )

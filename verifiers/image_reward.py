@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .aesthetic import AffineHead
-from .base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
+from .base import PromptCache, VerifierError, check_prompts, freeze, module_device
 from .caching import ImageCache
 from .clip_weights import read_weights
 from .preprocessing import Preprocessing
@@ -107,7 +107,7 @@ class ImageRewardVerifier:
         model: an ``ImageRewardModel`` with weights.
         tokenizer: of ``bert-base-uncased``.
         normalise: subtract the mean and divide by the spread as published; False gives DAS's raw value.
-        quantize: round images to 8 bit before scoring, for parity with published numbers.
+        quantize: round to 8 bit where the published pipeline does, for parity with published numbers.
     """
 
     differentiable = True
@@ -122,18 +122,18 @@ class ImageRewardVerifier:
         name: str = "image_reward",
     ):
         self.module, self.tokenizer, self.normalise, self.name = freeze(model), tokenizer, normalise, name
-        self.prepare = Preprocessing(size=int(model.vision.config.image_size), quantize=quantize)
+        size = int(model.vision.config.image_size)
+        self.prepare = Preprocessing(size=size, quantize=quantize, weigh_alpha=True)
         # the prompt meets the image inside the network: only its tokens can be kept
         self._tokens, self._images = PromptCache(Tokens(tokenizer, TOKENS, name)), ImageCache()
         self.default_scale = (0.0, 1.0) if normalise else (MEAN, STD)
 
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
-        images = check_images(images)
-        prompts = check_prompts(prompts, len(images), self.name)
         device = module_device(self.module)
+        pixels = self.prepare(images, device)
+        prompts = check_prompts(prompts, len(pixels), self.name)
         ids, mask = self._tokens(prompts, device).unbind(1)
-        pixels = self.prepare(images.to(device))
 
         def rate(rows: Tensor) -> Tensor:
             rows = rows.to(device)

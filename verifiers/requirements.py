@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import VerifierError
+from .text import plain
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -111,12 +112,12 @@ def from_geneval(line: dict[str, Any]) -> Requirement:
 
 
 def parse(prompt: str) -> Requirement:
-    """What a prompt asks for. Counts in words or digits are exact, "a" means at least one.
+    """What a prompt asks for, its weights and BREAKs left out. Counts in words or digits are exact, "a": at least one.
 
     Raises:
         VerifierError: the prompt is not of this kind; the message says which part, and what can be written instead.
     """
-    text = _OPENING.sub("", " ".join(prompt.split()).strip().rstrip(".!"))
+    text = _OPENING.sub("", " ".join(plain(prompt).split()).strip().rstrip(".!"))
     include: list[Item] = []
     exclude: list[tuple[str, int]] = []
 

@@ -22,16 +22,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 COMBINATIONS = ("mean", "max")
 TOWERS = {
-    "clip": ("CLIPVisionModelWithProjection", CLIP_MEAN, CLIP_STD, True),
-    "clip_vision_model": ("CLIPVisionModelWithProjection", CLIP_MEAN, CLIP_STD, True),
-    "siglip": ("SiglipVisionModel", HALF, HALF, False),
-    "siglip_vision_model": ("SiglipVisionModel", HALF, HALF, False),
-    "dinov2": ("Dinov2Model", IMAGENET_MEAN, IMAGENET_STD, True),
-    "dinov2_with_registers": ("Dinov2WithRegistersModel", IMAGENET_MEAN, IMAGENET_STD, True),
+    "clip": ("CLIPVisionModelWithProjection", CLIP_MEAN, CLIP_STD, "crop"),
+    "clip_vision_model": ("CLIPVisionModelWithProjection", CLIP_MEAN, CLIP_STD, "crop"),
+    "siglip": ("SiglipVisionModel", HALF, HALF, "stretch"),
+    "siglip_vision_model": ("SiglipVisionModel", HALF, HALF, "stretch"),
+    "dinov2": ("Dinov2Model", IMAGENET_MEAN, IMAGENET_STD, "crop"),
+    "dinov2_with_registers": ("Dinov2WithRegistersModel", IMAGENET_MEAN, IMAGENET_STD, "crop"),
 }
-"""``model_type`` of config.json -> class, mean, std, whether the picture is cropped to a square (or stretched)."""
+"""``model_type`` of config.json -> class, mean, std, how the picture becomes a square (``Preprocessing.fit``)."""
 
-_DINO_SIZE = 224  # DINOv2's configurations name the size of its position grid, 518; it is used at 224
+# DINOv2's configurations name the size of its position grid, 518; its processor cuts 224 out of a shorter side of 256
+_DINO_SIZE, _DINO_EDGE = 224, 256
 
 
 class ImageEmbedder(nn.Module):
@@ -57,6 +58,7 @@ class SimilarityVerifier:
         tower: an image tower of one of the kinds in ``TOWERS``, with weights.
         references: IMAGE ``[k, H, W, 3]`` in 0..1, at least one.
         combine: "mean" over the references, or "max" (the most similar one counts).
+        quantize: round to 8 bit where the processors of transformers do, for parity with published numbers.
         name: for reports.
 
     Raises:
@@ -67,15 +69,27 @@ class SimilarityVerifier:
     needs_prompt = False
     default_scale = (0.6, 0.15)
 
-    def __init__(self, tower: nn.Module, references: Tensor, combine: str = "mean", name: str = "similarity"):
+    def __init__(
+        self,
+        tower: nn.Module,
+        references: Tensor,
+        combine: str = "mean",
+        quantize: bool = False,
+        name: str = "similarity",
+    ):
         kind = getattr(tower.config, "model_type", "")
         if kind not in TOWERS:
             raise VerifierError(f"the image tower is a {kind!r}: choose one of {', '.join(TOWERS)}")
         if combine not in COMBINATIONS:
             raise VerifierError(f"combine is {combine!r}: choose one of {', '.join(COMBINATIONS)}")
-        _, mean, std, crop = TOWERS[kind]
-        size = min(int(tower.config.image_size), _DINO_SIZE) if kind.startswith("dino") else tower.config.image_size
-        self.prepare = Preprocessing(size=int(size), mean=mean, std=std, crop=crop)
+        _, mean, std, fit = TOWERS[kind]
+        size, edge = int(tower.config.image_size), None
+        if kind.startswith("dino"):
+            size = min(size, _DINO_SIZE)
+            edge = round(size * _DINO_EDGE / _DINO_SIZE)
+        self.prepare = Preprocessing(
+            size=size, mean=mean, std=std, fit=fit, edge=edge, centre="floor", quantize=quantize
+        )
         self.module, self.combine, self.name = freeze(ImageEmbedder(tower)), combine, name
         self.references = check_images(references).detach().float().cpu().clone()
         self._embedded: Tensor | None = None
@@ -84,7 +98,7 @@ class SimilarityVerifier:
     def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; ``prompts`` are not read."""
         device = module_device(self.module)
-        pixels = self.prepare(check_images(images).to(device))
+        pixels = self.prepare(images, device)
         seen = self._images(pixels, lambda rows: self.module(pixels[rows.to(device)]))
         cosines = seen @ self._references(device).T
         return cosines.mean(1) if self.combine == "mean" else cosines.amax(1)
@@ -92,7 +106,7 @@ class SimilarityVerifier:
     def _references(self, device: torch.device) -> Tensor:
         if self._embedded is None:
             with torch.no_grad():
-                embedded = self.module(self.prepare(self.references.to(device))).cpu()
+                embedded = self.module(self.prepare(self.references, device)).cpu()
             # a copy, so that what was made under inference mode can take part in a backward pass outside of it
             with torch.inference_mode(False):
                 self._embedded = embedded.clone()

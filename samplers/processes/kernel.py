@@ -208,5 +208,8 @@ def check_sigmas(sigmas: Tensor) -> list[float]:
 
 
 def as_float64_cpu(values: Tensor) -> Tensor:
-    """Scores and weights live here: float64 on the CPU, because there are few of them and precision is free."""
-    return values.detach().to(device="cpu", dtype=torch.float64)
+    """Scores and weights live here: float64 on the CPU, because there are few of them and precision is free.
+
+    They move first and are cast then: Apple's MPS has no float64.
+    """
+    return values.detach().cpu().to(torch.float64)

@@ -63,11 +63,15 @@ def test_odd_sizes(judge, height, width):
     assert scores.shape == (2,) and torch.isfinite(scores).all()
 
 
-def test_alpha_is_dropped_and_grey_is_repeated(judge):
-    images = rand(2, 30, 40, 3)
+def test_alpha_is_weighed_or_dropped_and_grey_is_repeated(judge):
+    images, alpha = rand(2, 30, 40, 3), rand(2, 30, 40, 1)
     plain = judge.score(images, PROMPT)
-    with_alpha = judge.score(torch.cat([images, rand(2, 30, 40, 1)], -1), PROMPT)
-    torch.testing.assert_close(with_alpha, plain, atol=1e-5, rtol=0)
+    opaque = judge.score(torch.cat([images, torch.ones_like(alpha)], -1), PROMPT)
+    torch.testing.assert_close(opaque, plain, atol=1e-5, rtol=0)
+    # torchvision's pipelines convert to RGB after they have resized, the others before
+    weighed = "prepare" in vars(judge) and judge.prepare.weigh_alpha
+    with_alpha = judge.score(torch.cat([images, alpha], -1), PROMPT)
+    assert torch.allclose(with_alpha, plain, atol=1e-5, rtol=0) is not weighed
     grey = images[..., :1]
     torch.testing.assert_close(
         judge.score(grey, PROMPT), judge.score(grey.expand(-1, -1, -1, 3).contiguous(), PROMPT), atol=1e-5, rtol=0

@@ -10,7 +10,7 @@ from torch import nn
 from testtime.samplers.clustering import REDUCTIONS, reduce_tokens, representatives
 from testtime.verifiers import features
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.features import DINOv2Features, InceptionFeatures, load_dinov2, load_inception, stretched
+from testtime.verifiers.features import DINOv2Features, InceptionFeatures, load_dinov2, load_inception, stretching
 from testtime.verifiers.precision import set_precision
 
 from .test_verifiers_clip_score import pictures
@@ -34,7 +34,7 @@ def test_patch_tokens_are_those_behind_class_and_registers(registers, tmp_path):
     extractor = load_dinov2(tmp_path / "dinov2-small")
     images = pictures(28, 28)
     with torch.no_grad():
-        expected = tower(pixel_values=stretched(images, 28)).last_hidden_state[:, 1 + registers :]
+        expected = tower(pixel_values=stretching(28)(images)).last_hidden_state[:, 1 + registers :]
     got = extractor.tokens(images)
     assert got.shape == (3, 16, 48) and extractor.name == "dinov2(dinov2-small)"
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
@@ -46,7 +46,7 @@ def test_patch_tokens_are_those_behind_class_and_registers(registers, tmp_path):
 def test_stretching_is_pillows_bilinear(height, width):
     images = pictures(height, width)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (features.IMAGENET_MEAN, features.IMAGENET_STD))
-    for image, mine in zip(images, stretched(images, 56) * std + mean, strict=True):
+    for image, mine in zip(images, stretching(56)(images) * std + mean, strict=True):
         shown = Image.fromarray((image * 255).round().to(torch.uint8).numpy())
         resized = torch.frombuffer(
             bytearray(shown.resize((56, 56), Image.Resampling.BILINEAR).tobytes()), dtype=torch.uint8
@@ -103,7 +103,7 @@ def test_inception_is_torchvisions_last_layer_but_one(inception, tmp_path):
     seen = {}
     network.fc.register_forward_hook(lambda module, inputs, output: seen.update(pooled=inputs[0]))
     with torch.no_grad():
-        network(stretched(images, 299))
+        network(stretching(299)(images))
     got = extractor.tokens(images)
     assert got.shape == (2, 1, 2048)
     torch.testing.assert_close(got[:, 0], seen["pooled"], atol=1e-5, rtol=1e-4)

@@ -105,13 +105,16 @@ class TestOpenCLIP:
 
 
 def official_hps_pixels(images: torch.Tensor) -> torch.Tensor:
-    """HPSv2's own order: to tensor, resize (antialiased, unclamped), centre crop, normalise."""
+    """HPSv2's own order: to tensor, longer side to 28 (antialiased, unclamped), black around it, normalise.
+
+    That this is what the published transform does is what ``test_verifiers_preprocessing`` has stored numbers for.
+    """
     x = images.movedim(-1, 1)
-    height, width = x.shape[-2:]
-    short = min(height, width)
-    x = F.interpolate(x, (28 * height // short, 28 * width // short), mode="bicubic", antialias=True)
-    top, left = round((x.shape[-2] - 28) / 2), round((x.shape[-1] - 28) / 2)
-    x = x[..., top : top + 28, left : left + 28]
+    scale = 28 / max(x.shape[-2:])
+    height, width = (round(side * scale) for side in x.shape[-2:])
+    x = F.interpolate(x, (height, width), mode="bicubic", antialias=True)
+    down, right = 28 - height, 28 - width
+    x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
     return (x - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
 
 

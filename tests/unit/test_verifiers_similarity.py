@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from testtime.verifiers.base import VerifierError
+from testtime.verifiers.preprocessing import Preprocessing
 from testtime.verifiers.similarity import TOWERS, SimilarityVerifier, load_similarity
 
 transformers = pytest.importorskip("transformers")
@@ -32,12 +33,13 @@ KINDS = ("clip", "siglip", "dinov2", "dinov2_with_registers")
 def test_is_the_cosine_of_the_towers_own_embeddings(kind):
     model = tower(kind)
     images, references = torch.rand(3, 28, 28, 3), torch.rand(2, 28, 28, 3)
-    _, mean, std, _ = TOWERS[model.config.model_type]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    _, mean, std, fit = TOWERS[model.config.model_type]
+    # the processor of DINOv2 cuts 224 pixels out of 256, so these 28 out of 32
+    prepare = Preprocessing(28, mean, std, fit=fit, edge=32 if kind.startswith("dino") else None, centre="floor")
 
     def embedded(pictures):
         with torch.no_grad():
-            output = model(pixel_values=(pictures.movedim(-1, 1) - mean) / std)
+            output = model(pixel_values=prepare(pictures))
         return F.normalize(output.image_embeds if kind == "clip" else output.pooler_output, dim=-1)
 
     cosines = embedded(images) @ embedded(references).T

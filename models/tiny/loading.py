@@ -94,8 +94,8 @@ def load_text_encoder(folder: Path = WEIGHTS) -> TextEncoder:
 
 
 def load_denoiser(name: str, folder: Path = WEIGHTS) -> Denoiser:
-    """The "diffusion" (eps-prediction) or "flow" network in float32."""
-    model = Denoiser({"diffusion": "eps", "flow": "flow"}[name])
+    """The "diffusion" (eps-prediction), "flow" or "flow_turbo" (distilled to few steps) network in float32."""
+    model = Denoiser({"diffusion": "eps", "flow": "flow", "flow_turbo": "flow"}[name])
     load_into(model, name, folder)
     return model
 

@@ -1,6 +1,7 @@
 """How good the generators are: ``python -m testtime.models.tiny.train.quality MODEL``.
 
-MODEL is "diffusion", "flow", or "trunk" for the last checkpoint of the trunk in training, read as a flow. Two measures:
+MODEL is "diffusion", "flow", "flow_turbo" (4 steps without guidance), or "trunk" for the last checkpoint of the trunk
+in training, read as a flow. Two measures:
 
 - *plain*: share of correct images of plain sampling, by task, as ShapesEval judges them, with a picture of all of them;
 - *binding*: on held-out drawings at some noise levels, how often the network's error is smaller with the true caption
@@ -118,13 +119,13 @@ def sheet(images: np.ndarray, columns: int) -> Image.Image:
 def main(argv: list[str] | None = None) -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("model", choices=("diffusion", "flow", "trunk"))
+    parser.add_argument("model", choices=("diffusion", "flow", "flow_turbo", "trunk"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the generators to be measured")
     parser.add_argument("--prompts", type=int, default=20, help="per task; 0: no images")
     parser.add_argument("--binding", type=int, default=128, help="drawings per task; 0: none")
     parser.add_argument("--suite", type=int, default=7, help="number of the suite; the benchmark's is 0")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=2.5)
+    parser.add_argument("--steps", type=int, help="default: 4 for flow_turbo, else 20")
+    parser.add_argument("--cfg", type=float, help="default: 1 for flow_turbo, else 2.5")
     parser.add_argument("--eta", type=float, help="default: 1 for diffusion, 0 for flow")
     parser.add_argument("--out", type=Path, default=RUNS / "quality", help="folder of the figures and pictures")
     parser.add_argument("--name", help="of the files; default: the model's")
@@ -135,8 +136,10 @@ def main(argv: list[str] | None = None) -> None:
     family = family_of(options.model, options.weights)
     kind = "diffusion" if options.model == "diffusion" else "flow"
     eta = options.eta if options.eta is not None else float(kind == "diffusion")
-    settings = SamplingSettings(kind, options.steps, options.cfg, eta, autocast=torch.bfloat16)
-    found: dict = {"model": options.model, "steps": options.steps, "cfg": options.cfg, "eta": eta}
+    steps, cfg = (4, 1.0) if options.model == "flow_turbo" else (20, 2.5)
+    steps, cfg = options.steps or steps, options.cfg or cfg
+    settings = SamplingSettings(kind, steps, cfg, eta, autocast=torch.bfloat16)
+    found: dict = {"model": options.model, "steps": steps, "cfg": cfg, "eta": eta}
     if options.model == "trunk":
         found["trained_steps"] = torch.load(RUNS / "trunk.pt", weights_only=True)["step"]
     if options.binding:

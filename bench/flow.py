@@ -5,64 +5,53 @@
 The embedded flow model on the counting and position tasks, as the paper of RBF compares methods (Kim et al. 2025, table
 1): at 500 forward passes per image, which are ten times plain sampling here, and at every tenth of it for the curve.
 Every prompt is made several times, for the diversity: the mean distance (1 - cosine) between the CLIP embeddings of its
-images. Rows are written as they are finished, and those already in the file for the same settings are not run again.
+images.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..installation.files import write_text
 from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.budget import Outline, WithinBudget
 from ..samplers.methods import RBF, SMC, SVDD, BestOfN
+from ..samplers.processes.diffusion import DiffusionProcess
 from ..samplers.processes.kernel import Flow
 from ..samplers.processes.sde import SDE, OnPath
-from ..samplers.run.session import run_search
+from ..samplers.protocols import Search, SearchError
 from ..shapes_world.captions import Prompt
-from ..shapes_world.evaluator import evaluate
-from ..shapes_world.suite import bootstrap_interval, score_table, suite
-from ..verifiers.registry import create
-from .shapes import RESULTS, SUITE_SEED, InPrecision, clock, load_results, measured
+from .command import main as run_command
+from .embeddings import features
+from .intervals import mean_interval
+from .measured import Measured, bounds
+from .suite import Row, Settings, Suite, width
 
-log = logging.getLogger("testtime")
 TASKS = ("counting", "position")
 ALMOST_ODE = 1e-3  # norm of the noise that stands for the ODE: on none at all clones could not be told apart
 LEVELS = 10  # of the published grid; the rest of the steps is its ODE tail
 
 
 @dataclass(frozen=True)
-class FlowSettings:
+class FlowSettings(Settings):
     """What a results file was measured with.
 
     Attributes:
+        model: "flow".
         steps, cfg: of plain sampling. A budget of 1 is one plain image: ``steps`` times the guidance branches.
-        verifier, held_out: registry names of the judge that steers and of the one that only watches.
-        prompts_per_task, per_prompt: the suite's size, and images made of every prompt.
-        seed, precision: as in ``bench.shapes``.
     """
 
     model: str = "flow"
     steps: int = 25
     cfg: float = 2.5
-    verifier: str = "shapes_preference"
-    held_out: str = "shapes_clip"
-    prompts_per_task: int = 40
     per_prompt: int = 2
-    seed: int = 0
-    precision: str = "float32"
 
 
 def _on(path: str, search: Any, steps: int) -> OnPath:
@@ -85,61 +74,86 @@ METHODS: dict[str, Callable[[int], Any]] = {
 """Methods of the comparison; the number of particles comes from the budget."""
 
 
-def prepared(method: str, budget: int, prompts: Sequence[str], first: int, settings: FlowSettings, batch: int):
-    """(search, process) of a method at ``budget`` plain images; ``first`` is the number of the first prompt."""
-    search = METHODS[method](settings.steps)
-    sampling = SamplingSettings(
-        model=settings.model,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        eta=0.0,
-        seed=settings.seed,
-        max_batch=batch,
-        autocast=torch.bfloat16 if settings.precision == "bfloat16" else None,
-        group_offset=first,
-    )
-    process = shapes_process(prompts, sampling, load_family())
-    if isinstance(search, OnPath):
-        sigmas, process.eta = search.schedule(Flow(), torch.tensor(process.sigmas, dtype=torch.float64))
-        process.sigmas, process.steps, search = sigmas.tolist(), len(sigmas) - 1, search.search
-    if method != "plain":
-        rows = process.denoise.rows_per_particle
-        limit = WithinBudget(search, nfe=budget * settings.steps * rows, steps="keep", least=1)
-        search, _ = limit.fit(search, Outline(process.interpolant, process.sigmas, process.eta), rows)
-    return search, process
+@dataclass(frozen=True)
+class FlowSuite(Suite):
+    """Methods on three paths, at multiples of plain sampling."""
 
+    settings: FlowSettings = field(default_factory=FlowSettings)
+    budgets: tuple[int, ...] = tuple(range(1, 11))
+    name: ClassVar[str] = "shapes"
+    figure: ClassVar[str] = "reward"
 
-def measure(method: str, budget: int, prompts: Sequence[Prompt], settings: FlowSettings, batch: int, judges) -> dict:
-    """Run a method on every prompt ``per_prompt`` times.
+    @property
+    def file(self) -> str:
+        """Name of the results file."""
+        usual = self.settings.verifier == Settings.verifier
+        return f"shapes-flow{'' if usual else '-' + self.settings.verifier.replace('_', '-')}.json"
 
-    Returns:
-        per image: "verdicts", "reward", "held_out", "optimism"; per prompt: "diversity"; and "nfe", "seconds" as means.
-    """
-    search, _ = prepared(method, budget, ["a red star"], 0, settings, batch)
-    widths = (getattr(search, name, None) for name in ("population", "particles", "candidates"))
-    groups = max(1, batch // next(width for width in widths if width))
-    images_of = [prompt for prompt in prompts for _ in range(settings.per_prompt)]
-    found: dict[str, list] = {name: [] for name in ("verdicts", "reward", "held_out", "optimism", "embeddings")}
-    nfe = seconds = 0.0
-    clip = create("shapes_clip").module
-    for first in range(0, len(images_of), groups):
-        chosen = images_of[first : first + groups]
-        texts = [prompt.text for prompt in chosen]
-        search, process = prepared(method, budget, texts, first, settings, batch)
-        started = clock()
-        result = run_search(search, process, judges[0], texts, held_out=judges[1])
-        pictures = process.to_pixels(process.decode(result.latents))
-        seconds += clock() - started - result.ledger.seconds.get("held_out", 0.0)
-        winners = torch.tensor([result.group.tolist().index(g) for g in range(len(chosen))])
-        found["verdicts"] += [evaluate(i.numpy(), p).correct for i, p in zip(pictures, chosen, strict=True)]
-        found["reward"] += result.scores[winners].nan_to_num(0.0).tolist()
-        found["held_out"] += result.held_out[winners].tolist()
-        found["optimism"] += [result.optimism] * len(chosen)
-        with torch.no_grad():
-            found["embeddings"].append(clip.encode_image(pictures.movedim(-1, 1)))
-        nfe += result.ledger.nfe
-    found["diversity"] = diversities(torch.cat(found.pop("embeddings")), settings.per_prompt)
-    return {**found, "nfe": nfe / len(images_of), "seconds": seconds / len(images_of), "images": images_of}
+    def rows(self) -> list[Row]:
+        """Every method at every budget; plain sampling has one."""
+        passes = self.settings.steps * (1 if self.settings.cfg == 1.0 else 2)
+        found = []
+        for method, make in METHODS.items():
+            search = make(self.settings.steps)
+            if method == "plain":
+                found.append(Row(method, 1, search, 0.0))
+                continue
+            found += [
+                Row(method, budget, WithinBudget(search, nfe=budget * passes, steps="keep", least=1))
+                for budget in sorted(self.budgets)
+            ]
+        return found
+
+    def prompts(self, row: Row) -> list[Prompt]:
+        """Those of the two tasks."""
+        return [prompt for prompt in super().prompts(row) if prompt.task in TASKS]
+
+    def process(self, row: Row, prompts: Sequence[str], first: int, batch: int) -> DiffusionProcess:
+        """The embedded flow model, on the path of the row."""
+        settings = self.settings
+        sampling = SamplingSettings(
+            settings.model, settings.steps, settings.cfg, 0.0, settings.seed, max_batch=batch,
+            autocast=settings.autocast, group_offset=first,
+        )  # fmt: skip
+        process = shapes_process(prompts, sampling, load_family())
+        path = row.search.search if isinstance(row.search, WithinBudget) else row.search
+        if isinstance(path, OnPath):
+            sigmas, process.eta = path.schedule(Flow(), torch.tensor(process.sigmas, dtype=torch.float64))
+            process.sigmas, process.steps = sigmas.tolist(), len(sigmas) - 1
+        return process
+
+    def search(self, row: Row, process: DiffusionProcess) -> Search:
+        """The method with as many particles as the budget pays for. SearchError where it does not pay for one."""
+        limit = row.search
+        if not isinstance(limit, WithinBudget):
+            return limit
+        method = limit.search.search if isinstance(limit.search, OnPath) else limit.search
+        outline = Outline(process.interpolant, process.sigmas, process.eta)
+        return limit.fit(method, outline, process.denoise.rows_per_particle)[0]
+
+    def width(self, row: Row) -> int:
+        """Particles per image that run at once."""
+        return width(self.search(row, self.process(row, ["a red star"], 0, 1)))
+
+    def cannot(self, row: Row) -> str:
+        """Whether a budget pays for a method at all: one plain image does not pay for RBF on every step."""
+        try:
+            self.width(row)
+        except SearchError as error:
+            return str(error)
+        return ""
+
+    def features(self, row: Row, images: Tensor) -> Tensor | None:
+        """Embeddings for the diversity."""
+        return features(images) if self.settings.per_prompt > 1 else None
+
+    def more_figures(self, row: Row, found: Measured) -> dict[str, Any]:
+        """Diversity, with its interval."""
+        if found.features is None:
+            return {}
+        values = diversities(found.features, self.settings.per_prompt)
+        interval = mean_interval(np.array(values).reshape(len(TASKS), -1))
+        return {"diversity": round(interval.estimate, 5), "diversity_ci": bounds(interval, 5)}
 
 
 def diversities(embeddings: Tensor, per_prompt: int) -> list[float]:
@@ -151,114 +165,9 @@ def diversities(embeddings: Tensor, per_prompt: int) -> list[float]:
     return (1.0 - (cosine.sum((1, 2)) - per_prompt) / (per_prompt * (per_prompt - 1))).tolist()
 
 
-def interval(values: Sequence[float], per_prompt: int = 1, resamples: int = 4000) -> list[float]:
-    """95 % bootstrap interval of a mean, whose prompts (not images) are drawn again."""
-    means = np.asarray(values).reshape(-1, per_prompt).mean(1)
-    drawn = np.random.default_rng(0).integers(len(means), size=(resamples, len(means)))
-    return [round(float(value), 5) for value in np.quantile(means[drawn].mean(1), [0.025, 0.975])]
-
-
-def row(method: str, budget: int, prompts: Sequence[Prompt], settings: FlowSettings, batch: int, judges) -> dict:
-    """One row of the results file: that of ``bench.shapes``, and intervals and diversity."""
-    figures = measure(method, budget, prompts, settings, batch, judges)
-    table = score_table(figures["images"], figures["verdicts"])
-    entry = {
-        "method": method,
-        "budget": budget,
-        "nfe_per_image": round(figures["nfe"], 2),
-        "backward_nfe_per_image": 0.0,
-        "overall": table["overall"],
-        "overall_ci": list(bootstrap_interval(figures["images"], figures["verdicts"])),
-        "tasks": {task: value for task, value in table.items() if task != "overall"},
-    }
-    for name in ("reward", "held_out", "optimism"):
-        entry[name] = round(float(np.mean(figures[name])), 5)
-        entry[f"{name}_ci"] = interval(figures[name], settings.per_prompt)
-    if figures["diversity"]:
-        entry["diversity"] = round(float(np.mean(figures["diversity"])), 5)
-        entry["diversity_ci"] = interval(figures["diversity"])
-    verdicts = "".join("1" if verdict else "0" for verdict in figures["verdicts"])
-    return {**entry, "seconds_per_image": round(figures["seconds"], 4), "verdicts": verdicts}
-
-
-@dataclass(frozen=True)
-class Task:
-    """One row to be measured; loads the judges itself, so that it can run in any process."""
-
-    method: str
-    budget: int
-    settings: FlowSettings
-    batch: int
-
-    def measure(self) -> dict:
-        """The row."""
-        names = (self.settings.verifier, self.settings.held_out)
-        judges = tuple(InPrecision(create(name), self.settings.precision) for name in names)
-        prompts = [prompt for prompt in suite(self.settings.prompts_per_task, SUITE_SEED) if prompt.task in TASKS]
-        return row(self.method, self.budget, prompts, self.settings, self.batch, judges)
-
-
-def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    defaults = FlowSettings()
-    parser = argparse.ArgumentParser(prog="testtime bench flow", description=__doc__.split("\n")[0])
-    tenths = list(range(1, 11))
-    parser.add_argument("--budgets", type=int, nargs="+", default=tenths, help="multiples of plain sampling")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--prompts-per-task", type=int, default=defaults.prompts_per_task)
-    parser.add_argument("--per-prompt", type=int, default=defaults.per_prompt, help="images of every prompt")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--cfg", type=float, default=defaults.cfg)
-    parser.add_argument("--verifier", default=defaults.verifier)
-    parser.add_argument("--held-out", default=None, help="default: one that is not the verifier")
-    parser.add_argument("--precision", default=defaults.precision, choices=["float32", "bfloat16"])
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--batch", type=int, default=64, help="particles per model call")
-    parser.add_argument("--processes", type=int, default=1, help="rows measured side by side")
-    parser.add_argument("--out", type=Path, default=None, help="results file")
-    options = parser.parse_args(arguments)
-    options.held_out = options.held_out or ("shapes_preference" if options.verifier == "shapes_clip" else "shapes_clip")
-    return options
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
-    options = options_of(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    names = FlowSettings.__dataclass_fields__
-    settings = FlowSettings(**{name: value for name, value in vars(options).items() if name in names})
-    suffix = "" if settings.verifier == FlowSettings.verifier else f"-{settings.verifier.replace('_', '-')}"
-    path = options.out or RESULTS / f"shapes-flow{suffix}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = {**load_results(path, settings), "settings": asdict(settings)}
-    done = {(entry["method"], entry["budget"]) for entry in results["rows"]}
-    tasks = [
-        Task(method, budget, settings, options.batch)
-        for budget in sorted(options.budgets, reverse=True)
-        for method in options.methods
-        if (method, budget) not in done and (budget == 1 or method != "plain")
-        if affordable(method, budget, settings)
-    ]
-    for entry in measured(tasks, options.processes):
-        results["rows"].append(entry)
-        results["rows"].sort(key=lambda known: (list(METHODS).index(known["method"]), known["budget"]))
-        write_text(path, json.dumps(results, indent=1) + "\n")
-        log.info(
-            "%-12s %4.0f NFE  overall %.3f [%.3f, %.3f]  reward %.4f  held-out %.4f  diversity %.3f  %.2f s/image",
-            entry["method"], entry["nfe_per_image"], entry["overall"], *entry["overall_ci"], entry["reward"],
-            entry["held_out"], entry.get("diversity", 0.0), entry["seconds_per_image"],
-        )  # fmt: skip
-    return 0
-
-
-def affordable(method: str, budget: int, settings: FlowSettings) -> bool:
-    """Whether a budget pays for a method at all: one plain image does not pay for RBF on every step."""
-    try:
-        prepared(method, budget, ["a red star"], 0, settings, 1)
-    except ValueError as error:
-        log.info("%s at %dx: %s", method, budget, error)
-        return False
-    return True
+    return run_command(FlowSuite(), "flow", __doc__, arguments)
 
 
 if __name__ == "__main__":

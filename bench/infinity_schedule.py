@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from ..installation.files import write_text
 from ..models.infinity.config import RELEASED, InfinityConfig
 from ..models.infinity.flops import cache_bytes, scale_flops
 from ..models.infinity.packed import pack
@@ -28,7 +27,7 @@ from ..models.infinity.transformer import Infinity
 from ..models.tiny.var import SCHEDULE, TRANSFORMER
 from ..samplers.methods.tts_var import default_plan
 from ..samplers.processes.streams import Streams
-from .shapes import RESULTS, clock, commit, machine
+from .provenance import RESULTS, clock, origin, write_json
 
 TOKENS = 20  # of the prompt
 BY_FORMULA = {
@@ -118,9 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     cases = {name: by_formula(*case, populations(case[1])) for name, case in BY_FORMULA.items()}
     cases |= {name: by_clock(*case, options.rounds) for name, case in BY_CLOCK.items()}
-    body = {"commit": commit(), "machine": machine(), "cases": cases}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(options.out, json.dumps(body, indent=1) + "\n")
+    write_json(options.out, origin() | {"cases": cases})
     print(json.dumps(cases, indent=1))
     return 0
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import multiprocessing
 import platform
 import statistics
@@ -23,7 +22,6 @@ from pathlib import Path
 
 import torch
 
-from ..installation.files import write_text
 from ..models.infinity.config import RELEASED, InfinityConfig, config_from_shapes
 from ..models.infinity.loading import assign, convert_transformer
 from ..models.infinity.packed import pack
@@ -33,7 +31,7 @@ from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity
 from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
-from .shapes import RESULTS, commit, machine
+from .provenance import RESULTS, origin, write_json
 
 CFG, TAU, TOP_P = 3.0, 0.5, 0.97
 TOKENS = 20  # of each prompt
@@ -210,12 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             entry |= {f"{which}_mib": peak_mib(which, name, batch) for which in ("published", "ours")}
             cases[f"{name}, batch {batch}"] = entry
             print(f"{name}, batch {batch}: {entry}", flush=True)
-    body = {
-        "reference": "github.com/FoundationVision/Infinity, float32, 521 tokens, guidance 3, without decoding",
-        "commit": commit(), "machine": machine(), "python": platform.python_version(), "cases": cases,
-    }  # fmt: skip
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(options.out, json.dumps(body, indent=1) + "\n")
+    reference = "github.com/FoundationVision/Infinity, float32, 521 tokens, guidance 3, without decoding"
+    write_json(options.out, origin(reference=reference) | {"python": platform.python_version(), "cases": cases})
     return 0
 
 

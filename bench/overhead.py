@@ -10,7 +10,6 @@ particles than one chunk holds. The rest is what a population needs: its states 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 import weakref
@@ -20,7 +19,6 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..installation.files import write_text
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.methods import RBF, BeamSearch
 from ..samplers.protocols import Search
@@ -28,10 +26,11 @@ from ..samplers.run.session import run_search
 from ..shapes_world.suite import suite
 from ..verifiers.registry import create
 from .presets import search_for
-from .shapes import SUITE_SEED, commit, machine
+from .provenance import RESULTS, origin, write_json
+from .suite import SUITE_SEED
 
 log = logging.getLogger("testtime")
-OUT = Path(__file__).parent / "results" / "overhead.json"
+OUT = RESULTS / "overhead.json"
 DIFFUSION = ("best_of_n", "importance_sampling", "svdd", "smc", "das", "fk")
 STEPS = 20
 
@@ -117,12 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     settings = {"particles": options.particles, "chunk": options.chunk, "steps": STEPS, "repeats": options.repeats}
-    body = {"suite": "overhead", "commit": commit(), "machine": machine(), "settings": settings, "cases": {}}
+    body = origin(suite="overhead") | {"settings": settings, "cases": {}}
     for name, row in measure(options.particles, options.chunk, options.repeats):
         body["cases"][name] = row
-        write_text(options.out, json.dumps(body, indent=1) + "\n")
+        write_json(options.out, body)
     return 0
 
 

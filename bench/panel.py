@@ -24,12 +24,10 @@ from typing import Any
 import aiohttp
 
 from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
-from ..installation.files import write_text
-from .shapes import commit, machine
+from .provenance import RESULTS, ROOT, origin, write_json
 
 log = logging.getLogger("testtime")
-ROOT = Path(__file__).resolve().parents[1]
-OUT = Path(__file__).parent / "results" / "panel.json"
+OUT = RESULTS / "panel.json"
 WORKFLOW = ROOT / "workflows" / "api" / "smc.json"
 EVENTS = ("testtime.start", "testtime.step", "testtime.end")
 TREES = ((64, 50), (512, 50))  # particles, steps
@@ -238,17 +236,13 @@ def main(arguments: list[str] | None = None) -> int:
             rows += [{"particles": particles, **row} for row in cost.pop("rows")]
             cases[f"search, {particles} particles"] = cost
     # "cases" tells the tables of the search methods that this is no suite of theirs.
-    body = {
-        "suite": "panel",
-        "commit": commit(),
-        "machine": machine(),
+    body = origin(suite="panel") | {
         "settings": {"particles": options.particles, "steps": options.steps, "repeats": options.repeats},
         "seconds": round(time.perf_counter() - begun, 1),
         "cases": cases,
         "rows": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(options.out, json.dumps(body, indent=1) + "\n")
+    write_json(options.out, body)
     return 0
 
 

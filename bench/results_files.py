@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..reports.names import METHOD_NAMES, method_name
+from .intervals import LEVEL, RESAMPLES, Interval, paired_interval, per_prompt
 
 PLAIN, REFERENCE = "plain", "best_of_n"
 BROUGHT = ("overall", "reward", "held_out")  # what a cost buys
@@ -28,6 +29,8 @@ class Results:
         rows: one dict per method and budget, sorted: methods as in ``METHOD_NAMES``, then by budget.
         parts: further tables of the file (ablations and the like): name -> rows, in the order of the file.
         steps: sampling -> judge -> mean score at every step, where the file has such curves.
+        figure, compared_by: what the suite compares, and the key of the rows that budgets are compared by; "" in files
+            of format 1, which tell by their columns.
     """
 
     name: str
@@ -37,10 +40,14 @@ class Results:
     rows: list[dict[str, Any]]
     parts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     steps: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    figure: str = ""
+    compared_by: str = ""
 
     @property
     def cost(self) -> str:
         """Key of the rows that budgets are compared by: FLOPs where forward passes differ in size, else NFE."""
+        if self.compared_by:
+            return self.compared_by
         return "gflop_per_image" if all("gflop_per_image" in row for row in self.rows) else "nfe_per_image"
 
     @property
@@ -61,7 +68,7 @@ class Results:
     @property
     def about_reward(self) -> bool:
         """Whether the suite compares rewards, with intervals, rather than correct images."""
-        return all("reward_ci" in row for row in self.rows)
+        return self.figure == "reward" if self.figure else all("reward_ci" in row for row in self.rows)
 
     @property
     def methods(self) -> list[str]:
@@ -113,7 +120,8 @@ def load_results(path: Path) -> Results:
     about = [str(body.get(key, "unknown")) for key in ("machine", "commit")]
     parts = {key: value for key, value in body.items() if key != "rows" and value and isinstance(value, list)}
     steps = body.get("curves", {}).get("by_step", {})
-    return Results(path.stem, body.get("settings", {}), *about, rows, parts, steps)
+    compared = [str(body.get(key, "")) for key in ("figure", "cost")]
+    return Results(path.stem, body.get("settings", {}), *about, rows, parts, steps, *compared)
 
 
 def load_folder(folder: Path) -> dict[str, Results]:
@@ -133,15 +141,10 @@ def load_cases(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def paired_gain(
-    row: dict[str, Any], reference: dict[str, Any] | None, level: float = 0.95, resamples: int = 4000
-) -> tuple[float, float, float] | None:
-    """Difference of two rows' ``overall`` on the same prompts, with its bootstrap interval.
-
-    Prompts are drawn again within their task, the same ones for both rows: the difference is known better than the
-    two intervals suggest, because easy prompts are easy for both.
-
-    Returns:
-        (difference, low, high), or None where the verdicts of both rows are not there.
+    row: dict[str, Any], reference: dict[str, Any] | None, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Interval | None:
+    """Difference of two rows' ``overall`` on the same prompts, see ``intervals.paired_interval``; None where the
+    verdicts of both rows are not there.
     """
     if reference is None or reference is row:
         return None
@@ -149,14 +152,9 @@ def paired_gain(
     mine, theirs = _by_task(row.get("verdicts", ""), tasks), _by_task(reference.get("verdicts", ""), tasks)
     if mine is None or theirs is None or mine.shape != theirs.shape:
         return None
-    difference = mine - theirs  # [tasks, prompts] in -1, 0, 1
-    rng = np.random.default_rng(0)
-    # Drawing n differences with replacement is drawing the counts of -1, 0 and 1.
-    shares = np.stack([(difference == value).mean(1) for value in (-1, 0, 1)], 1)
-    counts = np.stack([rng.multinomial(difference.shape[1], share, size=resamples) for share in shares])
-    means = (counts[..., 2] - counts[..., 0]).mean(0) / difference.shape[1]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(difference.mean()), float(low), float(high)
+    images = int(row.get("images_per_prompt", 1))
+    sides = [[per_prompt(task, images) for task in side] for side in (mine, theirs)]
+    return paired_interval(*sides, level, resamples)
 
 
 def at_equal_cost(

@@ -143,7 +143,9 @@ def every_row(results: Results) -> str:
             + [number(row, "backward_nfe_per_image", 0), with_interval(row)]
             + [gain(row, results.row(REFERENCE, row["budget"]))]
             + [NOTHING if share is None else percent(share) for share in shares]
-            + [number(row, "reward"), number(row, "held_out"), number(row, "optimism")]
+            + [number(row, "reward"), number(row, "held_out")]
+            # Files of format 1 call it optimism.
+            + [number(row, "selection_bias" if "selection_bias" in row else "optimism")]
             + [number(row, "seconds_per_image", 2), number(row, "overhead", 2)]
         )
     return markdown(head, lines)

@@ -8,7 +8,6 @@ Without ``--verifier`` the two embedded ones are measured. Every image is differ
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -20,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..installation.files import write_text
 from ..verifiers.named import make_verifiers
 from ..verifiers.precision import set_precision
-from .shapes import commit, machine
+from .provenance import origin, write_json
 
 log = logging.getLogger("testtime")
 EMBEDDED = ("shapes_clip", "shapes_preference")
@@ -93,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # fmt: skip
     if options.out is not None:
         settings = {"device": options.device, "size": options.size, "images": options.images}
-        body = {"machine": machine(), "commit": commit(), "settings": settings, "rows": rows}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.out, json.dumps(body, indent=1) + "\n")
+        write_json(options.out, origin(suite="throughput") | {"settings": settings, "rows": rows})
     return 0
 
 

@@ -1,13 +1,16 @@
-"""The benchmark suite of Shapes World: prompts of the six tasks, the score table, and its uncertainty."""
+"""The benchmark suite of Shapes World: prompts of the six tasks, and the score table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from .captions import Prompt, sample_prompt
 from .scene import TASKS
+
+T = TypeVar("T")
 
 FIRST_SEED = 2_000_000_000
 """Prompts of a suite count from here, far from the seeds of training and of held-out drawings."""
@@ -55,38 +58,19 @@ def score_table(prompts: Sequence[Prompt], verdicts: Sequence[bool]) -> dict[str
     Raises:
         ValueError: not one verdict per prompt, or no prompts.
     """
-    by_task = _by_task(prompts, verdicts)
-    table = {task: float(np.mean(values)) for task, values in by_task.items()}
+    table = {task: float(np.mean(values)) for task, values in by_task(prompts, verdicts).items()}
     return {"overall": float(np.mean(list(table.values()))), **table}
 
 
-def bootstrap_interval(
-    prompts: Sequence[Prompt], verdicts: Sequence[bool], level: float = 0.95, resamples: int = 4000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``overall``: prompts are drawn again within their task.
+def by_task(prompts: Sequence[Prompt], values: Sequence[T]) -> dict[str, list[T]]:
+    """Values (one per prompt) by task, tasks in the order of ``scene.TASKS``, those without prompts left out.
 
-    Args:
-        prompts, verdicts: as in `score_table`.
-        level: coverage, between 0 and 1.
-        resamples: bootstrap samples.
-        seed: of the resampling; the interval is a function of its arguments.
-
-    Returns:
-        (low, high), rounded to 4 digits.
+    Raises:
+        ValueError: as ``score_table``.
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level is {level}: it must lie between 0 and 1")
-    rng = np.random.default_rng(seed)
-    # Drawing n verdicts with replacement is drawing a binomial count.
-    means = [rng.binomial(len(v), np.mean(v), size=resamples) / len(v) for v in _by_task(prompts, verdicts).values()]
-    low, high = np.quantile(np.mean(means, axis=0), [(1 - level) / 2, (1 + level) / 2])
-    return round(float(low), 4), round(float(high), 4)
-
-
-def _by_task(prompts: Sequence[Prompt], verdicts: Sequence[bool]) -> dict[str, list[bool]]:
-    if len(prompts) != len(verdicts) or not prompts:
-        raise ValueError(f"{len(verdicts)} verdicts for {len(prompts)} prompts: one per prompt, and at least one")
-    by_task: dict[str, list[bool]] = {task: [] for task in TASKS}
-    for prompt, verdict in zip(prompts, verdicts, strict=True):
-        by_task[prompt.task].append(bool(verdict))
-    return {task: values for task, values in by_task.items() if values}
+    if len(prompts) != len(values) or not prompts:
+        raise ValueError(f"{len(values)} verdicts for {len(prompts)} prompts: one per prompt, and at least one")
+    found: dict[str, list[T]] = {task: [] for task in TASKS}
+    for prompt, value in zip(prompts, values, strict=True):
+        found[prompt.task].append(value)
+    return {task: mine for task, mine in found.items() if mine}

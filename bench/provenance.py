@@ -1,0 +1,61 @@
+"""Where a result comes from (machine, commit), how its seconds are counted, and how its file is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+
+
+def clock() -> float:
+    """Seconds: of processor time where one thread does all the work, so that other programs do not count."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if alone else time.perf_counter()
+
+
+def machine() -> str:
+    """CPU or GPU, threads and torch version in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+@cache
+def commit() -> str:
+    """Short commit of the code, with "-dirty" where Python files differ from it; "unknown" outside a checkout.
+
+    Asked once per process, because the code that runs is the one that was loaded.
+    """
+    git = ["git", "-C", str(ROOT)]
+    try:
+        shown = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py"], capture_output=True).returncode == 1
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return shown.stdout.strip() + ("-dirty" if changed else "")
+
+
+def origin(**about: Any) -> dict[str, Any]:
+    """The head of every results file: ``about`` and then commit and machine."""
+    return {**about, "commit": commit(), "machine": machine()}
+
+
+def write_json(path: Path, body: Any) -> None:
+    """Write a results file so that it is there whole or as it was before, never in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..installation.files import write_text
 from .measured import Measured
 from .provenance import commit, machine, origin, write_json
 
@@ -38,7 +39,7 @@ class Manifest:
     def __init__(self, path: Path, head: dict[str, Any]):
         self.path, self._head = path, json.loads(json.dumps(head))
         self._parts: dict[Key, dict[int, Measured]] = {}
-        lines = list(_lines(path)) if path.exists() else []
+        lines = whole_lines(path) if path.exists() else []
         if lines and lines[0] != self._head:
             old = path.with_suffix(".old")
             log.warning("%s was begun with other settings: it is set aside as %s", path.name, old.name)
@@ -84,13 +85,13 @@ class Manifest:
         self.path.unlink(missing_ok=True)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; the last may be broken off."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines; a last one that was broken off is cut from the file."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 class Recording:

@@ -1,109 +1,89 @@
-"""The TTGen benchmark: what it measures, the form of its rows, its Frechet distance."""
+"""The TTGen benchmark: what it measures, its curves, its Frechet distance."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 import torch
 
-from testtime.bench import ttgen as bench
+from testtime.bench.embeddings import frechet
 from testtime.bench.results_files import load_results
-from testtime.models.tiny.loading import load_family, missing_weights
-from testtime.shapes_world.suite import suite
-from testtime.verifiers.registry import create
+from testtime.bench.runner import groups_of, measure
+from testtime.bench.suite import ROWS
+from testtime.bench.ttgen import TTGenSettings, TTGenSuite, main
+from testtime.models.tiny.loading import missing_weights
+
+needs_weights = pytest.mark.skipif(
+    bool(missing_weights(["diffusion", "autoencoder", "text_encoder"])), reason="no weights here"
+)
 
 
 def test_injection_steps_are_the_papers_and_keys_are_unique():
-    found = bench.cases(bench.TTGenBench())
-    assert [case.search.injection_step for case in found["injection"]] == [5, 10, 20, 30, 50]
-    assert [case.search.interval for case in found["interval"]] == [1, 2, 5]
-    for part in found.values():
-        keys = [(case.method, case.budget) for case in part]
-        assert len(set(keys)) == len(keys)
-        for case in part:
-            case.search.check_settings()
-    assert set(bench.three_samplings(bench.TTGenBench())) == {"ttgen", "direct", "worst"}
-    assert bench.three_samplings(bench.TTGenBench())["ttgen"].search.particles == 1
+    suite = TTGenSuite()
+    rows = suite.rows()
+    assert [r.search.injection_step for r in rows if r.part == "injection"] == [5, 10, 20, 30, 50]
+    assert [r.search.interval for r in rows if r.part == "interval"] == [1, 2, 5]
+    assert len({row.key for row in rows}) == len(rows)
+    for row in rows:
+        row.search.check_settings()
+    assert set(suite.three_samplings()) == {"ttgen", "direct", "worst"}
+    assert suite.three_samplings()["ttgen"].search.particles == 1
+
+
+def test_the_main_setting_is_measured_once_for_all_tables():
+    suite = TTGenSuite()
+    together = [[row.method for row in rows] for rows in groups_of(suite.rows(), suite) if len(rows) > 1]
+    assert together == [["ttgen", "until step 20", "every step"]]
 
 
 def test_frechet_distance_of_known_sets():
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
-    assert bench.frechet(first, first) == pytest.approx(0.0, abs=1e-6)
+    assert frechet(first, first) == pytest.approx(0.0, abs=1e-6)
     other = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.float64) + torch.tensor([3.0, 0.0, 0.0])
     # |difference of means|^2 + sum (s1 - s2)^2 of independent coordinates
-    assert bench.frechet(first, other) == pytest.approx(9 + 3, rel=0.03)
+    assert frechet(first, other) == pytest.approx(9 + 3, rel=0.03)
 
 
-@pytest.mark.skipif(bool(missing_weights(["diffusion", "autoencoder", "text_encoder"])), reason="no weights here")
-def test_rows_are_what_the_tables_read(tmp_path):
-    settings = bench.TTGenBench(steps=3, rewrites=2, prompts_per_task=1, injection=0.7)
-    prompts, judges = suite(1, 0)[:2], (create("shapes_clip"), create("shapes_preference"))
-    found = {case.method: case for case in bench.cases(settings)["main"]}
-    rows = []
-    for name in ("plain", "svdd_reprompted", "ttgen_worst"):
-        measured = bench.measure(found[name], prompts, settings, 16, judges, load_family())
-        assert len(measured.images) == len(measured.verdicts) == 2
-        rows.append(bench.row(found[name], measured, prompts))
-    assert rows[0]["rewriter_calls_per_image"] == 0 < rows[2]["rewriter_calls_per_image"]
+@needs_weights
+def test_curves_have_a_value_per_step_and_the_order_of_the_choices():
+    suite = TTGenSuite(TTGenSettings(steps=3, rewrites=2, prompts_per_task=1, injection=0.7))
+    three = suite.three_samplings()
+    prompts = suite.prompts(three["ttgen"])[:2]
+    shown = {name: suite.curve(row, prompts, 16) for name, row in three.items()}
+    assert {len(values["shapes_preference"]) for values in shown.values()} == {4}
+    first = {name: values["shapes_preference"][0] for name, values in shown.items()}
+    assert first["worst"] <= first["direct"] <= first["ttgen"]
+
+
+@needs_weights
+def test_rows_know_what_the_rewriter_cost(tmp_path):
+    suite = TTGenSuite(TTGenSettings(steps=2, rewrites=1, prompts_per_task=1, injection=1.0))
+    row = suite.three_samplings()["worst"]
+    prompts = suite.prompts(row)
+    found = measure(suite, row, prompts[:2], 0, 16)
+    figures = suite.more_figures(row, found)
+    assert len(found) == 2 == len(found.features) and figures["rewriter_calls_per_image"] > 0 < figures["frechet"]
     path = tmp_path / "ttgen.json"
-    path.write_text(json.dumps({"settings": {}, "rows": rows}))
-    assert load_results(path).methods == ["plain", "ttgen_worst", "svdd_reprompted"]
-    shown = bench.curves(prompts, settings, 16, judges, load_family())["by_step"]
-    assert {len(values["shapes_clip"]) for values in shown.values()} == {settings.steps + 1}
-    assert shown["worst"]["shapes_clip"][0] <= shown["direct"]["shapes_clip"][0] <= shown["ttgen"]["shapes_clip"][0]
-
-
-@pytest.mark.skipif(bool(missing_weights(["diffusion", "autoencoder", "text_encoder"])), reason="no weights here")
-def test_runs_are_resumed_and_equal_settings_are_measured_once(tmp_path, monkeypatch):
-    path, ran = tmp_path / "ttgen.json", []
-    small = bench.TTGenBench(steps=2, rewrites=1, prompts_per_task=1, injection=1.0)
-    measure = bench.measure
-    monkeypatch.setattr(bench, "measure", lambda case, *rest: (ran.append(case.method), measure(case, *rest))[1])
-    monkeypatch.setattr(bench, "DRAWINGS", 1)
-    arguments = [
-        "--steps",
-        "2",
-        "--rewrites",
-        "1",
-        "--prompts-per-task",
-        "1",
-        "--injection",
-        "1",
-        "--curve-prompts",
-        "2",
-    ]
-    assert bench.main([*arguments, "--parts", "main", "--out", str(path)]) == 0
-    body = json.loads(path.read_text())
-    assert [(r["method"], r["budget"]) for r in body["rows"]] == [
-        (case.method, case.budget) for case in bench.cases(small)["main"]
-    ]
-    assert all(r["frechet"] > 0 for r in body["rows"])
-    assert [r["method"] for r in body["interval"]] == ["every step"]  # the main setting, copied
-    assert body["interval"][0]["verdicts"] == body["rows"][1]["verdicts"]
-    first = len(ran)
-    assert bench.main([*arguments, "--out", str(path)]) == 0
-    body = json.loads(path.read_text())
-    assert [r["method"] for r in body["interval"]] == [case.method for case in bench.cases(small)["interval"]]
-    assert set(body["curves"]["by_step"]) == {"ttgen", "direct", "worst"}
-    assert not [name for name in ran[first:] if name in ("best_of_n", "svdd", "every step")]
+    arguments = ["--steps", "2", "--rewrites", "1", "--prompts-per-task", "1", "--injection", "1"]
+    arguments += ["--parts", ROWS, "interval", "--methods", "plain", "ttgen", "--out", str(path)]
+    assert main(arguments) == 0
+    results = load_results(path)
+    main_row = results.row("ttgen", 2)
+    (copied,) = (r for r in results.parts["interval"] if r["method"] == "every step")
+    assert copied == {**main_row, "method": "every step"}  # measured once
+    assert results.row("plain", 1)["rewriter_calls_per_image"] == 0 < main_row["rewriter_calls_per_image"]
+    assert {r["method"] for r in results.parts["equal"]} <= {"TTGen", "Best-of-N", "SVDD"}
 
 
 def test_equal_cost_is_read_off_the_lines_between_budgets():
     def row(method, budget, seconds, overall):
         figures = {"overall": overall, "reward": 2 * overall, "held_out": 0.5}
-        return {
-            "method": method,
-            "budget": budget,
-            "nfe_per_image": 100.0 * budget,
-            "seconds_per_image": seconds,
-            **figures,
-        }
+        costs = {"nfe_per_image": 100.0 * budget, "seconds_per_image": seconds}
+        return {"method": method, "budget": budget, **costs, **figures}
 
     rows = [row("plain", 1, 1.0, 0.2), row("best_of_n", 4, 4.0, 0.6), row("svdd", 2, 3.0, 0.5)]
     rows += [row("ttgen", 2, 4.0, 0.7)]
-    found = {(entry["equal"], entry["method"]): entry for entry in bench.equal_costs(rows)}
+    found = {(entry["equal"], entry["method"]): entry for entry in TTGenSuite().derived(rows)["equal"]}
     assert found["NFE", "TTGen"]["overall"] == 0.7 and found["NFE", "TTGen"]["cost"] == 200.0
     # 200 passes lie half-way between 100 and 400 on a logarithmic axis.
     assert found["NFE", "Best-of-N"]["overall"] == pytest.approx(0.4)

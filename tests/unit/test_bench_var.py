@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from testtime.bench import var
+from testtime.bench.agreement import Agreement, agreements, copies
 from testtime.bench.results_files import load_results
+from testtime.bench.runner import measure
 from testtime.models.tiny.text_encoder import TextEncoder
 from testtime.models.tiny.var import SCHEDULE, new_transformer, new_vae
 from testtime.models.tiny.var_pipeline import VarFamily, VarSettings, var_process
@@ -29,6 +31,7 @@ def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, monkeypatch):
     arguments += ["--parts", "rows", "--out", str(out)]
     assert var.main(arguments) == 0
     results = load_results(out)
+    assert results.cost == "gflop_per_image" and not results.about_reward
     assert {(r["method"], r["budget"]) for r in results.rows} == {
         ("plain", 1), ("tts_var", 1), ("best_of_n", 2), ("tts_var", 2),
     }  # fmt: skip
@@ -52,7 +55,12 @@ def test_agreements_end_at_one_and_name_their_sizes(family):
     from testtime.verifiers.registry import create
 
     judge = create("shapes_preference")
-    consistency, previews = var.agreements(suite(1, 5)[:3], var.VarBench(), judge, family, particles=3)
+    settings = var.VarBenchSettings()
+
+    def process_of(prompt, number):
+        return var_process([prompt.text], settings.sampling(number), family)
+
+    consistency, previews = agreements(suite(1, 5)[:3], process_of, SCHEDULE, judge, var.SIDES, particles=3)
     assert [entry["side"] for entry in consistency] == [1, 2, 3, 4, 5, 6, 8, 8]
     assert consistency[-1]["best_is_the_same"] == 1.0
     assert consistency[-1]["rank_correlation"] == pytest.approx(1.0)
@@ -66,7 +74,7 @@ def test_agreements_end_at_one_and_name_their_sizes(family):
 def test_copies_share_what_was_drawn_before(family):
     """The scales up to the copy are those of the particle; the last one alone makes the difference after it."""
     process = var_process(["a red star"], VarSettings(), family)
-    late, early = (var.copies(process, scale, 3).x for scale in (6, 0))
+    late, early = (copies(process, scale, 3).x for scale in (6, 0))
     alone = process.start(1)
     for _ in range(process.steps):
         alone, _ = process.advance(alone)
@@ -75,7 +83,7 @@ def test_copies_share_what_was_drawn_before(family):
 
 
 def test_agreement_of_the_same_order_is_one():
-    found = var.Agreement()
+    found = Agreement()
     found.add(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.1, 0.3, 0.9]))
     found.add(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 2.0]))
     found.add(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 1.0, 0.0]))  # no order: not counted
@@ -86,10 +94,10 @@ def test_ablations_are_valid_searches(family):
     from testtime.verifiers.registry import create
 
     judge = create("shapes_preference")
-    for name, search in var.ablations(var.VarBench()).items():
+    for name, search in var.ablations(var.VarBenchSettings()).items():
         search.check(var_process(["a red star"], VarSettings(), family), judge)
         assert search.particles in (2, 16), name
-    assert json.dumps(sorted(var.ablations(var.VarBench())))
+    assert json.dumps(sorted(var.ablations(var.VarBenchSettings())))
 
 
 def test_prompts_are_needed(family):
@@ -99,10 +107,16 @@ def test_prompts_are_needed(family):
 
 def test_ablations_see_fewer_prompts_and_reduced_networks_agree(family, monkeypatch):
     monkeypatch.setattr(var, "load_var_family", lambda: family)
-    settings = var.VarBench(prompts_per_task=2, ablation_prompts_per_task=1, precision="bfloat16", preview_side=4)
+    settings = var.VarBenchSettings(
+        prompts_per_task=2, ablation_prompts_per_task=1, precision="bfloat16", preview_side=4
+    )
     assert settings.sampling(3, 8) == VarSettings(3.0, 1.0, 0.97, 0, 8, 4, 3)
-    (made,) = var.Task("ablations", "as it is", 2, settings, 64).measure()["ablations"]
-    assert len(made["verdicts"]) == 6 and made["gflop_per_image"] > made["drawing_gflop_per_image"] > 0
+    suite = var.Var(settings)
+    (row,) = (row for row in suite.rows() if row.method == "as it is")
+    prompts = suite.prompts(row)
+    assert len(prompts) == 6 and len(suite.prompts(suite.rows()[0])) == 12
+    made = measure(suite, row, prompts[:2], 0, 64).row(prompts[:2])
+    assert len(made["verdicts"]) == 2 and made["gflop_per_image"] > made["drawing_gflop_per_image"] > 0
     codes = torch.randn(2, 16, 8, 8).sign()
     reduced, full = var.ReducedVae(family.vae).decode(codes), family.vae.decode(codes)
     assert reduced.dtype == torch.float32 and float((reduced - full).abs().mean()) < 0.02

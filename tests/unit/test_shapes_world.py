@@ -11,7 +11,7 @@ from testtime.shapes_world.captions import Prompt, Requirement, caption, compati
 from testtime.shapes_world.drawing import draw, object_mask, outlines
 from testtime.shapes_world.rules import decide, relations
 from testtime.shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, Object, Scene, sample_scene
-from testtime.shapes_world.suite import bootstrap_interval, score_table, suite
+from testtime.shapes_world.suite import by_task, score_table, suite
 
 SEEDS = range(120)
 
@@ -181,18 +181,12 @@ def test_suite_is_fixed_and_balanced():
         suite(1, -1)
 
 
-def test_table_and_interval():
+def test_table_is_the_mean_of_the_tasks():
     prompts = suite(40, 0)
     rng = np.random.default_rng(0)
     verdicts = [bool(rng.random() < 0.5) for _ in prompts]
     table = score_table(prompts, verdicts)
     assert table["overall"] == pytest.approx(np.mean([table[task] for task in TASKS]))
-    low, high = bootstrap_interval(prompts, verdicts)
-    # 240 fair coins in 6 strata: standard error close to sqrt(.25 / 240) = .0323
-    assert (high - low) / (2 * 1.96) == pytest.approx(0.0323, rel=0.1)
-    assert low < table["overall"] < high
-    assert bootstrap_interval(prompts, [True] * 240) == (1.0, 1.0)
+    assert by_task(prompts, list(range(240)))["two_object"] == list(range(40, 80))
     with pytest.raises(ValueError, match="3 verdicts for 240 prompts"):
         score_table(prompts, [True] * 3)
-    with pytest.raises(ValueError, match="level is 1.0"):
-        bootstrap_interval(prompts, verdicts, level=1.0)

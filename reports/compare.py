@@ -17,12 +17,14 @@ Scores = Mapping[str, Sequence[float | None]]
 
 def ranks(values: Sequence[float | None]) -> np.ndarray:
     """Share of the other images that each one beats, ties counting half: 1 best, 0 worst; NaN without a score."""
+    from scipy.stats import rankdata  # takes its time to import
+
     numbers = np.array([math.nan if value is None else value for value in values], float)
     known = np.isfinite(numbers)
-    beaten = (numbers[:, None] > numbers[None]).sum(1) + 0.5 * ((numbers[:, None] == numbers[None]).sum(1) - 1)
-    others = max(int(known.sum()) - 1, 1)
-    shares = beaten / others if known.sum() > 1 else np.full(len(numbers), 0.5)
-    return np.where(known, shares, math.nan)
+    shares = np.where(known, 0.5, math.nan)
+    if known.sum() > 1:
+        shares[known] = (rankdata(numbers[known]) - 1) / (known.sum() - 1)
+    return shares
 
 
 def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> float | None:
@@ -30,10 +32,10 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
     both = [pair for pair in zip(first, second, strict=True) if all(v is not None and math.isfinite(v) for v in pair)]
     if len(both) < 3:
         return None
-    a, b = (ranks(column) for column in zip(*both, strict=True))
-    if a.std() == 0 or b.std() == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
+    from scipy.stats import spearmanr  # takes its time to import
+
+    a, b = zip(*both, strict=True)
+    return float(spearmanr(a, b).statistic) if len(set(a)) > 1 < len(set(b)) else None
 
 
 def mean_ranks(scores: Scores) -> np.ndarray:

@@ -72,7 +72,6 @@ def test_rows_know_what_the_rewriter_cost(tmp_path):
     (copied,) = (r for r in results.parts["interval"] if r["method"] == "every step")
     assert copied == {**main_row, "method": "every step"}  # measured once
     assert results.row("plain", 1)["rewriter_calls_per_image"] == 0 < main_row["rewriter_calls_per_image"]
-    assert {r["method"] for r in results.parts["equal"]} <= {"TTGen", "Best-of-N", "SVDD"}
 
 
 def test_equal_cost_is_read_off_the_lines_between_budgets():

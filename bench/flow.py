@@ -28,9 +28,9 @@ from ..samplers.processes.kernel import Flow
 from ..samplers.processes.sde import SDE, OnPath
 from ..samplers.protocols import Search, SearchError
 from ..shapes_world.captions import Prompt
+from ..shapes_world.intervals import mean_interval
 from .command import main as run_command
 from .embeddings import features
-from .intervals import mean_interval
 from .measured import Measured, bounds
 from .suite import Row, Settings, Suite, width
 

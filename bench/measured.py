@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..samplers.protocols import SearchResult
 from ..shapes_world.captions import Prompt
+from ..shapes_world.intervals import Interval, mean_interval, per_prompt
 from ..shapes_world.suite import by_task, score_table
-from .intervals import Interval, mean_interval, per_prompt
 
 SCORES = ("reward", "held_out", "selection_bias")
 """Figures per image that a row gives as mean and interval."""

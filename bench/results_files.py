@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..reports.names import METHOD_NAMES, method_name
-from .intervals import LEVEL, RESAMPLES, Interval, paired_interval, per_prompt
+from ..shapes_world.intervals import LEVEL, RESAMPLES, Interval, paired_interval, per_prompt
 
 PLAIN, REFERENCE = "plain", "best_of_n"
 BROUGHT = ("overall", "reward", "held_out")  # what a cost buys

@@ -28,8 +28,9 @@ from ....samplers.run.session import run_search
 from ....shapes_world.captions import sample_prompt
 from ....shapes_world.drawing import draw
 from ....shapes_world.evaluator import evaluate
+from ....shapes_world.intervals import mean_interval
 from ....shapes_world.scene import sample_scene
-from ....shapes_world.suite import bootstrap_interval, score_table, suite
+from ....shapes_world.suite import by_task, score_table, suite
 from .. import vocabulary
 from ..denoiser import Denoiser
 from ..loading import Family, load_autoencoder, load_denoiser, load_text_encoder
@@ -73,7 +74,8 @@ def plain(family: Family, settings: SamplingSettings, prompts_per_task: int, num
     images = np.rint(np.concatenate(images) * 255).astype(np.uint8)
     verdicts = [evaluate(image, prompt).correct for image, prompt in zip(images, prompts, strict=True)]
     table = {task: round(share, 4) for task, share in score_table(prompts, verdicts).items()}
-    return {"correct": table, "interval": bootstrap_interval(prompts, verdicts), "prompts": len(prompts)}, images
+    interval = mean_interval(list(by_task(prompts, verdicts).values())).rounded(4)[1:]
+    return {"correct": table, "interval": interval, "prompts": len(prompts)}, images
 
 
 @torch.no_grad()

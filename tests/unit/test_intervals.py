@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from testtime.bench.intervals import Interval, mean_interval, paired_interval, per_prompt
+from testtime.shapes_world.intervals import Interval, mean_interval, paired_interval, per_prompt
 
 
 @pytest.mark.parametrize(("right", "count"), [(10, 40), (3, 16), (200, 240)])

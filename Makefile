@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | front-end. The first call creates .venv; later calls only check it.
+# make demo | test | test-fast | docs-check | test-bounds | templates | lint | bench | front-end. The first call creates .venv; later calls only check it.
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Two processes of one thread each suit the two cores of a small machine; files stay together (servers are per process).
@@ -11,7 +11,7 @@ else
 VENV_PYTHON := .venv/bin/python
 endif
 
-.PHONY: env demo test lint bench front-end clean
+.PHONY: env demo test test-fast docs-check test-bounds templates lint bench front-end clean
 
 env:
 	@$(PYTHON) tools/environment.py
@@ -22,6 +22,25 @@ demo: env
 test: export OMP_NUM_THREADS := 1
 test: env
 	@$(VENV_PYTHON) tools/run_tests.py -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# What one wants to know between two edits: no ComfyUI, no browser, nothing that takes long.
+test-fast: export OMP_NUM_THREADS := 1
+test-fast: env
+	@$(VENV_PYTHON) -m pytest tests/unit -m "not slow and not docs and not host and not browser" -q \
+		-n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# Prose and generated files: README, help pages, workflows, tables. `make test` runs them, too.
+docs-check: export OMP_NUM_THREADS := 1
+docs-check: env
+	@$(VENV_PYTHON) -m pytest -m docs -q $(PYTEST_ARGS)
+
+# The fast tests at both ends of the bounds in pyproject.toml; large downloads. Its table goes to CONTRIBUTING.md.
+test-bounds: env
+	@$(VENV_PYTHON) tools/bounds.py
+
+# Our conversion of workflows against the front end's, on the official templates; its table goes to docs/conversion.md.
+templates: env
+	@$(VENV_PYTHON) tools/templates.py --fetch --write
 
 lint: env
 	@$(VENV_PYTHON) -m ruff check .

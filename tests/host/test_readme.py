@@ -7,8 +7,12 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 import testtime
 from testtime.nodes import MODULES, collect_nodes
+
+pytestmark = pytest.mark.docs
 
 ROOT = Path(testtime.__file__).resolve().parent
 

@@ -12,6 +12,8 @@ from testtime.models.tiny.loading import WEIGHTS
 from testtime.samplers.methods import METHODS
 from testtime.verifiers import registry
 
+pytestmark = pytest.mark.docs
+
 ROOT = Path(testtime.__file__).resolve().parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").glob("*.md")

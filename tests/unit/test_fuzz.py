@@ -42,7 +42,7 @@ from testtime.samplers.smc.tempering import Alpha
 from .oracles import keyed
 from .searches import TARGET
 
-COUNT = int(os.environ.get("TESTTIME_FUZZ", "150"))
+COUNT = int(os.environ.get("TESTTIME_FUZZ", "60"))
 SLOWEST = 1.0  # seconds of the processor; a run that is slower is measured again
 WORKFLOWS = sorted((Path(testtime.__file__).resolve().parent / "workflows").glob("**/*.json"))
 ODD = [

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.docs
+
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 METHODS = {"best_of_n", "importance_sampling", "svdd", "smc", "das", "fk_steering", "flow_rbf", "beam_search"}

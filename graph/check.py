@@ -101,6 +101,8 @@ def check_values(workflow: dict, object_info: dict) -> None:
 
     ComfyUI itself looks at ranges and at most drop-downs. Not all versions look at V3 drop-downs; none minds a text for
     a switch (any text is true), a fraction for a whole number, or the name of an input that the node does not have.
+    Old drop-downs it does look at, unless a node says that it knows better (some fill them in the browser): of those
+    only values that are spelled like a choice are refused here, since then the choice can be named.
     """
     faults = []
     for key, node in workflow.items():
@@ -158,7 +160,10 @@ def _fault(name: str, value: Any, spec: list) -> str | None:
         choices = choices_of(spec)
         wrong = [v for v in (value if isinstance(value, list) and options.get("multiselect") else [value])
                  if v not in choices and not LIKE_A_FILE.search(str(v))]  # fmt: skip
-        if wrong and choices:
+        looked_at_later = isinstance(kind, list) and not (
+            wrong and did_you_mean(str(wrong[0])[:200], map(str, choices))
+        )
+        if wrong and choices and not looked_at_later:
             return f"{name} is {shown}: {_choose_one(wrong[0], choices)}"
     return None
 

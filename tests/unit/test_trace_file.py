@@ -26,7 +26,7 @@ from testtime.samplers.run.trace import SCHEMA_VERSION
 from testtime.samplers.smc.tempering import Alpha
 
 from .oracles import keyed
-from .searches import TARGET
+from .searches import ABSOLUTE, OTHER, TARGET, every_method
 
 PICTURE = thumbnail(torch.zeros(40, 20, 3, dtype=torch.uint8).numpy())
 
@@ -48,6 +48,16 @@ def test_a_file_is_read_as_it_was_written(result, tmp_path):
     assert json.loads(found.trace.to_json()) == json.loads(result.trace.to_json())
     assert found.thumbs == {winner: PICTURE} and found.version
     assert json.loads(path.read_text())["format"] == FORMAT
+
+
+@every_method
+def test_traces_of_every_method_are_read(name):
+    """The checks of a reader must not be stricter than what is written."""
+    trace = run_search(ABSOLUTE[name], keyed(), TARGET, ["p", "q"], held_out=OTHER).trace
+    trace.meta.update({"sigmas": keyed().sigmas, "cfg": 2.0, "run": "7", "stream_ids": [0, 5]})
+    assert json.loads(from_text(to_text(trace)).trace.to_json()) == json.loads(trace.to_json())
+    few = from_essentials(essentials(trace)).trace
+    assert len(few.records[-1].particles) == 2
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])

@@ -26,7 +26,7 @@ test: env
 # What one wants to know between two edits: no ComfyUI, no browser, nothing that takes long.
 test-fast: export OMP_NUM_THREADS := 1
 test-fast: env
-	@$(VENV_PYTHON) -m pytest tests/unit -m "not slow and not docs and not host and not browser" -q \
+	@$(VENV_PYTHON) -m pytest tests/unit -m "not slow and not docs and not host and not browser" -q --durations=10 --durations-min=2 \
 		-n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # Prose and generated files: README, help pages, workflows, tables. `make test` runs them, too.

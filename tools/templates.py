@@ -29,6 +29,7 @@ PACKAGES = ("comfyui-workflow-templates-json", "comfyui-subgraph-blueprints", "c
 # Dialogs about missing models must not wait for a person, and the choices of dynamic prompts are the first ones.
 CONVERT = """(async (text) => {
   Math.random = () => 0;
+  if (window.app.canvas) window.app.canvas.pause_rendering = true;
   await window.app.loadGraphData(JSON.parse(text), true, false);
   await new Promise((done) => setTimeout(done, 20));
   const { output } = await window.app.graphToPrompt();
@@ -108,8 +109,8 @@ def differences(theirs: dict, ours: dict, object_info: dict) -> list[str]:
     return found
 
 
-async def compare(browser, object_info: dict, folder: Path) -> Compared:
-    """All workflows of a folder through both conversions."""
+async def compare(browser, object_info: dict, folder: Path, details: Path | None) -> Compared:
+    """All workflows of a folder through both conversions; ``details`` gets every difference as soon as it is known."""
     from testtime.graph.convert import to_api
     from testtime.graph.dynamic_prompts import first_choice
     from testtime.installation.errors import BadInput
@@ -131,12 +132,15 @@ async def compare(browser, object_info: dict, folder: Path) -> Compared:
             continue
         if found:
             table.different[name] = found
+            if details is not None:
+                with open(details, "a", encoding="utf-8") as file:
+                    file.write(json.dumps({"package": folder.name, "file": name, "different": found}) + "\n")
         else:
             table.equal += 1
     return table
 
 
-async def run(url: str, folders: list[Path]) -> list[Compared]:
+async def run(url: str, folders: list[Path], details: Path | None = None) -> list[Compared]:
     """Every folder, in one page of the server at ``url``."""
     sys.path.insert(0, str(ROOT / "tests"))
     import aiohttp
@@ -151,12 +155,12 @@ async def run(url: str, folders: list[Path]) -> list[Compared]:
             await session.post(f"{url}/settings/{setting}", data=value)
         await session.post(f"{url}/settings/Comfy.Workflow.ShowMissingModelsWarning", data="false")
     tables = []
-    async with Browser() as browser:
+    async with Browser(400, 300) as browser:  # nobody looks
         for folder in folders:
             await browser.open(url)
             await browser.wait_for("window.app?.graph && window.app.extensionManager", 120)
             await asyncio.sleep(3)
-            tables.append(await compare(browser, object_info, folder))
+            tables.append(await compare(browser, object_info, folder, details))
             browser.errors.clear()
             sys.stderr.write(f"{folder.name}: {tables[-1].equal} of {tables[-1].comparable} equal\n")
     return tables
@@ -198,7 +202,7 @@ def main() -> None:
     parser.add_argument("--front-end", default="pinned", help="what the table calls the front end")
     parser.add_argument("--folder", type=Path, action="append", help="folder of workflows (default: all in .cache)")
     parser.add_argument("--write", action="store_true", help="put the rows into docs/conversion.md")
-    parser.add_argument("--details", type=Path, help="write every difference to this JSON file")
+    parser.add_argument("--details", type=Path, help="append every difference to this file, a JSON line each")
     options = parser.parse_args()
     if options.fetch:
         fetch()
@@ -212,15 +216,15 @@ def main() -> None:
         arguments += ["--front-end-root", str(options.front_end_root)]
     with HeadlessComfyUI(HeadlessOptions(arguments=tuple(arguments))) as server:
         where = f"ComfyUI {server.installation.version}, front end {options.front_end}"
-        tables = asyncio.run(run(server.url, folders))
+        tables = asyncio.run(run(server.url, folders, options.details))
     lines = rows(tables, where)
     sys.stdout.write("\n".join(lines) + "\n")
     kinds = Counter(line.split(":")[0].split(" ", 1)[-1] for t in tables for d in t.different.values() for line in d)
     for kind, count in kinds.most_common(15):
         sys.stdout.write(f"  {count} x {kind}\n")
-    if options.details:
-        told = {t.package: {"different": t.different, "refused": t.refused, "failed": t.failed} for t in tables}
-        options.details.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    for table in tables:
+        for name, why in [*table.failed.items(), *(line.split(": ", 1) for line in table.refused)]:
+            sys.stdout.write(f"  {table.package}/{name}: {why}\n")
     if options.write:
         write(lines, where)
 

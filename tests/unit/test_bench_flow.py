@@ -31,6 +31,7 @@ def test_what_a_budget_does_not_pay_for_is_left_out_with_a_reason():
     assert not reasons["best_of_n", 1] and not reasons["rbf_linear", 4]
 
 
+@pytest.mark.slow
 def test_rows_have_the_schema_and_are_not_measured_twice(tmp_path, capsys):
     out = tmp_path / "shapes-flow.json"
     arguments = ["--prompts-per-task", "1", "--steps", "3", "--budgets", "3", "--out", str(out)]

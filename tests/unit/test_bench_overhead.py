@@ -1,5 +1,6 @@
 """The overhead bench counts live tensors, and chunks are joined without holding everything twice."""
 
+import pytest
 import torch
 
 from testtime.bench.overhead import DIFFUSION, LiveTensors, searches
@@ -8,6 +9,7 @@ from testtime.samplers.processes.chunking import Chunker
 MEGABYTE = 2**20
 
 
+@pytest.mark.slow
 def test_live_tensors_are_counted_once_and_released():
     with LiveTensors() as live:
         first = torch.zeros(MEGABYTE // 4)

@@ -94,6 +94,7 @@ def test_rows_with_the_same_search_belong_together_and_hidden_fields_count():
     assert two[0].search == two[1].search and len(groups_of(two, suite)) == 2
 
 
+@pytest.mark.slow
 @needs_weights
 def test_a_run_goes_on_where_it_was_and_equals_one_that_was_not_stopped(tmp_path):
     suite = Small()
@@ -126,6 +127,7 @@ def test_a_run_goes_on_where_it_was_and_equals_one_that_was_not_stopped(tmp_path
     assert stopped.read_bytes() == before  # nothing was left to do
 
 
+@pytest.mark.slow
 @needs_weights
 def test_other_processes_measure_the_same():
     suite = shapes.Shapes(replace(shapes.ShapesSettings(), steps=2, prompts_per_task=1), (1,))

@@ -29,6 +29,7 @@ def test_injection_steps_are_the_papers_and_keys_are_unique():
     assert suite.three_samplings()["ttgen"].search.particles == 1
 
 
+@pytest.mark.slow
 def test_the_main_setting_is_measured_once_for_all_tables():
     suite = TTGenSuite()
     together = [[row.method for row in rows] for rows in groups_of(suite.rows(), suite) if len(rows) > 1]
@@ -44,6 +45,7 @@ def test_frechet_distance_of_known_sets():
     assert frechet(first, other) == pytest.approx(9 + 3, rel=0.03)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_curves_have_a_value_per_step_and_the_order_of_the_choices():
     suite = TTGenSuite(TTGenSettings(steps=3, rewrites=2, prompts_per_task=1, injection=0.7))
@@ -55,6 +57,7 @@ def test_curves_have_a_value_per_step_and_the_order_of_the_choices():
     assert first["worst"] <= first["direct"] <= first["ttgen"]
 
 
+@pytest.mark.slow
 @needs_weights
 def test_rows_know_what_the_rewriter_cost(tmp_path):
     suite = TTGenSuite(TTGenSettings(steps=2, rewrites=1, prompts_per_task=1, injection=1.0))

@@ -24,6 +24,7 @@ def family():
     return VarFamily(*parts)
 
 
+@pytest.mark.slow
 def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, monkeypatch):
     monkeypatch.setattr(var, "load_var_family", lambda: family)
     out = tmp_path / "shapes-var.json"
@@ -50,6 +51,7 @@ def test_rows_add_up_and_are_not_measured_twice(family, tmp_path, monkeypatch):
     assert out.read_text() == before
 
 
+@pytest.mark.slow
 def test_agreements_end_at_one_and_name_their_sizes(family):
     from testtime.shapes_world.suite import suite
     from testtime.verifiers.registry import create
@@ -105,6 +107,7 @@ def test_prompts_are_needed(family):
         var_process([], VarSettings(), family)
 
 
+@pytest.mark.slow
 def test_ablations_see_fewer_prompts_and_reduced_networks_agree(family, monkeypatch):
     monkeypatch.setattr(var, "load_var_family", lambda: family)
     settings = var.VarBenchSettings(

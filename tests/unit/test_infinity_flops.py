@@ -22,6 +22,7 @@ def counted(function):
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, scale", [("infinity_2b", 0), ("infinity_2b", 5), ("infinity_2b", 12), ("layer32", 7)])
 def test_scale_of_a_released_model_costs_what_the_counter_says(name, scale):
     """On the meta device: the operations of the real sizes, without their memory."""
@@ -79,6 +80,7 @@ def test_cache_size_is_that_of_the_cache():
     assert cache_bytes(RELEASED["infinity_2b"], 10521) / 2**30 == pytest.approx(5.137, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_shrinking_population_costs_what_the_paper_draws():
     """Fig. 2 of TTS-VAR as its code draws: 1.29 times one image of the 2B model, and no more cache than one image."""
     from testtime.bench.infinity_schedule import BY_FORMULA, by_formula, populations

@@ -1,233 +1,255 @@
-"""Any OpenAI-compatible endpoint as a rewriter: vLLM, Ollama, llama.cpp's server, hosted services.
+"""A question to an OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp's server, hosted services.
 
-The key comes from the environment and from nowhere else, because workflows are shared: ``TESTTIME_API_KEY``. It is
-sent only to the hosts named in ``TESTTIME_API_HOSTS`` (comma separated), so that a workflow from somewhere else cannot
-have it sent to a server of its choice; a server on this machine needs no entry.
+Servers differ in what they know. Where one refuses a field of the request, the question is asked again without it (or
+with the field that has taken its place), which costs no retry and is remembered as soon as it has worked.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import http.client
 import json
 import logging
-import os
-import socket
+import math
+import re
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from ..rewriters.base import ChatRewriter, Poll, RewriterError, Turn, Unanswered, data_url
-from ..rewriters.template import SCHEMA, Template
-from ..samplers.protocols import Rewrite, RewriteRequest
+from .conversation import Poll, Reply, Turn, Unanswered, data_url, shown, writable
+from .endpoint import HOSTS_VARIABLE, KEY_VARIABLE, SHORTEST_SECRET, Endpoint, redacted
+from .reading import answer_in, parsed
+from .transport import Response, Unreachable, post
 
 log = logging.getLogger("testtime")
 
-KEY_VARIABLE = "TESTTIME_API_KEY"
-HOSTS_VARIABLE = "TESTTIME_API_HOSTS"
-LOCAL = ("localhost", "127.0.0.1", "::1")
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
-LARGEST_ANSWER = 1_000_000
+REFUSED = (400, 422)
 LONGEST_WAIT = 10.0
-
-# Structured output, from the strictest form down; not every server knows every form.
-_FORMATS: tuple[dict[str, Any] | None, ...] = (
-    {"type": "json_schema", "json_schema": {"name": "rewrites", "strict": True, "schema": SCHEMA}},
-    {"type": "json_object"},
-    None,
-)
+WORDS_SHOWN = 20  # likeliest first words that a server is asked for; none gives more
+ROOM = 4  # times as many tokens after an answer that was all thought
+MOST_ROOM = 16
+_FORMS = 3  # structured output: a schema, any JSON, none
+_DROPPED = ("temperature", "seed", "logprobs")
+_NAMES = {
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "seed": "seed",
+    "logprobs": "logprobs",
+    "top_logprobs": "logprobs",
+    "response_format": "form",
+    "json_schema": "form",
+    "json_object": "form",
+}
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where the model is and how it is asked.
+class Wanted:
+    """What an answer should be.
 
     Attributes:
-        url: base address, with the version: ``http://127.0.0.1:8000/v1``.
-        model: name that the server knows.
-        temperature: of its sampling, >= 0.
-        max_tokens: longest answer.
-        timeout: seconds for one call.
-        retries: further tries after an overload, a server error or a dropped connection.
-        backoff: seconds before the first retry, doubled each time; a server's Retry-After counts more.
-        parallel: calls at a time.
+        tokens: longest answer.
+        temperature: of the sampling; 0 takes the likeliest words.
+        seed: of the sampling, None for any.
+        schema: (name, JSON schema) of the answer, None for plain text.
+        words: ask for one word and the probabilities of the likeliest ones. A server that gives none is asked for a
+            whole answer.
     """
 
-    url: str
-    model: str
-    temperature: float = 0.7
-    max_tokens: int = 600
-    timeout: float = 60.0
-    retries: int = 2
-    backoff: float = 0.5
-    parallel: int = 4
-
-    def check(self) -> None:
-        """Raise RewriterError for settings that cannot work."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RewriterError(
-                f"url is {self.url!r}: it must be the base address of an OpenAI-compatible server, "
-                f"e.g. http://127.0.0.1:8000/v1"
-            )
-        if parts.username or parts.password or "key=" in parts.query:
-            raise RewriterError(
-                f"url holds a key or password: workflows are shared, set the environment variable {KEY_VARIABLE}"
-            )
-        if not self.model.strip():
-            raise RewriterError("model is empty: give the name under which the server offers the model")
-        if not self.temperature >= 0:
-            raise RewriterError(f"temperature is {self.temperature}: it must be >= 0")
-        if not self.timeout > 0 or self.retries < 0 or self.max_tokens < 16 or self.parallel < 1:
-            raise RewriterError(
-                f"timeout {self.timeout}, retries {self.retries}, max_tokens {self.max_tokens}, parallel "
-                f"{self.parallel}: timeout > 0, retries >= 0, max_tokens >= 16 and parallel >= 1 are needed"
-            )
-
-    @property
-    def host(self) -> str:
-        """Host of the address, lower case."""
-        return (urlsplit(self.url).hostname or "").lower()
-
-    def key(self) -> str | None:
-        """The key to send, or None. A key that may not go to this host is named in the log."""
-        key = os.environ.get(KEY_VARIABLE, "").strip()
-        allowed = [host.strip().lower() for host in os.environ.get(HOSTS_VARIABLE, "").split(",")]
-        if key and self.host not in (*LOCAL, *allowed):
-            log.warning("%s is not sent to %s: add the host to %s to allow it", KEY_VARIABLE, self.host, HOSTS_VARIABLE)
-            return None
-        return key or None
+    tokens: int = 600
+    temperature: float = 0.0
+    seed: int | None = None
+    schema: tuple[str, dict[str, Any]] | None = None
+    words: bool = False
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
+@dataclass(frozen=True)
+class Manners:
+    """How a server must be asked: what it has refused so far is left out.
 
-    def redirect_request(self, *arguments):
-        return None
+    Attributes:
+        form: 0 asks for JSON of a schema, 1 for any JSON, 2 for text.
+        renamed: whether ``max_tokens`` is called ``max_completion_tokens``.
+        dropped: fields that are not sent.
+        room: times as many tokens as wanted, for models that think first.
+    """
+
+    form: int = 0
+    renamed: bool = False
+    dropped: frozenset[str] = frozenset()
+    room: int = 1
+
+    def and_(self, other: Manners) -> Manners:
+        """What both have learned."""
+        dropped = self.dropped | other.dropped
+        return Manners(max(self.form, other.form), self.renamed or other.renamed, dropped, max(self.room, other.room))
 
 
-class EndpointRewriter(ChatRewriter):
-    """Asks an OpenAI-compatible server. See the module for where the key comes from.
+class ChatClient:
+    """Asks one server. Several threads may ask at a time.
 
     Args:
         endpoint: address, model and manners.
-        template: instructions.
+        role: who asks, for the log: "rewriter", "verifier".
+
+    Raises:
+        ChatError: an address or setting that cannot work.
     """
 
-    def __init__(self, endpoint: Endpoint, template: Template | None = None):
+    def __init__(self, endpoint: Endpoint, role: str):
         endpoint.check()
-        super().__init__(f"{endpoint.model} at {endpoint.host}", template)
-        self.endpoint = endpoint
-        self._opener = urllib.request.build_opener(_NoRedirects)
-        self._format = 0  # the strictest form of structured output that the server has not refused
-        self._with_seed = True
+        self.endpoint, self.role = endpoint, role
+        self.name = f"{endpoint.model} at {endpoint.host}"
+        self.manners = Manners()
+        self._lock = threading.Lock()
+        self._hopeless = False
+        self._most_room = MOST_ROOM
 
-    def _answers(self, requests: list[RewriteRequest], poll: Poll) -> list[Rewrite]:
-        """All questions at once, as far as ``parallel`` allows; ``poll`` runs on the calling thread."""
-        if not requests:
-            return []
-        stop = threading.Event()
+    def complete(self, turns: Sequence[Turn], wanted: Wanted, poll: Poll) -> Reply:
+        """One answer, after retries where they make sense.
 
-        def cancelled() -> None:
-            if stop.is_set():
-                raise Unanswered("cancelled", calls=0)
-
-        pool = concurrent.futures.ThreadPoolExecutor(min(self.endpoint.parallel, len(requests)))
-        try:
-            waiting = [pool.submit(self.answer, request, cancelled) for request in requests]
-            while concurrent.futures.wait(waiting, timeout=0.1).not_done:
-                poll()
-            return [future.result() for future in waiting]
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def complete(self, turns: Sequence[Turn], seed: int, poll: Poll) -> tuple[str, int]:
-        """One answer, after retries where they make sense."""
+        Raises:
+            Unanswered: none came; the reason holds no key and is short.
+        """
         calls, wait, reason = 0, self.endpoint.backoff, ""
-        tries = self.endpoint.retries + 1
+        tries, manners = self.endpoint.retries + 1, self.manners
         while tries > 0:
             poll()
             tries -= 1
             calls += 1
             try:
-                return self._content(self._post(self._body(turns, seed))), calls
-            except urllib.error.HTTPError as error:
-                with error:
-                    detail = _detail(error)
-                if error.code in (400, 422) and self._step_down():
-                    tries += 1  # the server refused a field, not the question
-                    continue
-                reason = f"HTTP {error.code} {error.reason}{detail}"
-                if error.code not in RETRIED:
-                    raise Unanswered(reason + _advice(error.code), calls) from error
-                wait = _retry_after(error) or wait
-            except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-                reason = _why(error, self.endpoint)
-            except _Unreadable as error:
-                reason = str(error)
+                response = self._post(self._body(turns, wanted, manners))
+                if 200 <= response.status < 300:
+                    reply = replace(read_reply(response.body), calls=calls)
+                    self._learn(manners, reply, wanted)
+                    return reply
+            except (Unreachable, _Unreadable) as error:
+                reason = redacted(str(error))
+            else:
+                if response.status in REFUSED:
+                    milder = self._milder(response, manners, wanted)
+                    if milder is not None:
+                        manners = milder
+                        tries += 1  # the server refused a field, not the question
+                        continue
+                reason = redacted(f"HTTP {response.status} {response.reason}")[:80] + _detail(response)
+                if response.status not in RETRIED:
+                    raise Unanswered(reason + _advice(response.status), calls)
+                wait = _retry_after(response) or wait
             if tries:
-                log.info("rewriter %s: %s; trying again", self.name, reason)
+                log.info("%s %s: %s; trying again", self.role, self.name, reason)
                 _sleep(min(wait, LONGEST_WAIT), poll)
                 wait *= 2
-        raise Unanswered(f"{reason} ({calls} calls)", calls)
+        raise Unanswered(f"{reason} ({calls} call{'s' * (calls != 1)})", calls)
 
-    def _step_down(self) -> bool:
-        """Ask for less after a refusal; False when there is nothing left to give up."""
-        if self._format + 1 < len(_FORMATS):
-            self._format += 1
-            return True
-        if self._with_seed:
-            self._with_seed = False
-            return True
-        return False
+    def _learn(self, manners: Manners, reply: Reply, wanted: Wanted) -> None:
+        """Remember what has worked; an answer that was nothing but unfinished thoughts gets more room the next time."""
+        if reply.cut and not reply.text.strip() and not wanted.words:
+            manners = replace(manners, room=manners.room * ROOM)
+        with self._lock:
+            learned = self.manners.and_(manners)
+            self.manners = replace(learned, room=min(self._most_room, learned.room))
 
-    def _body(self, turns: Sequence[Turn], seed: int) -> dict[str, Any]:
-        settings = self.endpoint
+    def _milder(self, response: Response, manners: Manners, wanted: Wanted) -> Manners | None:
+        """What to ask for instead after a refusal; None where the refusal is about something else."""
+        named = _refused(response)
+        for name in named or ():
+            if name == "max_tokens" and manners.room > 1:  # no name that it does not know, but more than it has
+                self._most_room = manners.room // ROOM
+                return replace(manners, room=self._most_room)
+            if name == "max_tokens" and not manners.renamed:
+                return replace(manners, renamed=True)
+            if name == "form" and wanted.schema is not None and manners.form + 1 < _FORMS:
+                return replace(manners, form=manners.form + 1)
+            if name in _DROPPED and name not in manners.dropped:
+                return replace(manners, dropped=manners.dropped | {name})
+        if named is None and not self._hopeless:  # it does not say what it dislikes: what fewest servers know
+            if wanted.schema is not None and manners.form + 1 < _FORMS:
+                return replace(manners, form=manners.form + 1)
+            for name, sent in (("seed", wanted.seed is not None), ("logprobs", wanted.words)):
+                if sent and name not in manners.dropped:
+                    return replace(manners, dropped=manners.dropped | {name})
+            self._hopeless = True  # it was none of them, and will not be the next time
+        return None
+
+    def _body(self, turns: Sequence[Turn], wanted: Wanted, manners: Manners) -> dict[str, Any]:
+        words = wanted.words and "logprobs" not in manners.dropped
+        tokens = 1 if words else wanted.tokens * manners.room
         body: dict[str, Any] = {
-            "model": settings.model,
+            "model": self.endpoint.model,
             "messages": [_message(turn) for turn in turns],
-            "temperature": settings.temperature,
-            "max_tokens": settings.max_tokens,
+            "temperature": wanted.temperature,
+            "max_completion_tokens" if manners.renamed else "max_tokens": tokens,
             "stream": False,
         }
-        if self._with_seed:
-            body["seed"] = seed % 2**31
-        if _FORMATS[self._format] is not None:
-            body["response_format"] = _FORMATS[self._format]
-        return body
+        if wanted.seed is not None:
+            body["seed"] = wanted.seed % 2**31
+        if words:
+            body |= {"logprobs": True, "top_logprobs": WORDS_SHOWN}
+        if wanted.schema is not None and manners.form == 0:
+            name, schema = wanted.schema
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": name, "strict": True, "schema": schema},
+            }
+        elif wanted.schema is not None and manners.form == 1:
+            body["response_format"] = {"type": "json_object"}
+        return {name: value for name, value in body.items() if name not in manners.dropped}
 
-    def _post(self, body: dict[str, Any]) -> bytes:
+    def _post(self, body: dict[str, Any]) -> Response:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         key = self.endpoint.key()
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        address = self.endpoint.url.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
-        with self._opener.open(request, timeout=self.endpoint.timeout) as response:
-            return response.read(LARGEST_ANSWER)
-
-    @staticmethod
-    def _content(raw: bytes) -> str:
-        """The text in a server's answer."""
-        try:
-            message = json.loads(raw)["choices"][0]["message"]
-            content = message.get("content") or message.get("reasoning_content") or message.get("refusal") or ""
-            if isinstance(content, list):  # parts
-                content = "".join(part.get("text", "") for part in content)
-            return str(content)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            shown = raw[:80].decode(errors="replace")
-            raise _Unreadable(f"the server's answer is not a chat completion: {shown!r}") from error
+        raw = json.dumps(body).encode()
+        return post(self.endpoint.address, raw, headers, self.endpoint.timeout, self.endpoint.local)
 
 
 class _Unreadable(Exception):
     """The body is not what the protocol promises."""
+
+
+def read_reply(body: bytes) -> Reply:
+    """The answer in a server's response, thoughts apart from it and the key blotted out.
+
+    Raises:
+        _Unreadable: it is no chat completion.
+    """
+    value = parsed(body)
+    try:
+        choice = value["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+        thoughts = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
+        refusal = message.get("refusal")
+        cut = choice.get("finish_reason") == "length"
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        seen = redacted(writable(body[:2000].decode(errors="replace")))
+        raise _Unreadable(f"the server's answer is not a chat completion: {shown(seen, 80)}") from error
+    if isinstance(content, list):  # parts
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(part for part in parts if isinstance(part, str))
+    if not content and isinstance(refusal, str):
+        content = refusal
+    if not isinstance(content, str):
+        content = ""
+    text, unfinished = answer_in(_clean(content))
+    thoughts = _clean(thoughts) if isinstance(thoughts, str) else ""
+    return Reply(text, thoughts, cut or unfinished, _first_words(choice))
+
+
+def _clean(text: str) -> str:
+    return redacted(writable(text), SHORTEST_SECRET)
+
+
+def _first_words(choice: dict[str, Any]) -> tuple[tuple[str, float], ...] | None:
+    """Likeliest first words and their probabilities, where the server gave them."""
+    try:
+        words = choice["logprobs"]["content"][0]["top_logprobs"]
+        found = tuple((str(word["token"]), math.exp(min(0.0, float(word["logprob"])))) for word in words)
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return None
+    return found or None
 
 
 def _message(turn: Turn) -> dict[str, Any]:
@@ -237,6 +259,18 @@ def _message(turn: Turn) -> dict[str, Any]:
     return {"role": turn.role, "content": [{"type": "text", "text": turn.text}, image]}
 
 
+def _refused(response: Response) -> list[str] | None:
+    """Fields that an error names, [] where it names another one, None where it names none."""
+    value = parsed(response.body)
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("param"), str):
+        name = error["param"].split(".")[0].split("[")[0]
+        return [_NAMES[name]] if name in _NAMES else []
+    text = response.body.decode(errors="replace")
+    found = {match[0]: None for match in re.finditer("|".join(rf"\b{name}\b" for name in _NAMES), text)}
+    return [_NAMES[name] for name in found] or None
+
+
 def _sleep(seconds: float, poll: Poll) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -244,42 +278,29 @@ def _sleep(seconds: float, poll: Poll) -> None:
         time.sleep(min(0.1, max(0.0, end - time.monotonic())))
 
 
-def _retry_after(error: urllib.error.HTTPError) -> float | None:
+def _retry_after(response: Response) -> float | None:
     """Seconds that the server asks to wait, where it gives a number."""
+    value = next((value for name, value in response.headers.items() if name.lower() == "retry-after"), "")
     try:
-        return max(0.0, float(error.headers.get("Retry-After", "")))
+        return max(0.0, float(value))
     except ValueError:
         return None
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
+def _detail(response: Response) -> str:
     """What the server says about an error, short; "" where it says nothing."""
-    try:
-        text = error.read(2000).decode(errors="replace")
-    except (OSError, http.client.HTTPException):
-        return ""
-    try:
-        said = json.loads(text)["error"]
-        text = said["message"] if isinstance(said, dict) else str(said)
-    except (ValueError, KeyError, TypeError):
-        pass
-    flat = " ".join(text.split())[:160]
+    value = parsed(response.body)
+    said = value.get("error", value.get("detail")) if isinstance(value, dict) else None
+    if isinstance(said, dict):
+        said = said.get("message")
+    text = said if isinstance(said, str) else response.body.decode(errors="replace")
+    flat = " ".join(redacted(writable(text)).split())[:160]
     return f": {flat}" if flat else ""
 
 
-def _advice(code: int) -> str:
-    if code in (401, 403):
+def _advice(status: int) -> str:
+    if status in (401, 403):
         return f"; the key is read from {KEY_VARIABLE} and sent to hosts in {HOSTS_VARIABLE} and to this machine"
-    if code == 404:
+    if status == 404:
         return "; check the address (it ends with the version, e.g. /v1) and the model's name"
     return ""
-
-
-def _why(error: Exception, endpoint: Endpoint) -> str:
-    """A failed connection in words."""
-    cause = getattr(error, "reason", error)
-    if isinstance(cause, (TimeoutError, socket.timeout)):
-        return f"no answer from {endpoint.url} in {endpoint.timeout:g} s"
-    if isinstance(cause, (http.client.RemoteDisconnected, http.client.IncompleteRead, ConnectionResetError)):
-        return f"{endpoint.url} dropped the connection"
-    return f"{endpoint.url} cannot be reached ({cause})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..chat.client import HOSTS_VARIABLE
+from ..chat.endpoint import HOSTS_VARIABLE
 
 
 def address_inputs() -> list:

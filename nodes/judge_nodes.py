@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..chat.client import KEY_VARIABLE
+from ..chat.endpoint import KEY_VARIABLE
 from ..verifiers.vlm.endpoint import endpoint_judge
 from ..verifiers.vlm.flan_t5 import load_clip_flant5
 from ..verifiers.vlm.judge import FAILURES, MEAN, load_vlm_judge

@@ -8,11 +8,14 @@ import folder_paths
 import torch
 from comfy_api.latest import io, ui
 
-from ..chat.client import KEY_VARIABLE, Endpoint, EndpointRewriter
+from ..chat.conversation import ChatError
+from ..chat.endpoint import KEY_VARIABLE, Endpoint
+from ..chat.loading import DTYPES, QUANTISATIONS, SUGGESTION, check_folder
 from ..rewriters.base import RewriterError
+from ..rewriters.endpoint import EndpointRewriter
 from ..rewriters.shapes import ShapesRewriter
 from ..rewriters.template import SYSTEM, USER, Template
-from ..rewriters.vlm import DTYPES, QUANTISATIONS, SUGGESTION, check_folder, load_vlm
+from ..rewriters.vlm import load_vlm
 from ..samplers.protocols import RewriteRequest, SearchError
 from .choices import open_ended
 from .endpoint_inputs import address_inputs, patience_inputs
@@ -183,7 +186,7 @@ class LocalRewriterNode(io.ComfyNode):
         try:
             if model is not None:
                 check_folder(model_folder(model))
-        except RewriterError as error:
+        except (ChatError, RewriterError) as error:
             return str(error)
         return True
 

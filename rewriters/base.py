@@ -6,21 +6,20 @@ in the log; the search goes on with the original prompt.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ..chat.conversation import NotUnderstood, Poll, Reply, Turn, Unanswered
 from ..samplers.protocols import Rewrite, RewriteRequest, SearchError
-from .parsing import NotUnderstood, listed, parse, usable
+from .parsing import listed, parse, usable
 from .syntax import carried_over
 from .template import ONLY_JSON, Template
 
@@ -29,29 +28,9 @@ log = logging.getLogger("testtime")
 CACHED = 256
 IMAGE_SIDE = 448
 
-Poll = Callable[[], None]
-"""Called while waiting; raises to end the wait (a user's Cancel)."""
-
 
 class RewriterError(SearchError):
     """A rewriter that cannot be set up; the message names what is wrong and what is right."""
-
-
-class Unanswered(Exception):
-    """A call that gave no answer, for a reason in words. ``calls`` were made."""
-
-    def __init__(self, reason: str, calls: int = 1):
-        super().__init__(reason)
-        self.calls = calls
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a conversation: "system", "user" or "assistant", its text, and a picture or None."""
-
-    role: str
-    text: str
-    image: Image.Image | None = None
 
 
 def check_request(request: RewriteRequest) -> None:
@@ -76,13 +55,6 @@ def _bytes(image: Tensor) -> np.ndarray:
     return (image.detach().float().nan_to_num(0.0).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).cpu().numpy()
 
 
-def data_url(image: Image.Image) -> str:
-    """A picture as the ``data:`` address of a JPEG."""
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 class ChatRewriter:
     """A rewriter that shows a chat model the preview and asks for prompts. Subclasses answer ``complete``.
 
@@ -99,8 +71,8 @@ class ChatRewriter:
         self.image_side = image_side
         self._kept: OrderedDict[str, Rewrite] = OrderedDict()
 
-    def complete(self, turns: Sequence[Turn], seed: int, poll: Poll) -> tuple[str, int]:
-        """(answer of the model to a conversation, calls made). Raises Unanswered."""
+    def complete(self, turns: Sequence[Turn], seed: int, poll: Poll) -> Reply:
+        """Answer of the model to a conversation. Raises Unanswered."""
         raise NotImplementedError
 
     def rewrite(self, requests: Sequence[RewriteRequest], poll: Poll | None = None) -> list[Rewrite]:
@@ -133,19 +105,20 @@ class ChatRewriter:
         reason = ""
         for _ in range(2):
             try:
-                text, made = self.complete(turns, request.seed, poll)
+                reply = self.complete(turns, request.seed, poll)
             except Unanswered as error:
                 return self._failed(str(error), calls + error.calls)
-            calls += made
+            calls += reply.calls
             try:
-                return self._read(text, request, calls)
+                return self._read(reply, request, calls)
             except NotUnderstood as error:
-                reason = str(error)
-                turns = [*turns[:2], Turn("assistant", text[:2000]), Turn("user", ONLY_JSON)]
+                reason = f"{error}{', it was cut off before its end' * reply.cut}"
+                turns = [*turns[:2], Turn("assistant", reply.text[:2000]), Turn("user", ONLY_JSON)]
         return self._failed(reason, calls)
 
-    def _read(self, text: str, request: RewriteRequest, calls: int) -> Rewrite:
-        said = parse(text)
+    def _read(self, reply: Reply, request: RewriteRequest, calls: int) -> Rewrite:
+        # Some servers give the whole answer as "reasoning"; one that was cut off there is a thought, no answer.
+        said = parse(reply.text if reply.text.strip() or reply.cut else reply.thoughts)
         missing = listed(said.missing)
         if said.aligned:
             return Rewrite(missing=missing, aligned=True, calls=calls)

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+from ..chat.conversation import NotUnderstood, shown
+from ..chat.reading import LONGEST, answer_in, loosely_parsed, objects
 from .syntax import plain
 
 MISSING_KEPT = 6
 SIMILAR = 0.9
 """Jaccard index of two prompts' words from which they count as the same."""
-LONGEST = 20_000  # characters of an answer that are read
-STARTS = 40  # opening braces that are tried: an answer of nothing else must not take long
+MOST = 200  # prompts of an answer that are looked at
 
 _ALIASES = {
     "prompts": ("prompts", "rewrites", "revised_prompts", "rewritten_prompts", "suggestions", "candidates"),
     "missing": ("missing", "missing_elements", "issues", "problems"),
     "aligned": ("aligned", "is_aligned", "match", "matches"),
 }
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"```(?:\w+)?\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
-_LISTED = re.compile(r"^\s*(?:\d+\s*[.):]|[-*\u2022])\s+(.+)$", re.MULTILINE)
+_LANGUAGE = re.compile(r"\w{1,20}(?=\s)")
+_LISTED = re.compile(r"(?:\d{1,4}[ \t]{0,4}[.):]|[-*\u2022])[ \t]+(\S.*)")
 _NO_SPACES = "\u3040-\u30ff\u3400-\u9fff"  # kana and Chinese characters: each counts as a word
 _WORDS = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
-
-
-class NotUnderstood(ValueError):
-    """The answer holds no prompts and does not say that nothing is missing."""
 
 
 @dataclass(frozen=True)
@@ -52,64 +47,22 @@ def parse(text: str) -> Answer:
     Raises:
         NotUnderstood: none of these gave a prompt or a verdict.
     """
-    text = text[:LONGEST]
-    without = _THINKING.sub("", text)
-    for candidate in (text, without, *_FENCE.findall(without), *balanced(without)):
-        answer = _as_answer(_loaded(candidate))
+    without, _ = answer_in(text)
+    for candidate in (text[-LONGEST:], without, *_fenced(without), *objects(without)):
+        answer = _as_answer(loosely_parsed(candidate))
         if answer is not None:
             return answer
-    lines = tuple(_unquoted(line) for line in _LISTED.findall(without))
+    found = (_LISTED.match(line.strip()) for line in without.splitlines())
+    lines = tuple(_unquoted(line[1]) for line in found if line is not None)
     lines = tuple(line for line in lines if len(_WORDS.findall(line)) >= 3)
     if lines:
         return Answer(False, (), lines)
-    raise NotUnderstood(f"no prompts in {_shown(text)}")
+    raise NotUnderstood(f"no prompts in {shown(without, 80)}")
 
 
-def balanced(text: str) -> Iterator[str]:
-    """Every outermost ``{...}`` of a text whose braces balance, quotes respected."""
-    start = text.find("{")
-    for _ in range(STARTS):
-        if start < 0:
-            return
-        end = _closing(text, start)
-        if end is None:
-            start = text.find("{", start + 1)
-            continue
-        yield text[start : end + 1]
-        start = text.find("{", end + 1)
-
-
-def _closing(text: str, start: int) -> int | None:
-    depth, quoted, skip = 0, False, False
-    for place in range(start, len(text)):
-        sign = text[place]
-        if skip:
-            skip = False
-        elif quoted:
-            skip, quoted = sign == "\\", sign != '"'
-        elif sign == '"':
-            quoted = True
-        elif sign in "{}":
-            depth += 1 if sign == "{" else -1
-            if depth == 0:
-                return place
-    return None
-
-
-def _loaded(text: str) -> Any:
-    """A JSON value; one with trailing commas or in Python's spelling counts too. None where it is neither."""
-    text = text.strip()
-    for version in (text, re.sub(r",(\s*[}\]])", r"\1", text)):
-        try:
-            return json.loads(version)
-        except (ValueError, RecursionError):
-            continue
-    if text.startswith("{"):
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
-    return None
+def _fenced(text: str) -> list[str]:
+    """What stands between code fences, without the name of its language."""
+    return [_LANGUAGE.sub("", part, count=1) for part in text.split("```")[1::2]]
 
 
 def _as_answer(value: Any) -> Answer | None:
@@ -142,11 +95,6 @@ def _unquoted(text: str) -> str:
     return text.strip().strip("\"'*\u201c\u201d").strip()
 
 
-def _shown(text: str, length: int = 80) -> str:
-    flat = " ".join(text.split())
-    return "an empty answer" if not flat else repr(flat[:length] + ("..." if len(flat) > length else ""))
-
-
 def same(first: str, second: str) -> bool:
     """Whether two prompts say the same: equal but for case, spaces and punctuation, or nearly the same set of words.
 
@@ -168,7 +116,7 @@ def usable(prompts: Iterable[str], original: str, count: int, words: int) -> lis
     Prompts in another script than the original's are left out: the text encoder may not know it.
     """
     kept: list[str] = []
-    for prompt in prompts:
+    for prompt in islice(prompts, MOST):
         text = " ".join(_unquoted(prompt).split()[:words])[: 12 * words]
         if len(_WORDS.findall(text)) < 3 or _foreign(text, original):
             continue

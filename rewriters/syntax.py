@@ -1,33 +1,33 @@
 """ComfyUI's prompt syntax around a rewriter: weights and embeddings go in as plain words and come out intact.
 
 A model that reads ``(star:1.3) embedding:style`` takes the signs for content; and a bracket in what it writes would be
-read as emphasis by the text encoder.
+read as emphasis by the text encoder. Everything takes time in proportion to the prompt's length.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-_EMBEDDING = re.compile(r"\(*embedding:[^\s,()]+(?::[0-9.]+)?\)*")
-_WEIGHT = re.compile(r"\(([^()]*?)(?::\s*-?[0-9]*\.?[0-9]+\s*)?\)")
-_ESCAPED = re.compile(r"\\([()])")
-_MARKS = str.maketrans({"(": "\x01", ")": "\x02"})
+_EMBEDDING = re.compile(r"embedding:[^\s,()]+")
+_NUMBER = re.compile(r":\s{0,8}-?[0-9]{0,12}\.?[0-9]{1,12}\s{0,8}\Z")
+_LONGEST_NUMBER = 42  # characters of what ``_NUMBER`` finds
+_PIECE = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
 
 
 def plain(prompt: str) -> str:
     """A prompt in plain words: without embeddings, weights and their brackets."""
-    hidden = _ESCAPED.sub(lambda found: found.group(1).translate(_MARKS), prompt)
-    hidden = _EMBEDDING.sub(" ", hidden)
-    before = None
-    while before != hidden:  # brackets nest
-        before, hidden = hidden, _WEIGHT.sub(r"\1", hidden)
-    words = re.sub(r"\s+([,.;])", r"\1", " ".join(hidden.split()))
-    return words.replace("\x01", "(").replace("\x02", ")").strip(" ,")
+    kept, place = [], 0
+    for start, end in _embeddings(prompt):
+        kept += [prompt[place:start], " "]
+        place = end
+    words = " ".join(_unweighted("".join([*kept, prompt[place:]])).split())
+    return re.sub(r" ([,.;])", r"\1", words).strip(" ,")
 
 
 def embeddings(prompt: str) -> list[str]:
     """The embeddings of a prompt, with their weights, in order."""
-    return [_closed(found.group()) for found in _EMBEDDING.finditer(prompt)]
+    return [prompt[start:end] for start, end in _embeddings(prompt)]
 
 
 def escaped(text: str) -> str:
@@ -40,8 +40,28 @@ def carried_over(original: str, rewrite: str) -> str:
     return ", ".join([escaped(rewrite), *embeddings(original)])
 
 
-def _closed(text: str) -> str:
-    """The same with as many closing as opening brackets."""
-    inner = text.strip("()")
-    depth = min(len(text) - len(text.lstrip("(")), len(text) - len(text.rstrip(")")))
-    return "(" * depth + inner + ")" * depth
+def _embeddings(prompt: str) -> Iterator[tuple[int, int]]:
+    """Where the embeddings of a prompt begin and end, with the brackets that close around them alone."""
+    last = 0
+    for found in _EMBEDDING.finditer(prompt):
+        start, end = found.span()
+        while start > last and end < len(prompt) and prompt[start - 1] == "(" and prompt[end] == ")":
+            start, end = start - 1, end + 1
+        last = end
+        yield start, end
+
+
+def _unweighted(prompt: str) -> str:
+    """Without brackets that are closed, and the weights in front of their ends. Escaped brackets become brackets."""
+    pieces: list[str] = []
+    opened: list[int] = []
+    for piece in _PIECE.findall(prompt):
+        if piece == "(":
+            opened.append(len(pieces))
+        elif piece == ")" and opened:
+            pieces[opened.pop()] = ""
+            tail = pieces[-1][-_LONGEST_NUMBER:]
+            pieces[-1] = pieces[-1][: len(pieces[-1]) - len(tail)] + _NUMBER.sub("", tail)
+            continue
+        pieces.append(piece[1] if len(piece) == 2 and piece[1] in "()" else piece)
+    return "".join(pieces)

@@ -63,14 +63,20 @@ class Template:
         if self.words < 3:
             raise SearchError(f"max_words is {self.words}: a prompt needs at least 3")
         try:
-            names = [name for _, name, _, _ in Formatter().parse(self.user) if name is not None]
+            fields = [field for field in Formatter().parse(self.user) if field[1] is not None]
         except ValueError as error:
             raise SearchError(f"template: {error}; literal braces are written twice") from error
+        names = [name or "" for _, name, _, _ in fields]
         unknown = [name for name in names if name not in FIELDS]
         if unknown:
             known = ", ".join("{" + name + "}" for name in FIELDS)
             raise SearchError(
                 f"template has the field {{{unknown[0]}}}: known are {known}; literal braces are written twice"
+            )
+        formatted = [name for _, name, form, turned in fields if form or turned]
+        if formatted:  # {step:>999999999} would fill the memory
+            raise SearchError(
+                f"template asks for {{{formatted[0]}}} in a format of its own: write {{{formatted[0]}}} alone"
             )
         if "prompt" not in names:
             raise SearchError("template has no {prompt}: the model would not know what the image should show")

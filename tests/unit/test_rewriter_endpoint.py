@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from testtime.chat.client import HOSTS_VARIABLE, KEY_VARIABLE, Endpoint, EndpointRewriter
+from testtime.chat.conversation import ChatError
+from testtime.chat.endpoint import HOSTS_VARIABLE, KEY_VARIABLE, Endpoint
 from testtime.models.tiny.loading import missing_weights
-from testtime.rewriters.base import RewriterError
+from testtime.rewriters.endpoint import EndpointRewriter
 from testtime.samplers.methods import TTGen
 from testtime.samplers.protocols import Interrupted, RewriteRequest
 
@@ -246,7 +247,7 @@ def test_redirects_are_not_followed(server, monkeypatch):
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
-    with pytest.raises(RewriterError, match=message):
+    with pytest.raises(ChatError, match=message):
         EndpointRewriter(Endpoint(**{"url": "http://127.0.0.1:1/v1", "model": "m", **settings}))
 
 

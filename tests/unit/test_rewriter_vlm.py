@@ -6,11 +6,15 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from testtime.rewriters.base import RewriterError, Turn
+from testtime.chat.conversation import ChatError, Turn
+from testtime.chat.loading import check_folder
+from testtime.chat.local import LocalVLM
+from testtime.rewriters.base import RewriterError
 from testtime.rewriters.template import Template
-from testtime.rewriters.vlm import VLMRewriter, check_folder, load_vlm
+from testtime.rewriters.vlm import load_vlm
 from testtime.samplers.protocols import Interrupted, RewriteRequest
 
 transformers = pytest.importorskip("transformers", minversion="4.46")
@@ -72,8 +76,9 @@ def taught(rewriter, request, said: str, steps: int = 160):
         Turn("system", rewriter.template.system),
         Turn("user", rewriter.template.question(request), picture(request.image, rewriter.image_side)),
     ]
-    inputs = rewriter._inputs(turns)
-    answer = rewriter.processor.tokenizer(said + "</s>", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    inputs = rewriter.module.inputs([turns])
+    words = rewriter.module.processor.tokenizer
+    answer = words(said + "</s>", return_tensors="pt", add_special_tokens=False)["input_ids"]
     length = inputs["input_ids"].shape[1]
     for name in ("input_ids", "attention_mask"):
         more = answer if name == "input_ids" else torch.ones_like(answer)
@@ -82,7 +87,7 @@ def taught(rewriter, request, said: str, steps: int = 160):
         inputs.pop(name)
     labels = inputs["input_ids"].clone()
     labels[:, :length] = -100
-    model = rewriter.module.requires_grad_(True)
+    model = rewriter.module.model.requires_grad_(True)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(steps):
         loss = model(**inputs, labels=labels).loss
@@ -128,15 +133,13 @@ def test_random_weights_talk_nonsense_and_nothing_breaks(rewriter, caplog):
 def test_the_picture_is_seen_and_seeds_decide_the_words(folder):
     rewriter = load_vlm(folder, template=TEMPLATE, temperature=1.0, max_tokens=16)
     turns = [Turn("user", "Request", None)]
-    said = [rewriter.complete(turns, seed, lambda: None)[0] for seed in (1, 1, 2)]
+    said = [rewriter.complete(turns, seed, lambda: None).text for seed in (1, 1, 2)]
     assert said[0] == said[1] != said[2]
     before = torch.get_rng_state()
     rewriter.complete(turns, 3, lambda: None)
     assert torch.equal(before, torch.get_rng_state())
-    from PIL import Image
-
     shown = [Turn("user", "Request", Image.new("RGB", (28, 28), colour)) for colour in ("black", "red")]
-    pixels = [rewriter._inputs([turn])["pixel_values"] for turn in shown]
+    pixels = [rewriter.module.inputs([[turn]])["pixel_values"] for turn in shown]
     assert pixels[0].shape == (1, 3, 28, 28) and not torch.equal(*pixels)
 
 
@@ -160,20 +163,16 @@ def test_half_precision_weights_get_half_precision_pictures(folder):
 
 def test_a_model_without_a_system_role_gets_its_text_before_the_question(rewriter):
     refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    rewriter.processor.chat_template = refuse + CHAT
-    text = rewriter._rendered(
-        [
-            {"role": "system", "content": [{"type": "text", "text": "Help."}]},
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Ask"}]},
-        ]
-    )
+    rewriter.module.processor.chat_template = refuse + CHAT
+    text = rewriter.module.rendered([Turn("system", "Help."), Turn("user", "Ask", Image.new("RGB", (8, 8)))])
     assert text == "[user]<image>Help.\n\nAsk[assistant]"
 
 
 def test_model_without_chat_template_is_refused(rewriter):
-    rewriter.processor.chat_template = None
-    with pytest.raises(RewriterError, match="no chat template"):
-        VLMRewriter(rewriter.module, rewriter.processor)
+    processor = rewriter.module.processor
+    processor.chat_template = processor.tokenizer.chat_template = None
+    with pytest.raises(ChatError, match="no chat template"):
+        LocalVLM(rewriter.module.model, processor)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,7 @@ def test_model_without_chat_template_is_refused(rewriter):
     [
         (None, "no config.json"),
         ("{", "names no model_type"),
-        ({"model_type": "internvl_chat", "auto_map": {}}, "needs remote code.*-hf"),
+        ({"model_type": "internvl_chat", "auto_map": {}}, "needs code of its own, which is never run.*-hf"),
         ({"model_type": "brand_new"}, "not one transformers knows"),
         ({"model_type": "llama"}, "not one transformers knows"),
     ],
@@ -189,15 +188,15 @@ def test_model_without_chat_template_is_refused(rewriter):
 def test_other_folders_are_refused_before_they_are_loaded(tmp_path, config, message):
     if config is not None:
         (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    with pytest.raises(RewriterError, match=message):
+    with pytest.raises(ChatError, match=message):
         check_folder(tmp_path)
-    with pytest.raises(RewriterError, match=message):
+    with pytest.raises(ChatError, match=message):
         load_vlm(tmp_path)
 
 
 def test_a_folder_that_lacks_its_weights_is_named(tmp_path, folder):
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(RewriterError, match="cannot be loaded"):
+    with pytest.raises(ChatError, match="no chat model that can be loaded"):
         load_vlm(tmp_path)
 
 
@@ -211,11 +210,11 @@ def test_a_folder_that_lacks_its_weights_is_named(tmp_path, folder):
     ],
 )
 def test_wrong_settings_are_refused(folder, settings, message):
-    with pytest.raises(RewriterError, match=message):
+    with pytest.raises((ChatError, RewriterError), match=message):
         load_vlm(folder, **settings)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here quantisation may work")
 def test_quantisation_without_what_it_needs_says_so(folder):
-    with pytest.raises(RewriterError, match="bitsandbytes|CUDA"):
+    with pytest.raises(ChatError, match="bitsandbytes|CUDA"):
         load_vlm(folder, quantisation="int4")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from testtime.rewriters.base import ChatRewriter, RewriterError, Unanswered, picture
-from testtime.rewriters.parsing import NotUnderstood, parse, same, usable
+from testtime.chat.conversation import NotUnderstood, Reply, Unanswered
+from testtime.rewriters.base import ChatRewriter, RewriterError, picture
+from testtime.rewriters.parsing import parse, same, usable
 from testtime.rewriters.shapes import ShapesRewriter
 from testtime.rewriters.syntax import carried_over, embeddings, plain
 from testtime.rewriters.template import ONLY_JSON, Template
@@ -131,6 +132,8 @@ def test_template_tells_the_model_everything():
         (Template(user='{prompt} {"a": 1}'), "braces"),
         (Template(user="{prompt} {"), "braces"),
         (Template(words=2), "max_words is 2"),
+        (Template(user="{prompt} {step:>999999999}"), "write {step} alone"),
+        (Template(user="{prompt!r}"), "write {prompt} alone"),
     ],
 )
 def test_wrong_templates_are_refused(template, message):
@@ -150,7 +153,7 @@ class Canned(ChatRewriter):
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer, 1
+        return Reply(answer)
 
 
 def test_an_unreadable_answer_is_asked_for_once_more():

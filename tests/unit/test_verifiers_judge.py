@@ -16,7 +16,10 @@ import torch
 from PIL import Image
 
 from testtime.bench.small_vlm import llava
-from testtime.chat.local import load_vlm
+from testtime.chat import client
+from testtime.chat.conversation import NotUnderstood
+from testtime.chat.endpoint import KEY_VARIABLE
+from testtime.chat.local import load_local_vlm
 from testtime.samplers.protocols import SearchError
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
@@ -26,7 +29,6 @@ from testtime.verifiers.vlm.rubric import (
     AXES,
     OVERALL,
     RUBRICS,
-    NotUnderstood,
     last_object,
     read_axes,
     read_unified,
@@ -182,11 +184,11 @@ class TestLocal:
         assert judge.name == "vlm_judge(tiny--llava)" and isinstance(judge.module, torch.nn.Module)
 
     def test_a_model_that_babbles_is_asked_twice_and_counted(self, folder, monkeypatch):
-        asker = LocalAsker(load_vlm(folder))
+        asker = LocalAsker(load_local_vlm(folder))
         asked = []
         answer = asker.module.answer
         monkeypatch.setattr(
-            asker.module, "answer", lambda shown, texts, tokens: asked.extend(texts) or answer(shown, texts, 6)
+            asker.module, "answer", lambda turns, tokens: asked.append(turns[-1].text) or answer(turns, 6)
         )
         judge = VLMJudgeVerifier(asker, "unified_reward")
         assert torch.isnan(judge.score(pictures(28, 28, 1), "the sea")).all()
@@ -253,10 +255,8 @@ def says(text, logprobs=None):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    from testtime.chat import client as endpoint
-
-    monkeypatch.setattr(endpoint, "_sleep", lambda seconds, poll: poll())
-    monkeypatch.delenv(endpoint.KEY_VARIABLE, raising=False)
+    monkeypatch.setattr(client, "_sleep", lambda seconds, poll: poll())
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
 
 
 class TestEndpoint:

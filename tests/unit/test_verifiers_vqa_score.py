@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from testtime.bench.small_vlm import llava
-from testtime.chat.local import load_vlm
+from testtime.chat.conversation import ChatError
+from testtime.chat.local import load_local_vlm
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.pictures import to_bytes, to_pictures
@@ -62,7 +63,7 @@ def test_a_question_asked_before_costs_nothing(folder, monkeypatch):
     judge = load_vqa_score(folder)
     asked = []
     ask = judge.module.next_token
-    monkeypatch.setattr(judge.module, "next_token", lambda shown, texts: asked.extend(texts) or ask(shown, texts))
+    monkeypatch.setattr(judge.module, "next_token", lambda turns: asked.extend(turns) or ask(turns))
     images = pictures(28, 28)
     first = judge.score(images, PROMPTS)
     assert torch.equal(judge.score(images.flip(0), PROMPTS[::-1]).flip(0), first) and len(asked) == 3
@@ -87,16 +88,16 @@ def test_alpha_grey_and_a_broken_image(verifier):
 
 
 def test_bad_settings_and_folders_are_named(folder, tmp_path):
-    vlm = load_vlm(folder)
+    vlm = load_local_vlm(folder)
     with pytest.raises(VerifierError, match="must hold {} once"):
         VQAScoreVerifier(vlm, question="Is this nice?")
-    with pytest.raises(VerifierError, match="no token for 'Zebra'"):
-        vlm.first_token("Zebra")
-    with pytest.raises(VerifierError, match="hf download Qwen/Qwen3-VL-4B-Instruct"):
+    with pytest.raises(ChatError, match="no token for 'Zebra'"):
+        vlm.answer_token("Zebra")
+    with pytest.raises(ChatError, match="hf download Qwen/Qwen3-VL-4B-Instruct"):
         registry.create("vqa_score", folder=tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(VerifierError, match="no chat model that can be loaded"):
-        load_vlm(tmp_path)
+    with pytest.raises(ChatError, match="no chat model that can be loaded"):
+        load_local_vlm(tmp_path)
     llava(tmp_path / "base", template=None)
-    with pytest.raises(VerifierError, match="no chat template"):
-        load_vlm(tmp_path / "base")
+    with pytest.raises(ChatError, match="no chat template"):
+        load_local_vlm(tmp_path / "base")

@@ -1,54 +1,29 @@
 """A judge behind an OpenAI-compatible endpoint: vLLM, Ollama, llama.cpp's server, hosted services.
 
-Address, key and manners are those of ``chat.client``: the key comes from the environment alone and goes only to
-hosts that are named there. Calls are retried with growing pauses; what still fails is the judge's to count.
+Address, key and manners are those of ``chat.endpoint``. A grade is read from what the server calls the answer and from
+nothing else: not from thoughts, and a yes or no not from an answer that was cut off.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import json
-import math
-import threading
+import functools
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
-from ...chat.client import Endpoint, EndpointRewriter
-from ...rewriters.base import Turn, Unanswered
+from ...chat.client import ChatClient, Wanted
+from ...chat.conversation import NotUnderstood, Poll, Reply, Turn, Unanswered, side_by_side
+from ...chat.endpoint import Endpoint
 from ..pictures import to_pictures
-from .judge import VLMJudgeVerifier
-from .rubric import NotUnderstood, Rubric
+from .judge import CUT, HINT, VLMJudgeVerifier
+from .rubric import Rubric, read_yes_no
 
-WORDS_SHOWN = 20  # likeliest first words that a server is asked for; none gives more
+log = logging.getLogger("testtime")
 
-
-class _Client(EndpointRewriter):
-    """The transport of the rewriters with a judge's questions. ``_format`` 0 asks for everything, 2 for plain text."""
-
-    def __init__(self, endpoint: Endpoint, rubric: Rubric):
-        super().__init__(endpoint)
-        self.rubric = rubric
-
-    def _body(self, turns: Sequence[Turn], seed: int) -> dict[str, Any]:
-        body = super()._body(turns, seed)
-        body.pop("response_format", None)
-        body |= {"temperature": 0.0, "max_tokens": max(16, self.rubric.tokens)}
-        if self.rubric.schema is None:
-            if self._format == 0 and self.rubric.name == "yes_no":
-                body |= {"logprobs": True, "top_logprobs": WORDS_SHOWN, "max_tokens": 1}
-        elif self._format == 0:
-            schema = {"name": "grades", "strict": True, "schema": self.rubric.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif self._format == 1:
-            body["response_format"] = {"type": "json_object"}
-        return body
-
-    @staticmethod
-    def _content(raw: bytes) -> str:
-        EndpointRewriter._content(raw)  # complains about what is no chat completion
-        return raw.decode(errors="replace")
+TOKENS = 256  # shortest limit of an answer in words: models that think need room, the others stop by themselves
+LEAST = 0.01  # P(yes) + P(no) below which the model was about to say something else
 
 
 class EndpointAsker:
@@ -58,68 +33,96 @@ class EndpointAsker:
         endpoint: address, model and manners; sampling is greedy whatever it says.
         longest: pixels of an image's longer side that is sent.
         poll: called while waiting; raises to end the wait (a user's Cancel).
+
+    Raises:
+        ChatError: an address or setting that cannot work.
     """
 
     module = None
 
-    def __init__(self, endpoint: Endpoint, longest: int = 512, poll: Callable[[], None] = lambda: None):
-        endpoint.check()
+    def __init__(self, endpoint: Endpoint, longest: int = 512, poll: Poll = lambda: None):
+        self.client = ChatClient(endpoint, "verifier")
         self.endpoint, self.longest, self.poll = endpoint, longest, poll
-        self.name = f"{endpoint.model} at {endpoint.host}"
-        self._clients: dict[str, _Client] = {}
+        self.name = self.client.name
+        self._chances = True  # whether the server gives probabilities, as far as is known
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """See ``judge.Asker``; a reason stands for what failed after all retries."""
-        client = self._clients.setdefault(rubric.name, _Client(self.endpoint, rubric))
-        stop = threading.Event()
+        shown = to_pictures(pixels, self.longest)
+        jobs = [
+            functools.partial(self._one, picture, question, rubric)
+            for picture, question in zip(shown, questions, strict=True)
+        ]
+        return side_by_side(jobs, self.endpoint.parallel, self.poll)
 
-        def cancelled() -> None:
-            if stop.is_set():
-                raise Unanswered("cancelled", calls=0)
-
-        def one(picture, question: str) -> dict[str, float] | str:
-            reason = ""
-            for hint in ("", "\nOnly the answer in exactly this form, nothing before or after it."):
+    def _one(self, picture: Image.Image, question: str, rubric: Rubric, poll: Poll) -> dict[str, float] | str:
+        """Scores of one image, or why there are none."""
+        schema = None if rubric.schema is None else ("grades", rubric.schema)
+        tokens = max(TOKENS, rubric.tokens)
+        reason = ""
+        try:
+            if rubric.name == "yes_no" and self._chances:
+                wanted = Wanted(tokens, words=True)
+                found = self._by_chance(self.client.complete([Turn("user", question, picture)], wanted, poll))
+                if found is not None:
+                    return found
+            wanted = Wanted(tokens, schema=schema)
+            for hint in ("", HINT):
+                reply = self.client.complete([Turn("user", question + hint, picture)], wanted, poll)
                 try:
-                    raw, _ = client.complete([Turn("user", question + hint, picture)], 0, cancelled)
-                    return read(raw, rubric)
+                    return read(reply, rubric)
                 except NotUnderstood as error:
                     reason = str(error)
-                except Unanswered as error:
-                    return str(error)
-            return reason
+        except Unanswered as error:
+            return str(error)
+        return reason
 
-        pool = concurrent.futures.ThreadPoolExecutor(min(self.endpoint.parallel, len(questions)))
-        try:
-            shown = to_pictures(pixels, self.longest)
-            waiting = [pool.submit(one, *pair) for pair in zip(shown, questions, strict=True)]
-            while concurrent.futures.wait(waiting, timeout=0.1).not_done:
-                self.poll()
-            return [future.result() for future in waiting]
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def read(raw: str, rubric: Rubric) -> dict[str, float]:
-    """Scores of a server's answer: of the first word's probabilities where it gave them, else of the text."""
-    choice = json.loads(raw)["choices"][0]
-    if rubric.name == "yes_no":
-        chance = chance_of_yes(choice)
+    def _by_chance(self, reply: Reply) -> dict[str, float] | None:
+        """P(yes) of the first word's probabilities; None where a whole answer must be asked for."""
+        chance = chance_of_yes(reply)
         if chance is not None:
             return {"yes": chance}
-    return rubric.read(EndpointRewriter._content(raw.encode()))
+        if self._chances:
+            self._chances = False
+            log.warning(
+                "verifier %s gives no usable probabilities of yes and no: every image gets exactly 0 or 1, so many "
+                "will tie. The rubrics axes and unified_reward tell them apart, as does a server with logprobs",
+                self.name,
+            )
+        if reply.cut:
+            return None
+        try:
+            return read_yes_no(reply.text)
+        except NotUnderstood:
+            return None
 
 
-def chance_of_yes(choice: dict[str, Any]) -> float | None:
-    """P(yes) / (P(yes) + P(no)) over the likeliest first words; None where the server did not give any of them."""
+def read(reply: Reply, rubric: Rubric) -> dict[str, float]:
+    """Scores of a server's answer in words.
+
+    Raises:
+        NotUnderstood: it holds none, or is a yes or no that was cut off, so that it may have been a thought.
+    """
+    if rubric.schema is not None and not reply.text.strip() and not reply.cut:
+        return rubric.read(reply.thoughts)  # some servers put the whole JSON there
+    if reply.cut and rubric.name == "yes_no":
+        raise NotUnderstood(f"the answer was cut off before its end{': it was all thought' * (not reply.text.strip())}")
     try:
-        words = choice["logprobs"]["content"][0]["top_logprobs"]
-        chances = [(str(word["token"]).strip().lower(), math.exp(float(word["logprob"]))) for word in words]
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return rubric.read(reply.text)
+    except NotUnderstood as error:
+        raise NotUnderstood(f"{error}{CUT * reply.cut}") from error
+
+
+def chance_of_yes(reply: Reply) -> float | None:
+    """P(yes) / (P(yes) + P(no)) over the likeliest first words.
+
+    None where the server did not give them, where they belong to a thought, or where neither word was likely.
+    """
+    if reply.words is None or reply.thoughts or not reply.text.strip():
         return None
+    chances = [(word.strip().lower(), chance) for word, chance in reply.words]
     yes, no = (sum(chance for word, chance in chances if word == wanted) for wanted in ("yes", "no"))
-    return yes / (yes + no) if yes + no > 0 else None
+    return yes / (yes + no) if yes + no >= LEAST else None
 
 
 def endpoint_judge(
@@ -138,7 +141,7 @@ def endpoint_judge(
     Args:
         url: base address with the version, e.g. ``http://127.0.0.1:8000/v1``.
         model: name that the server knows.
-        timeout, retries, parallel: of ``chat.client.Endpoint``.
+        timeout, retries, parallel: of ``chat.endpoint.Endpoint``.
         longest, poll: of ``EndpointAsker``.
         options: of ``VLMJudgeVerifier``.
 

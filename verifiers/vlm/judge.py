@@ -16,14 +16,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ...chat.local import ChatVLM, load_vlm
+from ...chat.conversation import NotUnderstood, Turn, Unanswered
+from ...chat.local import LocalVLM, load_local_vlm
 from ..base import VerifierError, check_images, check_prompts
 from ..caching import ImageCache
 from ..pictures import finite_rows, to_bytes, to_pictures
-from .rubric import RUBRICS, NotUnderstood, Rubric
+from .rubric import RUBRICS, Rubric
 
 log = logging.getLogger("testtime")
 
+HINT = "\nOnly the answer in exactly this form, nothing before or after it."
+CUT = ", it was cut off before its end"
 FAILURES = ("skip", "neutral", "error")
 MEAN = "mean"
 
@@ -48,26 +51,32 @@ class LocalAsker:
         name: for reports.
     """
 
-    def __init__(self, vlm: ChatVLM, longest: int | None = 768, name: str = "vlm"):
+    module: LocalVLM
+
+    def __init__(self, vlm: LocalVLM, longest: int | None = 768, name: str = "vlm"):
         self.module, self.longest, self.name = vlm, longest, name
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """See ``Asker``: the probability of yes in one pass, a rubric with one more try where it cannot be read."""
         shown = to_pictures(pixels, self.longest)
         if rubric.name == "yes_no":
-            said = self.module.next_token(shown, questions)
-            yes, no = (said[:, self.module.first_token(word)].exp() for word in ("Yes", "No"))
-            return [{"yes": share} for share in (yes / (yes + no)).tolist()]
+            said = self.module.next_token(
+                [[Turn("user", text, picture)] for picture, text in zip(shown, questions, strict=True)]
+            )
+            yes, no = (said[:, self.module.answer_token(word)] for word in ("Yes", "No"))
+            return [{"yes": share} for share in torch.sigmoid(yes - no).tolist()]
         return [self._fill(picture, question, rubric) for picture, question in zip(shown, questions, strict=True)]
 
     def _fill(self, picture, question: str, rubric: Rubric) -> dict[str, float] | str:
         reason = ""
-        for hint in ("", "\nOnly the answer in exactly this form, nothing before or after it."):
-            (text,) = self.module.answer([picture], [question + hint], rubric.tokens)
+        for hint in ("", HINT):
             try:
-                return rubric.read(text)
+                reply = self.module.answer([Turn("user", question + hint, picture)], rubric.tokens)
+                return rubric.read(reply.text)
             except NotUnderstood as error:
-                reason = str(error)
+                reason = f"{error}{CUT * reply.cut}"
+            except Unanswered as error:
+                return str(error)
         return reason
 
 
@@ -166,6 +175,7 @@ def load_vlm_judge(folder: str | Path, longest: int | None = 768, **options) -> 
         options: of ``VLMJudgeVerifier``.
 
     Raises:
-        VerifierError: no such model there, or bad options.
+        ChatError: no such model there.
+        VerifierError: bad options.
     """
-    return VLMJudgeVerifier(LocalAsker(load_vlm(folder), longest, Path(folder).name), **options)
+    return VLMJudgeVerifier(LocalAsker(load_local_vlm(folder), longest, Path(folder).name), **options)

@@ -6,11 +6,13 @@ arXiv 2501.09732, whose five axes these are; the wording is ours).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from ...chat import reading
+from ...chat.conversation import NotUnderstood, shown
 
 AXES = {
     "accuracy": "every object, number, colour, position and action of the request is there, and nothing contradicts it",
@@ -21,11 +23,8 @@ AXES = {
 }
 OVERALL = "overall"
 UNIFIED_AXES = ("alignment", "coherence", "style")
-_THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
-
-
-class NotUnderstood(ValueError):
-    """The answer does not hold the scores that were asked for; the message says what is wrong with it."""
+_YES_NO = re.compile(r"\W*(yes|no)\b(?![\s,\"'*.]{0,9}(?:or\b|/))", re.IGNORECASE)
+_GRADE = re.compile(r"(\d{1,9}(?:\.\d{1,20})?)(?:\s{0,9}/\s{0,9}10)?")
 
 
 @dataclass(frozen=True)
@@ -92,18 +91,9 @@ def read_axes(text: str) -> dict[str, float]:
 
 def last_object(text: str) -> dict[str, Any]:
     """The last JSON object of a text that is not part of another one, fences and chatter around it ignored."""
-    text = _THINKING.sub("", text)
-    decoder, found, place = json.JSONDecoder(), None, text.find("{")
-    while place >= 0:
-        try:
-            value, end = decoder.raw_decode(text, place)
-        except ValueError:
-            end = place + 1
-        else:
-            found = value
-        place = text.find("{", end)
+    found = reading.last_object(reading.answer_in(text)[0])
     if found is None:
-        raise NotUnderstood(f"there is no JSON object in the answer {_shown(text)}")
+        raise NotUnderstood(f"there is no JSON object in the answer {shown(text)}")
     return found
 
 
@@ -112,12 +102,12 @@ def _score(name: str, found: dict[str, Any]) -> float:
     if isinstance(value, dict):
         value = value.get("score")
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*", value)
+        match = _GRADE.fullmatch(value.strip())
         value = float(match[1]) if match else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise NotUnderstood(f"the answer has no score for {name!r}")
     if not 0 <= value <= 10:
-        raise NotUnderstood(f"the score for {name!r} is {value}: it must lie in 0..10")
+        raise NotUnderstood(f"the score for {name!r} is {str(value)[:20]}: it must lie in 0..10")
     return float(value)
 
 
@@ -127,10 +117,11 @@ def question_yes_no(prompt: str) -> str:
 
 
 def read_yes_no(text: str) -> dict[str, float]:
-    """1 for an answer that begins with yes, 0 for no."""
-    match = re.match(r"\W*(yes|no)\b", _THINKING.sub("", text), re.IGNORECASE)
+    """1 for an answer that begins with yes, 0 for no. "Yes or no? .." begins with neither."""
+    answer, _ = reading.answer_in(text)
+    match = _YES_NO.match(answer)
     if match is None:
-        raise NotUnderstood(f"the answer {_shown(text)} begins with neither yes nor no")
+        raise NotUnderstood(f"the answer {shown(answer)} begins with neither yes nor no")
     return {"yes": 1.0 if match[1].lower() == "yes" else 0.0}
 
 
@@ -148,19 +139,15 @@ def question_unified(prompt: str) -> str:
 def read_unified(text: str) -> dict[str, float]:
     """Scores of the three lines; the last one where an aspect occurs more than once."""
     scores = {}
+    answer, _ = reading.answer_in(text)
     for name in UNIFIED_AXES:
-        found = re.findall(rf"{name}\s+score[^:\n]*:\W*(\d+(?:\.\d+)?)", text, re.IGNORECASE)
+        found = re.findall(rf"{name}\s{{1,9}}score[^:\n]{{0,40}}:\W{{0,20}}(\d{{1,9}}(?:\.\d{{1,20}})?)", answer, re.I)
         if not found:
-            raise NotUnderstood(f"the answer {_shown(text)} has no {name.capitalize()} Score")
+            raise NotUnderstood(f"the answer {shown(answer)} has no {name.capitalize()} Score")
         scores[name] = float(found[-1])
         if not 1 <= scores[name] <= 5:
             raise NotUnderstood(f"the {name.capitalize()} Score is {scores[name]:g}: it must lie in 1..5")
     return scores
-
-
-def _shown(text: str) -> str:
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= 60 else flat[:60] + "..")
 
 
 RUBRICS = {

@@ -1,7 +1,8 @@
 """VQAScore: how probable it is that a model answers "Yes" when asked whether the image shows the prompt.
 
 Lin et al. 2024, arXiv 2404.01291. The rule that its authors' current code applies to chat models: one forward pass, the
-softmax over the whole vocabulary at the first position of the answer, the probability of "Yes".
+softmax over the whole vocabulary at the first position of the answer, the probability of "Yes", in the form (with or
+without a space before it) that the model's chat template leads to.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...chat.local import ChatVLM, load_vlm
+from ...chat.conversation import Turn
+from ...chat.local import LocalVLM, load_local_vlm
 from ..base import VerifierError, check_images, check_prompts
 from ..caching import ImageCache
 from ..pictures import finite_rows, to_bytes, to_pictures
@@ -32,7 +34,8 @@ class VQAScoreVerifier:
         name: for reports.
 
     Raises:
-        VerifierError: a question without braces, or a model without the words.
+        VerifierError: a question without braces.
+        ChatError: a model without the words, or one that thinks first.
     """
 
     differentiable = False
@@ -42,7 +45,7 @@ class VQAScoreVerifier:
 
     def __init__(
         self,
-        vlm: ChatVLM,
+        vlm: LocalVLM,
         question: str = QUESTION,
         normalise: bool = False,
         longest: int | None = 768,
@@ -54,7 +57,7 @@ class VQAScoreVerifier:
         if longest is not None and longest < 1:
             raise VerifierError(f"longest is {longest}: at least one pixel is needed")
         self.module, self.question, self.normalise, self.longest, self.name = vlm, question, normalise, longest, name
-        self._yes, self._no = vlm.first_token("Yes"), vlm.first_token("No")
+        self._yes, self._no = vlm.answer_token("Yes"), vlm.answer_token("No")
         self._images = ImageCache(batch=batch)
 
     def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
@@ -65,9 +68,12 @@ class VQAScoreVerifier:
 
         def ask(rows: Tensor) -> Tensor:
             shown = to_pictures(pixels[rows], self.longest)
-            said = self.module.next_token(shown, [self.question.format(prompts[row]) for row in rows.tolist()])
-            yes, no = said[:, self._yes].exp(), said[:, self._no].exp()
-            return yes / (yes + no) if self.normalise else yes
+            asked = [self.question.replace("{}", prompts[row]) for row in rows.tolist()]
+            said = self.module.next_token(
+                [[Turn("user", text, picture)] for picture, text in zip(shown, asked, strict=True)]
+            )
+            yes, no = said[:, self._yes], said[:, self._no]
+            return torch.sigmoid(yes - no) if self.normalise else yes.exp()
 
         return self._images(pixels, ask, prompts).masked_fill(~good, torch.nan)
 
@@ -80,7 +86,7 @@ def load_vqa_score(folder: str | Path, **options) -> VQAScoreVerifier:
         options: of ``VQAScoreVerifier``.
 
     Raises:
-        VerifierError: no such model there.
+        ChatError: no such model there.
     """
     options.setdefault("name", f"vqa_score({Path(folder).name})")
-    return VQAScoreVerifier(load_vlm(folder), **options)
+    return VQAScoreVerifier(load_local_vlm(folder), **options)

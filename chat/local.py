@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class LocalVLM(nn.Module):
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(seed % 2**63)
             try:
-                written = self.model.generate(
+                written = cast(Any, self.model).generate(
                     **inputs, max_new_tokens=tokens, stopping_criteria=_polling(poll), **sampling
                 )
             except torch.OutOfMemoryError as error:

@@ -24,11 +24,16 @@ DIRECTION_THRESHOLD = 0.5
 class Item(Protocol):
     """What the rules read of an object; `scene.Object` and `evaluator.Detection` both fit. Pixels, y points down."""
 
-    shape: str
-    colour: str
-    x: float
-    y: float
-    radius: float
+    @property
+    def shape(self) -> str: ...
+    @property
+    def colour(self) -> str: ...
+    @property
+    def x(self) -> float: ...
+    @property
+    def y(self) -> float: ...
+    @property
+    def radius(self) -> float: ...
 
 
 def matches(item: Item, need: Requirement) -> bool:

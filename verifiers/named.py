@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..installation.errors import BadInput
-from .base import VerifierError
+from ..samplers.protocols import SearchError
 from .registry import create
 
 
@@ -45,6 +45,6 @@ def make_verifiers(texts: Sequence[str]) -> dict[str, Any]:
         column = name if name not in made else f"{name}#{sum(key.split('#')[0] == name for key in made) + 1}"
         try:
             made[column] = create(name, **options)
-        except VerifierError as error:
+        except SearchError as error:
             raise BadInput(f"--verifier {text}: {error}") from error
     return made

@@ -55,7 +55,7 @@ class CLIPFlanT5(nn.Module):
 
     def see(self, pixels: Tensor) -> Tensor:
         """Normalised pixels ``[n, 3, s, s]`` -> ``[n, patches, d_model]``: patches of the last layer but one."""
-        pixels = pixels.to(self.projector[0].weight.dtype)
+        pixels = pixels.to(next(self.projector.parameters()).dtype)
         states = self.vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
         return self.projector(states[:, 1:])
 

@@ -35,7 +35,9 @@ class Asker(Protocol):
     """Somebody who can be shown pictures. ``name`` for reports, ``module`` the network or None."""
 
     name: str
-    module: nn.Module | None
+
+    @property
+    def module(self) -> nn.Module | None: ...
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """Scores per axis of uint8 ``pixels [k, H, W, 3]``, or in their place the reason why there are none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from ..verifiers.registry import create
 @torch.no_grad()
 def features(images: Tensor | Sequence[Tensor], at_once: int = 64) -> Tensor:
     """ShapesCLIP's embeddings float32 ``[n, d]`` of images ``[n, H, W, 3]`` in 0..1, ``at_once`` per call."""
-    encoder = create("shapes_clip").module
+    encoder: Any = create("shapes_clip")
+    encoder = encoder.module
     parts = [torch.stack(list(images[k : k + at_once])) for k in range(0, len(images), at_once)]
     return torch.cat([encoder.encode_image(part.movedim(-1, 1)) for part in parts])
 

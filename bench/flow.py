@@ -152,7 +152,7 @@ class FlowSuite(Suite):
         if found.features is None:
             return {}
         values = diversities(found.features, self.settings.per_prompt)
-        interval = mean_interval(np.array(values).reshape(len(TASKS), -1))
+        interval = mean_interval(list(np.array(values).reshape(len(TASKS), -1)))
         return {"diversity": round(interval.estimate, 5), "diversity_ci": bounds(interval, 5)}
 
 

@@ -11,7 +11,6 @@ machine then hits both.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import multiprocessing
 import platform
 import statistics
@@ -31,7 +30,7 @@ from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity
 from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
-from .provenance import RESULTS, origin, write_json
+from .provenance import RESULTS, module_of_tests, origin, write_json
 
 CFG, TAU, TOP_P = 3.0, 0.5, 0.97
 TOKENS = 20  # of each prompt
@@ -43,13 +42,8 @@ CASES = {
 
 
 def reference_module():
-    """``tests/unit/infinity_reference.py``. SearchError where it is not there."""
-    path = Path(__file__).parents[1] / "tests" / "unit" / "infinity_reference.py"
-    if not path.exists():
-        raise SearchError(f"{path} is missing: this benchmark runs from a checkout of the repository")
-    spec = importlib.util.spec_from_file_location("infinity_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """``tests/unit/infinity_reference.py``. SearchError where the published code is not named."""
+    module = module_of_tests("unit/infinity_reference.py")
     if not module.PATH:
         raise SearchError("INFINITY_PATH is not set: name a checkout of github.com/FoundationVision/Infinity")
     return module
@@ -162,6 +156,7 @@ def _peak(which: str, name: str, batch: int, answer) -> None:
     """In a process of its own: bytes that its memory grows by, at the most, while it samples."""
     schedule, config = schedule_for(1.0, "0.06M"), CASES[name]
     torch.set_num_threads(1)
+    sampler: Ours | Published
     if which == "ours":
         sampler = Ours(config, batch, schedule)
     else:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import json
 import logging
 import statistics
@@ -24,7 +23,7 @@ from typing import Any
 import aiohttp
 
 from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
-from .provenance import RESULTS, ROOT, origin, write_json
+from .provenance import RESULTS, ROOT, module_of_tests, origin, write_json
 
 log = logging.getLogger("testtime")
 OUT = RESULTS / "panel.json"
@@ -95,11 +94,7 @@ DRAW = """(async () => {
 
 def browser_class() -> type:
     """The Chromium driver of the tests."""
-    spec = importlib.util.spec_from_file_location("browser", ROOT / "tests" / "browser.py")
-    if spec is None or not Path(spec.origin).exists():
-        raise SystemExit("bench panel: the browser driver is in tests/, which is not there: run it in a checkout")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of_tests("browser.py")
     if module.find_chromium() is None:
         raise SystemExit("bench panel: no Chromium on the path")
     return module.Browser
@@ -120,7 +115,8 @@ class Server:
         return self
 
     async def __aexit__(self, *exception) -> None:
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:

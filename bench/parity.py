@@ -29,7 +29,9 @@ from . import parity_here as here
 from . import parity_link as link
 from . import parity_rows as rows_of
 from .official.pictures import PROMPTS
-from .tables import BLOCK, ROOT, markdown
+from .provenance import ROOT
+from .results_tables import markdown
+from .tables import BLOCK
 
 log = logging.getLogger("testtime")
 OUT = ROOT / "bench" / "results" / "parity.json"

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .tables import ROOT
+from .provenance import ROOT
 
 VARIABLE = "OFFICIAL_PYTHON"
 TIMEOUT = 1800.0  # seconds; all rows take one minute on a quiet core

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..reports.names import METHOD_NAMES, method_name
 from .results_files import PLAIN, Results
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (10.6, 4.5)  # inches
+Panels = dict[str, dict[str, Sequence[Any]]]
 STEP_NAMES = {"ttgen": "TTGen", "direct": "plain", "worst": "worst choice"}
 MARKERS = "oDPX^sv*hpH"
 PATHS = {"ode": "<", "linear": ">", "vp": "8"}  # a method on a path has the method's colour and the path's marker
@@ -128,7 +129,7 @@ def draw(results: Results, theme: str = "light") -> Figure:
 
 def draw_steps(results: Results, theme: str = "light") -> Figure:
     """Mean score of the chosen preview at every step: a panel per judge, a line per sampling."""
-    panels = {}
+    panels: Panels = {}
     for judge in next(iter(results.steps.values())):
         title = f"Reward that {'only watches' if judge == results.settings.get('held_out') else 'steers'} ({judge})"
         panels[title] = {
@@ -142,7 +143,7 @@ def draw_agreement(results: Results, theme: str = "light") -> Figure:
     """How well scores after each scale foretell the final ones, and those of small previews the full ones."""
     consistency, previews = results.parts["consistency"], results.parts["previews"]
     sides = {row["scale"]: str(row["side"]) for row in consistency}
-    panels = {
+    panels: Panels = {
         "Scores after a scale, against the final ones": {
             name: [(row["scale"], row[key]) for row in consistency] for name, key in AGREEMENT
         },
@@ -164,7 +165,7 @@ def draw_agreement(results: Results, theme: str = "light") -> Figure:
 
 
 def _side_by_side(
-    results: Results, theme: str, panels: dict[str, dict[str, Sequence]], prepare: Callable[[Axes], None], **line
+    results: Results, theme: str, panels: Panels, prepare: Callable[[Axes], object], **line: Any
 ) -> Figure:
     """Two panels (title -> name of a line -> points); ``prepare`` sets the axes before the lines get their names."""
     style, colours = styled(results, theme), THEMES[theme]
@@ -209,7 +210,7 @@ def save_plots(results: Results, folder: Path) -> list[Path]:
     return files
 
 
-def _frame(axes: Axes, title: str, grid: str = "both") -> None:
+def _frame(axes: Axes, title: str, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.set_title(title, loc="left", fontsize=11.5, pad=10, fontweight="bold")
     axes.grid(True, axis=grid, linewidth=0.8)
     axes.set_axisbelow(True)

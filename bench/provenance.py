@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import subprocess
 import time
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -44,6 +46,17 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return shown.stdout.strip() + ("-dirty" if changed else "")
+
+
+def module_of_tests(path: str) -> ModuleType:
+    """A module of ``tests/``, which is only there in a checkout. FileNotFoundError names it where it is not."""
+    file = ROOT / "tests" / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.exists() or spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{file} is missing: this benchmark runs from a checkout of the repository")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def origin(**about: Any) -> dict[str, Any]:

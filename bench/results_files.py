@@ -117,11 +117,19 @@ def load_results(path: Path) -> Results:
             raise ValueError(f"{path.name}, row {number} lacks {', '.join(missing)}")
     order = {method: place for place, method in enumerate(METHOD_NAMES)}
     rows = sorted(body["rows"], key=lambda r: (order.get(r["method"], len(order)), r["method"], r["budget"]))
-    about = [str(body.get(key, "unknown")) for key in ("machine", "commit")]
     parts = {key: value for key, value in body.items() if key != "rows" and value and isinstance(value, list)}
     steps = body.get("curves", {}).get("by_step", {})
-    compared = [str(body.get(key, "")) for key in ("figure", "cost")]
-    return Results(path.stem, body.get("settings", {}), *about, rows, parts, steps, *compared)
+    return Results(
+        name=path.stem,
+        settings=body.get("settings", {}),
+        machine=str(body.get("machine", "unknown")),
+        commit=str(body.get("commit", "unknown")),
+        rows=rows,
+        parts=parts,
+        steps=steps,
+        figure=str(body.get("figure", "")),
+        compared_by=str(body.get("cost", "")),
+    )
 
 
 def load_folder(folder: Path) -> dict[str, Results]:
@@ -153,8 +161,8 @@ def paired_gain(
     if mine is None or theirs is None or mine.shape != theirs.shape:
         return None
     images = int(row.get("images_per_prompt", 1))
-    sides = [[per_prompt(task, images) for task in side] for side in (mine, theirs)]
-    return paired_interval(*sides, level, resamples)
+    first, second = ([per_prompt(task, images) for task in side] for side in (mine, theirs))
+    return paired_interval(first, second, level, resamples)
 
 
 def at_equal_cost(

@@ -214,7 +214,7 @@ def main() -> None:
     arguments = ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK_LINK]
     if options.front_end_root:
         arguments += ["--front-end-root", str(options.front_end_root)]
-    with HeadlessComfyUI(HeadlessOptions(arguments=tuple(arguments))) as server:
+    with HeadlessComfyUI(HeadlessOptions(arguments=tuple(arguments), start_timeout=1200)) as server:
         where = f"ComfyUI {server.installation.version}, front end {options.front_end}"
         tables = asyncio.run(run(server.url, folders, options.details))
     lines = rows(tables, where)

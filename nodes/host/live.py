@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...reports.messages import compact
+from ...reports.names import method_name
 from ...reports.thumbs import thumbnail
 from ...samplers.protocols import State
 from ...samplers.run.notes import brief
@@ -128,7 +129,8 @@ class LiveRun:
     """Listener of one search: shows it in every open tab. Create one per run, ``finish`` it in any case.
 
     Args:
-        about: method, prompts, verifier, budgets: what the panel's heading says.
+        about: method, title, prompts, verifier, budgets: what the panel's heading says. The title is that of the
+            method where it is not given.
         sink: ``(event, payload)`` that sends a message; None sends to the windows that may see this run.
 
     Attributes:
@@ -142,7 +144,8 @@ class LiveRun:
         self._trace = Trace()  # the records so far, which say who won
         self.process: Any = None
         self._waiting: queue.Queue = queue.Queue()
-        start = {"schema": SCHEMA, "run": self.run, "started": time.time(), **place(), **about}
+        title = method_name(str(about.get("method", "search")))
+        start = {"schema": SCHEMA, "run": self.run, "started": time.time(), **place(), "title": title, **about}
         store.begin(start, owner)
         self._send("testtime.start", start)
         self._thread = threading.Thread(target=self._work, name="testtime-live", daemon=True)

@@ -27,8 +27,8 @@ export const TEXTS = {
     failed: "Failed",
     starting: "starting",
 
-    bestNow: "Best so far",
-    bestPreviews: "Best previews so far",
+    bestNow: "Current best",
+    bestPreviews: "Best previews of the latest step",
     noPreviews: "No previews decoded yet",
     treeHelp: "Use the arrow keys to move through the tree. Escape returns to the best particle.",
 
@@ -108,8 +108,8 @@ export const TEXTS = {
     failed: "Fehlgeschlagen",
     starting: "startet",
 
-    bestNow: "Bisher am besten",
-    bestPreviews: "Bisher beste Vorschauen",
+    bestNow: "Derzeit am besten",
+    bestPreviews: "Beste Vorschauen des letzten Schritts",
     noPreviews: "Noch keine Vorschauen dekodiert",
     treeHelp: "Mit den Pfeiltasten durch den Stammbaum, mit Escape zurück zum besten Partikel.",
 

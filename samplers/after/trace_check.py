@@ -67,7 +67,9 @@ def _table_of(check: Check) -> Check:
 
 def _cost(name: str, value: Any) -> bool:
     """A count, the seconds per kind of work, or a limit, which may be missing."""
-    return is_number(value) or _table_of(is_number)(value) or (value is None and name.startswith("max_"))
+    if name == "seconds":
+        return _table_of(is_number)(value)
+    return is_number(value) or (value is None and name.startswith("max_"))
 
 
 _maybe_number = _maybe(is_number)

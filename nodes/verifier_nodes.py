@@ -361,7 +361,7 @@ def score_batch(verifier, images: Tensor, prompts: list[str]) -> Tensor:
             raise SearchError(
                 f"verifier {verifier.name!r} returned {tuple(scores.shape)} for {len(prompts[rows])} images"
             )
-        return scores.detach().to("cpu", torch.float64)
+        return scores.detach().cpu().double()
 
     size = len(images) if getattr(verifier, "relative", False) else IMAGES_PER_CALL
     return Chunker(size, is_oom=is_oom, after_oom=management.soft_empty_cache).cat(score, len(images))

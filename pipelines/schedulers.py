@@ -52,13 +52,13 @@ class Parameterisation:
             )
         if prediction not in PREDICTIONS:
             raise SearchError(f"the scheduler's prediction_type is {prediction!r}: one of {', '.join(PREDICTIONS)}")
-        abar = abar.detach().double().cpu().clamp(min=SMALLEST_ABAR)
+        abar = abar.detach().cpu().double().clamp(min=SMALLEST_ABAR)
         return cls(VE(), prediction, ((1.0 - abar) / abar).sqrt(), timesteps)
 
     def schedule(self, scheduler: Any) -> Tensor:
         """Sigmas ``[T + 1]`` of a scheduler whose timesteps are set, distinct, decreasing, ending with 0."""
         if self.prediction == "flow":
-            values = scheduler.sigmas.detach().double().cpu().tolist()
+            values = scheduler.sigmas.detach().cpu().double().tolist()
         else:
             values = [self.sigma(float(t)) for t in scheduler.timesteps]
         kept: list[float] = []

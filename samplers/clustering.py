@@ -83,11 +83,11 @@ def k_means(
     Returns:
         (labels int64 ``[n]``, centres ``[k, F]``). With fewer distinct points than k some clusters are empty.
     """
-    points = points.double()
+    points = points.cpu().double()
     if not 1 <= clusters <= len(points):
         raise ValueError(f"{clusters} clusters of {len(points)} images: give between 1 and {len(points)}")
     centres = [points[int(uniforms[0] * len(points))]]
-    for uniform in uniforms[1:clusters].double():
+    for uniform in uniforms[1:clusters].cpu().double():
         nearest = torch.cdist(points, torch.stack(centres)).square().amin(1)
         cumulative = nearest.cumsum(0)
         if cumulative[-1] <= 0:  # every point sits on a centre
@@ -118,7 +118,7 @@ def representatives(points: Tensor, count: int, uniforms: Tensor) -> tuple[Tenso
         from all chosen ones stands in, the first one where all are alike.
     """
     labels, centres = k_means(points, count, uniforms)
-    points = points.double()
+    points = points.cpu().double()
     chosen = []
     for k in labels.unique().tolist():
         members = torch.nonzero(labels == k).flatten()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -97,7 +98,7 @@ class ShapesFeatures:
     def __init__(self, module: nn.Module | None = None):
         from ..models.tiny.clip import load_clip
 
-        self.module = freeze(load_clip() if module is None else module)
+        self.module: Any = freeze(load_clip() if module is None else module)
 
     def tokens(self, images: Tensor) -> Tensor:
         """``[n, 64, 160]`` of ``images [n, H, W, 3]`` in 0..1, row by row of an 8 x 8 grid."""

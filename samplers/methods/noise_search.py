@@ -256,13 +256,13 @@ def neighbour(pivot: Tensor, direction: Tensor, cosine: Tensor) -> Tensor:
     Returns:
         ``y = |p| (c u + sqrt(1 - c^2) w)`` with ``u = p / |p|`` and w the unit vector of that part, ``[n, ...]``.
     """
-    p, d = pivot.flatten(1).double(), direction.flatten(1).double()
+    p, d = pivot.flatten(1).cpu().double(), direction.flatten(1).cpu().double()  # not every device has float64
     length = p.norm(dim=1, keepdim=True)
     u = p / length
     w = d - (d * u).sum(1, keepdim=True) * u
     w = w / w.norm(dim=1, keepdim=True)
-    c = cosine.double().to(p.device)[:, None]
-    return (length * (c * u + (1 - c * c).sqrt() * w)).to(pivot.dtype).view_as(pivot)
+    c = cosine.cpu().double()[:, None]
+    return (length * (c * u + (1 - c * c).sqrt() * w)).to(pivot.dtype).to(pivot.device).view_as(pivot)
 
 
 def angle(cosine: float) -> float:

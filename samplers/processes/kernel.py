@@ -100,9 +100,10 @@ class Transition:
             return drawn, torch.zeros(n, dtype=torch.float64)
         finite = torch.isfinite(gradient).flatten(1).all(1)
         gradient = torch.where(finite.view(-1, *[1] * (gradient.dim() - 1)), gradient, torch.zeros_like(gradient))
-        shift = (self.std * gradient.double()).flatten(1)  # h / sqrt(v): of order one even when v is tiny
-        log_ratio = -(shift * noise.double().flatten(1)).sum(1) - 0.5 * (shift * shift).sum(1)
-        return drawn + self.std**2 * gradient, log_ratio.cpu()
+        # the move stays on the device, its sums are float64 on the CPU: not every device has float64
+        shift = (self.std * gradient.cpu().double()).flatten(1)  # h / sqrt(v): of order one even when v is tiny
+        log_ratio = -(shift * noise.cpu().double().flatten(1)).sum(1) - 0.5 * (shift * shift).sum(1)
+        return drawn + self.std**2 * gradient, log_ratio
 
 
 class Noise(Protocol):

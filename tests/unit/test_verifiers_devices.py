@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from testtime.samplers.processes.kernel import as_float64_cpu
+from testtime.samplers.clustering import representatives
+from testtime.samplers.methods.noise_search import neighbour
+from testtime.samplers.processes.kernel import Transition, as_float64_cpu
 from testtime.verifiers import pillow
 from testtime.verifiers.ensemble import EnsembleVerifier, Voice
 from testtime.verifiers.human import Answer, HumanVerifier
@@ -74,3 +76,20 @@ def test_exact_resizing():
     image = (torch.rand(1, 3, 20, 20) * 255).round() / 255
     there = pillow.resized(image.as_subclass(OnDevice), (8, 8), "bicubic")
     torch.testing.assert_close(there.as_subclass(Tensor), pillow.resized(image, (8, 8), "bicubic"), atol=0, rtol=0)
+
+
+def test_noise_that_is_searched_and_clusters():
+    pivot, direction = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    cosine = torch.full((4,), 0.5)
+    there = neighbour(on_device(pivot), on_device(direction), on_device(cosine))
+    torch.testing.assert_close(there.as_subclass(Tensor), neighbour(pivot, direction, cosine), atol=0, rtol=0)
+    points = torch.tensor([[0.0], [0.1], [5.0]])
+    assert representatives(on_device(points), 2, torch.tensor([0.0, 0.5]))[0].tolist() in ([0, 2], [1, 2])
+
+
+def test_guided_moves():
+    mean, noise, gradient = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1)).unbind(0)
+    there = Transition(on_device(mean), 0.3).sample(on_device(noise), on_device(gradient))
+    here = Transition(mean, 0.3).sample(noise, gradient)
+    for mine, reference in zip(there, here, strict=True):
+        torch.testing.assert_close(mine.as_subclass(Tensor), reference, atol=0, rtol=0)

@@ -24,8 +24,8 @@ def vqa_score(folder: Path, shown: Mapping[str, Tensor]) -> Row:
 
     llava(folder)
     verifier = load_vqa_score(folder, batch=3, longest=None)  # by default large pictures are shrunk first
-    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder)).eval()
-    processor = transformers.AutoProcessor.from_pretrained(str(folder))
+    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder), trust_remote_code=False).eval()
+    processor = transformers.AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
     yes = processor.tokenizer.convert_tokens_to_ids("Yes")
 
     def theirs(image: Tensor, prompt: str) -> float:
@@ -46,7 +46,7 @@ def objects(folder: Path, shown: Mapping[str, Tensor]) -> Row:
 
     owl(folder, models.clip_tokenizer(folder / "words"), side=320)
     detector, names = load_detector(folder), ["dog", "owl", "cat"]
-    processor = transformers.AutoProcessor.from_pretrained(str(folder))
+    processor = transformers.AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
 
     def ours(image: Tensor, prompt: str) -> Tensor:
         (found,) = detector(to_bytes(image), names)

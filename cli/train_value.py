@@ -84,7 +84,7 @@ def process_factory(options: argparse.Namespace, device: str) -> Callable[[Seque
     from ..pipelines import pipeline_process
 
     try:
-        pipe = DiffusionPipeline.from_pretrained(options.pipeline).to(device)
+        pipe = DiffusionPipeline.from_pretrained(options.pipeline, trust_remote_code=False).to(device)
     except (OSError, ValueError) as error:
         raise BadInput(f"--pipeline {options.pipeline}: {error}") from error
     call = {"guidance_scale": options.cfg}

@@ -184,6 +184,6 @@ def _tower(kind: type, folder: str | Path, repository: str) -> nn.Module:
         )
     try:
         with torch.no_grad():
-            return kind.from_pretrained(str(folder), local_files_only=True).float()
+            return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).float()
     except (OSError, ValueError, RuntimeError) as error:
         raise VerifierError(f"the image tower in {folder} cannot be loaded: {error}") from error

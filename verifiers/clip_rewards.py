@@ -95,7 +95,7 @@ def load_pickscore(folder: str | Path, tokenizer: str | Path | None = None, **op
     from transformers import CLIPModel
 
     try:
-        clip = CLIPModel.from_pretrained(str(folder), local_files_only=True)
+        clip = CLIPModel.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise VerifierError(f"the PickScore model in {folder} cannot be loaded: {error}") from error
     return PickScoreVerifier(clip.float(), load_tokenizer(tokenizer or folder), **options)

@@ -147,7 +147,7 @@ def load_clip_score_folder(folder: str | Path, tokenizer: str | Path | None = No
     from transformers import CLIPModel
 
     try:
-        clip = CLIPModel.from_pretrained(str(folder), local_files_only=True)
+        clip = CLIPModel.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise VerifierError(f"the CLIP model in {folder} cannot be loaded: {error}") from error
     options.setdefault("name", f"clip_score({folder.name})")
@@ -187,4 +187,4 @@ def load_tokenizer(folder: str | Path) -> CLIPTokenizer:
             raise VerifierError(f"folder {folder} lacks CLIP's tokenizer: {' and '.join(missing)} must be in it")
     from transformers import CLIPTokenizer
 
-    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

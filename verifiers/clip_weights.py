@@ -149,4 +149,4 @@ def build_clip(state: dict[str, Tensor], source: str, hidden_act: str | None = N
             raise VerifierError(f"{source} is not a CLIP that can be used: it {problem} {listed}")
     # from_pretrained without a path skips the random initialisation, which takes longer than loading
     state = {key: value.float() for key, value in state.items()}
-    return CLIPModel.from_pretrained(None, config=config, state_dict=state).float()
+    return CLIPModel.from_pretrained(None, config=config, state_dict=state, trust_remote_code=False).float()

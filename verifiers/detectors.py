@@ -142,8 +142,9 @@ def load_detector(folder: str | Path) -> Detector:
 
     try:
         with torch.no_grad():
-            model = AutoModelForZeroShotObjectDetection.from_pretrained(str(folder), local_files_only=True).float()
-        processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True)
+            kind = AutoModelForZeroShotObjectDetection
+            model = kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).float()
+        processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise VerifierError(f"the detector in {folder} cannot be loaded: {error}") from error
     return Detector(model, processor)

@@ -128,7 +128,8 @@ def load_dinov2(folder: str | Path, **options) -> DINOv2Features:
 
     try:
         with torch.no_grad():
-            tower = getattr(transformers, DINO_KINDS[kind]).from_pretrained(str(folder), local_files_only=True).float()
+            network = getattr(transformers, DINO_KINDS[kind])
+            tower = network.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).float()
     except (OSError, ValueError, RuntimeError) as error:
         raise VerifierError(f"the DINOv2 in {folder} cannot be loaded: {error}") from error
     options.setdefault("name", f"dinov2({folder.name})")

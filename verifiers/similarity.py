@@ -136,7 +136,8 @@ def load_similarity(folder: str | Path, references: Tensor, **options) -> Simila
     import transformers
 
     try:
-        tower = getattr(transformers, TOWERS[kind][0]).from_pretrained(str(folder), local_files_only=True).float()
+        network = getattr(transformers, TOWERS[kind][0])
+        tower = network.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).float()
     except (OSError, ValueError, RuntimeError) as error:
         raise VerifierError(f"the image tower in {folder} cannot be loaded: {error}") from error
     options.setdefault("name", f"similarity({folder.name})")

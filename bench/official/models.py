@@ -75,7 +75,8 @@ def hub_clip(folder: Path, hidden_act: str) -> Path:
     torch.manual_seed(0)
     config = transformers.CLIPConfig(projection_dim=JOINT, text_config=text, vision_config=vision)
     shaken(transformers.CLIPModel(config), 1).save_pretrained(folder)
-    transformers.CLIPTokenizerFast.from_pretrained(folder, model_max_length=77).save_pretrained(folder)
+    words = transformers.CLIPTokenizerFast.from_pretrained(folder, model_max_length=77, trust_remote_code=False)
+    words.save_pretrained(folder)
     transformers.CLIPImageProcessor().save_pretrained(folder)
     return folder
 

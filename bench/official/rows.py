@@ -38,7 +38,8 @@ def clip_score(folder: Path, pictures: Pictures) -> Arrays:
     from transformers import CLIPModel, CLIPProcessor
 
     models.hub_clip(folder, "quick_gelu")
-    clip, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+    clip = CLIPModel.from_pretrained(folder, trust_remote_code=False).eval()
+    processor = CLIPProcessor.from_pretrained(folder, trust_remote_code=False)
     scores, pixels = [], {}
     for name, picture in _opened(pictures).items():
         inputs = processor(text=[PROMPTS[name]], images=picture, return_tensors="pt", truncation=True, max_length=77)
@@ -56,7 +57,8 @@ def pickscore(folder: Path, pictures: Pictures) -> Arrays:
     models.hub_clip(folder, "gelu")
     score = package.PickScoreModel.__new__(package.PickScoreModel)  # its constructor asks the hub
     score.device, score.image_loader = "cpu", loader
-    score.processor, score.model = AutoProcessor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    score.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    score.model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     pixels = {name: score.load_images([str(path)])["pixel_values"][0] for name, path in pictures.items()}
     scores = [score.forward([str(path)], [PROMPTS[name]]) for name, path in pictures.items()]
     return _said(scores, pixels)
@@ -132,10 +134,11 @@ def simple_aesthetics(folder: Path, pictures: Pictures) -> Arrays:
     from transformers import CLIPModel, CLIPProcessor
 
     models.hub_clip(folder, "quick_gelu")
-    processor, config = CLIPProcessor.from_pretrained(folder), CLIPModel.from_pretrained(folder).config.vision_config
+    processor = CLIPProcessor.from_pretrained(folder, trust_remote_code=False)
+    config = CLIPModel.from_pretrained(folder, trust_remote_code=False).config.vision_config
     torch.manual_seed(8)
     predictor = AestheticsPredictorV2Linear(config)
-    clip = CLIPModel.from_pretrained(folder)
+    clip = CLIPModel.from_pretrained(folder, trust_remote_code=False)
     predictor.vision_model.load_state_dict(clip.vision_model.state_dict())
     predictor.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     models.shaken(predictor.layers, 8)
@@ -154,7 +157,8 @@ def aesthetic_v25(folder: Path, pictures: Pictures) -> Arrays:
 
     models.hub_siglip(folder)
     torch.manual_seed(9)
-    head = models.shaken(AestheticPredictorV2_5Head(SiglipVisionConfig.from_pretrained(folder)), 9)
+    config = SiglipVisionConfig.from_pretrained(folder, trust_remote_code=False)
+    head = models.shaken(AestheticPredictorV2_5Head(config), 9)
     torch.save(head.state_dict(), folder / "head.pth")
     model, processor = convert_v2_5_from_siglip(str(folder / "head.pth"), str(folder))
     pixels = {name: processor(images=picture.convert("RGB"), return_tensors="pt").pixel_values[0]
@@ -167,7 +171,8 @@ def similarity(folder: Path, pictures: Pictures) -> Arrays:
     from transformers import AutoImageProcessor, AutoModel
 
     models.hub_dinov2(folder)
-    return _cosines(AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder), pictures)
+    tower = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
+    return _cosines(tower, AutoImageProcessor.from_pretrained(folder, trust_remote_code=False), pictures)
 
 
 def similarity_clip(folder: Path, pictures: Pictures) -> Arrays:
@@ -175,8 +180,8 @@ def similarity_clip(folder: Path, pictures: Pictures) -> Arrays:
     from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
     models.hub_clip(folder, "quick_gelu")
-    tower = CLIPVisionModelWithProjection.from_pretrained(folder).eval()
-    return _cosines(tower, AutoImageProcessor.from_pretrained(folder), pictures)
+    tower = CLIPVisionModelWithProjection.from_pretrained(folder, trust_remote_code=False).eval()
+    return _cosines(tower, AutoImageProcessor.from_pretrained(folder, trust_remote_code=False), pictures)
 
 
 def _cosines(tower: Callable[..., Any], processor: Any, pictures: Pictures) -> Arrays:
@@ -195,7 +200,7 @@ def dinov2_features(folder: Path, pictures: Pictures) -> Arrays:
     from transformers import AutoModel
 
     models.hub_dinov2(folder)
-    tower = AutoModel.from_pretrained(folder).eval()
+    tower = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     prepare = transforms.Compose([
         transforms.Resize((224, 224)), transforms.ToTensor(),
         transforms.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),

@@ -59,7 +59,7 @@ def test_comfyui_brings_t5s_tokenizer():
 
     from testtime.nodes.judge_nodes import t5_tokenizer
 
-    words = AutoTokenizer.from_pretrained(str(t5_tokenizer()), local_files_only=True)
+    words = AutoTokenizer.from_pretrained(str(t5_tokenizer()), local_files_only=True, trust_remote_code=False)
     ids = words("Yes")["input_ids"]
     assert ids[-1] == words.eos_token_id == 1 and ids[:-1] == [2163]  # Flan-T5's token for Yes
 

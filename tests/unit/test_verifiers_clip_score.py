@@ -87,7 +87,7 @@ def transformers_cosine(clip, folder, images, prompts):
     """transformers' own pipeline: processor, tokenizer, forward, diagonal of the logits without their scale."""
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=28)
     pixels = processor((images * 255).round().to(torch.uint8).movedim(-1, 1), return_tensors="pt")["pixel_values"]
-    words = transformers.CLIPTokenizer.from_pretrained(str(folder))(
+    words = transformers.CLIPTokenizer.from_pretrained(str(folder), trust_remote_code=False)(
         prompts, padding="max_length", max_length=20, truncation=True, return_tensors="pt"
     )
     with torch.no_grad():

@@ -36,8 +36,9 @@ def folders(tokenizer_folder, tmp_path_factory):  # noqa: F811
 
 def official(folder, images, names):
     """transformers' own pipeline: processor, forward, post-processing at a threshold of 0."""
-    model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(str(folder)).eval()
-    processor = transformers.AutoProcessor.from_pretrained(str(folder))
+    kind = transformers.AutoModelForZeroShotObjectDetection
+    model = kind.from_pretrained(str(folder), trust_remote_code=False).eval()
+    processor = transformers.AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
     shown = to_pictures(to_bytes(images))
     sizes = [picture.size[::-1] for picture in shown]
     if model.config.model_type == "grounding-dino":
@@ -100,7 +101,7 @@ def reader(clip, tokenizer_folder):  # noqa: F811
 
 def test_colours_are_clips_zero_shot_classes(clip, tokenizer_folder, reader):  # noqa: F811
     """Three descriptions averaged as unit vectors, brought back to length 1, at a logit scale of 100."""
-    words = transformers.CLIPTokenizer.from_pretrained(str(tokenizer_folder))
+    words = transformers.CLIPTokenizer.from_pretrained(str(tokenizer_folder), trust_remote_code=False)
     image = to_bytes(pictures(56, 56, 1))[0]
     box = torch.tensor([[14.0, 14.0, 42.0, 42.0]])  # 28 pixels: nothing to resize
 

@@ -34,8 +34,8 @@ def verifier(folder):
 
 def by_hand(folder, image, prompt):
     """P(Yes), P(No) at the first position of the answer, one image alone, no padding."""
-    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder)).eval()
-    processor = transformers.AutoProcessor.from_pretrained(str(folder))
+    model = transformers.AutoModelForImageTextToText.from_pretrained(str(folder), trust_remote_code=False).eval()
+    processor = transformers.AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
     text = f'user : <image> Does this figure show "{prompt}"? Please answer Yes or No. assistant : '
     inputs = processor(text=text, images=to_pictures(to_bytes(image[None]))[0], return_tensors="pt")
     with torch.no_grad():

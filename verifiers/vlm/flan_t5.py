@@ -116,7 +116,8 @@ class CLIPFlanT5Verifier:
         self, model: CLIPFlanT5, tokenizer: Any, batch: int = 4, quantize: bool = False, name: str = "vqa_flant5"
     ):
         self.module, self.tokenizer, self.name = freeze(model), tokenizer, name
-        self.prepare = Preprocessing(size=int(model.vision.config.image_size), quantize=quantize)
+        vision: Any = model.vision.config
+        self.prepare = Preprocessing(size=int(vision.image_size), quantize=quantize)
         self._images = ImageCache(batch=batch)
         self._length = Tokens(tokenizer, CONTEXT, name)
         self._before, self._answer = self._ids(BEFORE), self._ids(ANSWER)
@@ -192,7 +193,7 @@ def load_clip_flant5(
         model = CLIPFlanT5(vision_settings(state), T5Config.from_dict(settings))
     fill(model, state, folder, dtype, tied=settings.get("tie_word_embeddings", True))
     try:
-        words = AutoTokenizer.from_pretrained(str(tokenizer or folder), local_files_only=True)
+        words = AutoTokenizer.from_pretrained(str(tokenizer or folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise VerifierError(f"folder {tokenizer or folder} lacks Flan-T5's tokenizer (tokenizer.json)") from error
     return CLIPFlanT5Verifier(model, words, **options)

@@ -75,7 +75,7 @@ def writable(text: str) -> str:
 
 def shown(text: str, length: int = 60) -> str:
     """A text in one line and in quotes for a message, shortened to ``length``; "an empty answer" for none."""
-    flat = " ".join(text[: 20 * length].split())
+    flat = " ".join(writable(text[: 20 * length]).split())
     if not flat:
         return "an empty answer"
     return repr(flat if len(flat) <= length else flat[:length] + "..")

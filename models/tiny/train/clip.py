@@ -140,7 +140,7 @@ def loss(model, head, pairs: list[Pair], images, labels, step):
     picture_to_text = F.cross_entropy(masked[has], own[has])
     back = masked[:, : len(own)].T[has]
     text_to_picture = F.cross_entropy(back, own[has])
-    aux = head.loss(tokens, labels) + head.words(words, captions)
+    aux = head.loss(tokens, labels) + head.words_loss(words, captions)
     bound = head.binding_loss(seen, torch.from_numpy(np.stack([binding_of_picture(things) for things in pictures])))
     bound = bound + words_loss(model, head, prompts, told, rng)
     weight = 0.5 if step < 1500 else 0.2

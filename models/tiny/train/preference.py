@@ -34,7 +34,7 @@ def loss(model, head, pairs, images, labels, step):
         lead = (rewards.select(dim, 0) - rewards.select(dim, 1)).flatten()
         clear = gap.abs() > _MARGIN
         rank = rank + (F.softplus(-3.0 * lead * gap.sign()) * clear).sum() / clear.sum().clamp(min=1)
-    aux = head.loss(context[::2], labels) + head.words(model.read(told), told)
+    aux = head.loss(context[::2], labels) + head.words_loss(model.read(told), told)
     weight = 0.5 if step < 1500 else 0.2
     return fit + 0.3 * rank + weight * aux, {"fit": fit, "rank": rank, "aux": aux}
 

@@ -62,7 +62,8 @@ class GridHead(nn.Module):
 
     The side is where the object is as seen from the other one of two: "the left one" is what a caption asks about.
 
-    Dense labels teach the image tower shapes and colours many times faster than one number per image does.
+    Dense labels teach the image tower shapes and colours many times faster than one number per image does. Tokens are
+    brought to one length first: those of a trained model are long, and fresh read-outs would begin with huge errors.
     """
 
     def __init__(self, width: int):
@@ -70,9 +71,13 @@ class GridHead(nn.Module):
         self.read = nn.Linear(width, len(SHAPES) + 1 + len(COLOURS) + 1 + len(RELATIONS) + 1)
         self.words = WordNames(width)
 
+    def words_loss(self, words: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
+        """Contextual words [B, 16, width] of captions [B, 16] -> error in naming what is said of each noun."""
+        return self.words(_of_one_length(words), captions)
+
     def loss(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """`tokens` [B, 64, width], `labels` as `grid_labels` gives them for B images."""
-        read = self.read(tokens).float()
+        read = self.read(_of_one_length(tokens)).float()
         shapes, colours, sides, centre = read.split([len(SHAPES) + 1, len(COLOURS) + 1, len(RELATIONS), 1], dim=-1)
         told = labels[..., 3].flatten() != _IGNORE
         side = F.cross_entropy(sides.flatten(0, 1)[told], labels[..., 3].flatten()[told]) if told.any() else 0.0
@@ -82,6 +87,10 @@ class GridHead(nn.Module):
             + F.cross_entropy(colours.flatten(0, 1), labels[..., 1].flatten(), ignore_index=_IGNORE)
             + F.binary_cross_entropy_with_logits(centre.squeeze(-1), labels[..., 2].float())
         )
+
+
+def _of_one_length(tokens: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(tokens.float(), tokens.shape[-1:])
 
 
 def grid_labels(things: tuple[Thing, ...]) -> torch.Tensor:

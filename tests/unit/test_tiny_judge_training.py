@@ -9,7 +9,8 @@ from testtime.models.tiny.train.hard_pairs import hard_pair, sample_hard_pair
 from testtime.models.tiny.train.judges import rank_correlation, scores
 from testtime.models.tiny.train.rollouts import Rollouts, graded, joined, roll_out
 from testtime.models.tiny.train.verifier_data import Thing
-from testtime.models.tiny.train.verifier_loop import Feed, GridHead, grid_labels
+from testtime.models.tiny.train.verifier_loop import GridHead
+from testtime.models.tiny.train.verifier_pool import IGNORE, Feed, grid_labels
 from testtime.models.tiny.var_pipeline import var_process
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
@@ -46,11 +47,11 @@ def test_sides_are_those_of_two_objects():
     star, ring = Thing("star", "red", 30, 64, 20, 0), Thing("ring", "blue", 95, 70, 20, 0)
     sides = grid_labels((star, ring))[:, 3].view(8, 8)
     assert sides[4, 1] == RELATIONS.index("left of") and sides[4, 6] == RELATIONS.index("right of")
-    assert sides[0, 4] == -100  # ground
-    assert (grid_labels((star,))[:, 3] == -100).all()
+    assert sides[0, 4] == IGNORE  # ground
+    assert (grid_labels((star,))[:, 3] == IGNORE).all()
     diagonal = Thing("ring", "blue", 90, 120, 20, 0)
     named = set(grid_labels((star, diagonal))[:, 3].tolist())
-    assert named == {-100} or len(named) == 3
+    assert named == {IGNORE} or len(named) == 3
 
 
 def test_the_dense_loss_is_finite_without_any_side():

@@ -16,7 +16,8 @@ from ..clip import ShapesCLIP
 from ..vocabulary import encode_batch
 from .degrade import blur
 from .verifier_data import REVERSED, Pair, meaning, mutate, opposite
-from .verifier_loop import RUNS, VALIDATION_SEED, Feed, GridHead, parser, to_float, train
+from .verifier_loop import RUNS, VALIDATION_SEED, GridHead, parser, train
+from .verifier_pool import Feed, to_float
 
 WORDS_ALONE = 96
 """Captions a step that come without a picture: words are cheap, and order is what the text tower learns last."""

@@ -9,7 +9,8 @@ from ..preference import REWARD_SCALE, PreferenceModel
 from ..vocabulary import encode_batch
 from .degrade import blur
 from .verifier_data import score
-from .verifier_loop import RUNS, VALIDATION_SEED, Feed, GridHead, parser, to_float, train
+from .verifier_loop import RUNS, VALIDATION_SEED, GridHead, parser, train
+from .verifier_pool import Feed, to_float
 
 _MARGIN = 0.3  # a ranking is taught where grades differ by at least this
 

@@ -16,8 +16,9 @@ from ..loading import Family, load_family
 from ..pipeline import TinyDenoise, encode_prompts
 from .common import as_images
 from .hard_pairs import sample_hard_pair
-from .verifier_data import Pair, load_pool, sample_pair
-from .verifier_loop import RUNS, VALIDATION_SEED, decoded_name
+from .verifier_data import Pair, sample_pair
+from .verifier_loop import RUNS, VALIDATION_SEED
+from .verifier_pool import decoded_name, load_pool
 
 SIGMAS = (0.5, 8.0)  # log-uniform; beyond, nothing of the picture is left
 BATCH = 64

@@ -7,15 +7,10 @@ shapes in one, two colours in one), which count in part. Everything follows from
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from ....installation.files import write_text
 from ....shapes_world.captions import Prompt, Requirement, caption, compatible_prompts, sample_prompt
 from ....shapes_world.drawing import draw, object_mask
 from ....shapes_world.rules import decide
@@ -264,29 +259,6 @@ def opposite(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
 def meaning(prompt: Prompt) -> tuple:
     """What a prompt asks for, regardless of its wording."""
     return (prompt.task == "counting", prompt.objects, prompt.relation)
-
-
-def load_pool(
-    folder: Path, count: int, seed: int, workers: int = 2, sample: Callable = sample_pair, kind: str = "pairs"
-) -> tuple[list[Pair], np.ndarray]:
-    """`count` pairs and their images, uint8 [count, 2, 128, 128, 3] (memory-mapped), drawn once into `folder`.
-
-    `sample` draws one from a seed; `kind` names its files.
-    """
-    images_path, pairs_path = folder / f"{kind}-{seed}-{count}.npy", folder / f"{kind}-{seed}-{count}.json"
-    if not pairs_path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        images = np.lib.format.open_memmap(images_path, "w+", np.uint8, (count, 2, IMAGE_SIZE, IMAGE_SIZE, 3))
-        pairs = []
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            jobs = pool.imap(sample, (seed * 10_000_000 + i for i in range(count)), chunksize=64)
-            for index, (pair, drawn) in enumerate(jobs):
-                images[index] = drawn
-                pairs.append(pair.to_dict())
-        images.flush()
-        write_text(pairs_path, json.dumps(pairs))
-    pairs = [Pair.from_dict(p) for p in json.loads(pairs_path.read_text())]
-    return pairs, np.load(images_path, mmap_mode="r")
 
 
 def _well_formed(thing: Thing) -> bool:

@@ -11,7 +11,7 @@ images.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,18 +21,19 @@ from torch import Tensor
 
 from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
-from ..samplers.budget import Outline, WithinBudget
+from ..samplers.budget import Budget
+from ..samplers.method import SearchMethod
 from ..samplers.methods import RBF, SMC, SVDD, BestOfN
+from ..samplers.plan import Plan, as_plan, prepare_on
 from ..samplers.processes.diffusion import DiffusionProcess
-from ..samplers.processes.kernel import Flow
-from ..samplers.processes.sde import SDE, OnPath
-from ..samplers.protocols import Search, SearchError
+from ..samplers.processes.sde import SDE, Schedule
+from ..samplers.protocols import SearchError
 from ..shapes_world.captions import Prompt
 from ..shapes_world.intervals import mean_interval
 from .command import main as run_command
 from .embeddings import features
 from .measured import Measured, bounds
-from .suite import Row, Settings, Suite, width
+from .suite import Row, Settings, Suite
 
 TASKS = ("counting", "position")
 ALMOST_ODE = 1e-3  # norm of the noise that stands for the ODE: on none at all clones could not be told apart
@@ -54,14 +55,14 @@ class FlowSettings(Settings):
     per_prompt: int = 2
 
 
-def _on(path: str, search: Any, steps: int) -> OnPath:
+def _on(path: str, method: SearchMethod, steps: int) -> Plan:
     """A method on the almost-ODE, the linear or the VP path, over as many steps as plain sampling has."""
     if path == "ode":
-        return OnPath(search, SDE("linear", norm=ALMOST_ODE))
+        return Plan(method, moves=SDE("linear", norm=ALMOST_ODE))
     if path == "linear":
-        return OnPath(search, SDE("linear"))
+        return Plan(method, moves=SDE("linear"))
     levels = min(LEVELS, steps - 1)
-    return OnPath(search, SDE("vp"), "exp", levels, max(steps - levels + 1, 1))
+    return Plan(method, moves=SDE("vp"), schedule=Schedule("exp", "vp", levels, max(steps - levels + 1, 1)))
 
 
 METHODS: dict[str, Callable[[int], Any]] = {
@@ -99,7 +100,7 @@ class FlowSuite(Suite):
                 found.append(Row(method, 1, search, 0.0))
                 continue
             found += [
-                Row(method, budget, WithinBudget(search, nfe=budget * passes, steps="keep", least=1))
+                Row(method, budget, replace(as_plan(search), budget=Budget(budget * passes, steps="keep", least=1)))
                 for budget in sorted(self.budgets)
             ]
         return found
@@ -109,31 +110,18 @@ class FlowSuite(Suite):
         return [prompt for prompt in super().prompts(row) if prompt.task in TASKS]
 
     def process(self, row: Row, prompts: Sequence[str], first: int, batch: int) -> DiffusionProcess:
-        """The embedded flow model, on the path of the row."""
+        """The embedded flow model; the plan of the row sets its path."""
         settings = self.settings
         sampling = SamplingSettings(
             settings.model, settings.steps, settings.cfg, 0.0, settings.seed, max_batch=batch,
             autocast=settings.autocast, group_offset=first,
         )  # fmt: skip
-        process = shapes_process(prompts, sampling, load_family())
-        path = row.search.search if isinstance(row.search, WithinBudget) else row.search
-        if isinstance(path, OnPath):
-            sigmas, process.eta = path.schedule(Flow(), torch.tensor(process.sigmas, dtype=torch.float64))
-            process.sigmas, process.steps = sigmas.tolist(), len(sigmas) - 1
-        return process
-
-    def search(self, row: Row, process: DiffusionProcess) -> Search:
-        """The method with as many particles as the budget pays for. SearchError where it does not pay for one."""
-        limit = row.search
-        if not isinstance(limit, WithinBudget):
-            return limit
-        method = limit.search.search if isinstance(limit.search, OnPath) else limit.search
-        outline = Outline(process.interpolant, process.sigmas, process.eta)
-        return limit.fit(method, outline, process.denoise.rows_per_particle)[0]
+        return shapes_process(prompts, sampling, load_family())
 
     def width(self, row: Row) -> int:
         """Particles per image that run at once."""
-        return width(self.search(row, self.process(row, ["a red star"], 0, 1)))
+        prepared = prepare_on(as_plan(row.search), self.process(row, ["a red star"], 0, 1), None, ["a red star"])
+        return prepared.plan.method.population
 
     def cannot(self, row: Row) -> str:
         """Whether a budget pays for a method at all: one plain image does not pay for RBF on every step."""

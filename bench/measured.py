@@ -56,7 +56,7 @@ class Measured:
         scores = {
             "reward": result.scores[winners].nan_to_num(0.0).tolist(),
             "held_out": [] if result.held_out is None else result.held_out[winners].tolist(),
-            "selection_bias": [float(result.optimism)] * len(verdicts),
+            "selection_bias": [float(result.selection_bias)] * len(verdicts),
         }
         sums = {
             "nfe": ledger.nfe,

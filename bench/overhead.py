@@ -20,9 +20,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
+from ..samplers.method import SearchMethod
 from ..samplers.methods import RBF, BeamSearch
-from ..samplers.protocols import Search
-from ..samplers.run.session import run_search
+from ..samplers.run.search import run_search
 from ..shapes_world.suite import suite
 from ..verifiers.registry import create
 from .presets import search_for
@@ -65,7 +65,7 @@ class LiveTensors(TorchDispatchMode):
         self.now -= size
 
 
-def searches(particles: int) -> dict[str, tuple[str, Search]]:
+def searches(particles: int) -> dict[str, tuple[str, SearchMethod]]:
     """Model and search by method name, each with ``particles`` particles (or that many times plain sampling)."""
     found = {name: ("diffusion", search_for(name, particles, STEPS)) for name in DIFFUSION}
     found["rbf"] = ("flow", RBF(budget=particles * STEPS, chains=1, initial=particles))
@@ -73,14 +73,14 @@ def searches(particles: int) -> dict[str, tuple[str, Search]]:
     return found
 
 
-def run(model: str, search: Search, verifier, chunk: int | None) -> object:
+def run(model: str, search: SearchMethod, verifier, chunk: int | None) -> object:
     """One prompt's search."""
     prompt = suite(1, SUITE_SEED)[1].text
     process = shapes_process([prompt], SamplingSettings(model, STEPS, max_batch=chunk))
     return run_search(search, process, verifier, [prompt])
 
 
-def peak(model: str, search: Search, verifier, chunk: int) -> int:
+def peak(model: str, search: SearchMethod, verifier, chunk: int) -> int:
     """Largest total of live tensors during a search, in bytes."""
     with LiveTensors() as live:
         run(model, search, verifier, chunk)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..samplers.method import SearchMethod
 from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
-from ..samplers.protocols import Search
 
-Preset = Callable[[int, int], Search]
+Preset = Callable[[int, int], SearchMethod]
 
 METHODS: dict[str, Preset] = {
     "plain": lambda budget, steps: BestOfN(particles=1),
@@ -20,7 +20,7 @@ METHODS: dict[str, Preset] = {
 }
 
 
-def search_for(method: str, budget: int, steps: int) -> Search:
+def search_for(method: str, budget: int, steps: int) -> SearchMethod:
     """The search that spends ``budget`` times the forward passes of plain sampling with ``steps`` steps.
 
     N particles of a lockstep method cost N plain samples. SVDD with M candidates costs ``1 + (T - 1) M`` denoiser

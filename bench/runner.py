@@ -14,17 +14,18 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..samplers.protocols import Verifier
-from ..samplers.run.session import run_search
+from ..samplers.protocols import ScoreContext, Values, Verifier
+from ..samplers.run.search import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
+from ..verifiers.base import WrappedVerifier
 from ..verifiers.registry import create
 from .measured import Measured
 from .provenance import clock
@@ -34,17 +35,18 @@ from .suite import ROWS, Row, Settings, Suite
 log = logging.getLogger("testtime")
 
 
-class InPrecision:
+class InPrecision(WrappedVerifier):
     """A verifier whose networks run under autocast."""
 
     def __init__(self, verifier: Verifier, dtype: torch.dtype | None):
-        self.name, self.differentiable = verifier.name, verifier.differentiable
-        self._verifier, self._dtype = verifier, dtype
+        super().__init__(verifier)
+        self._dtype = dtype
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores ``[n]``, see ``samplers.protocols.Verifier``."""
+    def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
+        """See ``samplers.protocols.Verifier``."""
         with torch.autocast(images.device.type, self._dtype, enabled=self._dtype is not None):
-            return self._verifier.score(images, prompts).float()
+            values = self.inner.judge(images, prompts, context)
+        return replace(values, score=values.score.float())
 
 
 @cache

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..samplers.protocols import Search
+from ..samplers.method import SearchMethod
+from ..samplers.plan import Plan, as_plan
 from ..shapes_world.captions import Prompt
 from ..shapes_world.suite import suite as shapes_prompts
 from .measured import Measured
@@ -66,7 +67,7 @@ class Row:
 
     method: str
     budget: int
-    search: Search
+    search: SearchMethod | Plan
     eta: float | None = None
     part: str = ROWS
 
@@ -74,12 +75,6 @@ class Row:
     def key(self) -> tuple[str, str, int]:
         """What no two rows of a suite have in common."""
         return self.part, self.method, self.budget
-
-
-def width(search: Any) -> int:
-    """Particles per image that run at once."""
-    sizes = (getattr(search, name, None) for name in ("population", "particles", "candidates"))
-    return next((size for size in sizes if size), 1)
 
 
 @dataclass(frozen=True)
@@ -115,13 +110,13 @@ class Suite(ABC):
     def process(self, row: Row, prompts: Sequence[str], first: int, batch: int) -> Any:
         """The process of a group of images; ``first`` is the number of its first image, for the noise."""
 
-    def search(self, row: Row, process: Any) -> Search:
+    def search(self, row: Row, process: Any) -> SearchMethod | Plan:
         """The search as it runs on ``process``."""
         return row.search
 
     def width(self, row: Row) -> int:
         """Particles per image that run at once."""
-        return width(row.search)
+        return as_plan(row.search).method.population
 
     def images(self, process: Any, latents: Tensor) -> Tensor:
         """Images ``[n, H, W, 3]`` in 0..1 of finished latents."""

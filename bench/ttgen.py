@@ -23,8 +23,9 @@ from ..models.tiny.loading import load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..rewriters.shapes import ShapesRewriter
 from ..samplers.methods import SVDD, BestOfN, TTGen
+from ..samplers.plan import Plan
 from ..samplers.processes.diffusion import DiffusionProcess
-from ..samplers.rewriting import Reprompted, Rounds
+from ..samplers.rewriting import Rewriting, Rounds
 from ..shapes_world.captions import Prompt
 from ..shapes_world.drawing import draw
 from ..shapes_world.scene import sample_scene
@@ -95,7 +96,7 @@ class TTGenSuite(Suite):
         for budget in (once, 2 * once):
             found.append(Row("best_of_n", budget, BestOfN(budget), 0.0))
             found.append(Row("svdd", budget, SVDD(budget), 1.0))
-            reprompted = Reprompted(SVDD(budget), REWRITER, budget - 1, rounds)
+            reprompted = Plan(SVDD(budget), rewriting=Rewriting(REWRITER, budget - 1, rounds))
             found.append(Row("svdd_reprompted", budget, reprompted, 1.0))
         found.append(Row("best_of_n", 4 * once, BestOfN(4 * once), 0.0))  # what TTGen's seconds would pay for
         for part in INJECTIONS:

@@ -21,9 +21,9 @@ from ..models.infinity.vae import BSQVae
 from ..models.tiny.var import SCHEDULE
 from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, var_process
 from ..samplers.clustering import PixelFeatures
+from ..samplers.method import SearchMethod
 from ..samplers.methods import SMC, TTSVAR, BestOfN, FKSteering, ImportanceSampling
-from ..samplers.methods.tts_var import PLANS, Plan
-from ..samplers.protocols import Search
+from ..samplers.methods.tts_var import PLANS, PopulationPlan
 from ..shapes_world.captions import Prompt
 from ..shapes_world.suite import suite as shapes_prompts
 from ..verifiers.embedded import ShapesFeatures
@@ -77,7 +77,7 @@ def pixel_features() -> PixelFeatures:
     return PixelFeatures()
 
 
-def ablations(settings: VarBenchSettings) -> dict[str, Search]:
+def ablations(settings: VarBenchSettings) -> dict[str, SearchMethod]:
     """What each part of TTS-VAR brings, at N = ``ABLATED``."""
     features, plan = shapes_features(), PLANS[len(SCHEDULE)]
 
@@ -87,13 +87,13 @@ def ablations(settings: VarBenchSettings) -> dict[str, Search]:
     return {
         "as it is": variant(),
         "no selection before the end": BestOfN(particles=ABLATED * START),
-        "clusters only": variant(plan=Plan(START, {1: 6, 2: 4, 3: 2, 5: 1}, {})),
-        "scores only": variant(plan=Plan(START, {}, plan.keep)),
-        "clusters early": variant(plan=Plan(START, {0: 6, 1: 4}, {3: 2, 5: 1})),
-        "scores early": variant(plan=Plan(START, {}, {1: 6, 2: 4, 3: 2, 4: 1})),
-        "clusters late": variant(plan=Plan(START, {2: 6, 4: 4}, {5: 2, 6: 1})),
-        "scores often": variant(plan=Plan(START, {1: 4}, {3: 3, 4: 2, 6: 1})),
-        "scores late": variant(plan=Plan(START, {1: 6, 2: 4}, {5: 2, 6: 1})),
+        "clusters only": variant(plan=PopulationPlan(START, {1: 6, 2: 4, 3: 2, 5: 1}, {})),
+        "scores only": variant(plan=PopulationPlan(START, {}, plan.keep)),
+        "clusters early": variant(plan=PopulationPlan(START, {0: 6, 1: 4}, {3: 2, 5: 1})),
+        "scores early": variant(plan=PopulationPlan(START, {}, {1: 6, 2: 4, 3: 2, 4: 1})),
+        "clusters late": variant(plan=PopulationPlan(START, {2: 6, 4: 4}, {5: 2, 6: 1})),
+        "scores often": variant(plan=PopulationPlan(START, {1: 4}, {3: 3, 4: 2, 6: 1})),
+        "scores late": variant(plan=PopulationPlan(START, {1: 6, 2: 4}, {5: 2, 6: 1})),
         **{f"potential {name}": variant(potential=name) for name in ("max", "sum", "diff")},
         "features pool": variant(features="pool"),
         "clusters by colour": variant(extractor=pixel_features()),

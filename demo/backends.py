@@ -15,9 +15,10 @@ from ..models.tiny.loading import Family, load_family
 from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, var_process
 from ..samplers.clustering import Extractor
+from ..samplers.method import SearchMethod
 from ..samplers.methods import TTSVAR
-from ..samplers.protocols import Process, Search, Verifier
-from ..samplers.run.session import run_search
+from ..samplers.protocols import Process, Verifier
+from ..samplers.run.search import run_search
 from ..shapes_world.captions import Prompt
 from ..shapes_world.evaluator import evaluate
 from ..shapes_world.scene import TASKS
@@ -140,7 +141,7 @@ class LibraryBackend:
             model=model,
         )
 
-    def _diffusion(self, method: str, prompt: Prompt) -> tuple[Search, Process, Callable[[Tensor], Tensor]]:
+    def _diffusion(self, method: str, prompt: Prompt) -> tuple[SearchMethod, Process, Callable[[Tensor], Tensor]]:
         """Search, process, and finalists -> images ``[n, H, W, 3]``."""
         settings = self.settings
         sampling = SamplingSettings(
@@ -153,7 +154,7 @@ class LibraryBackend:
         search = search_for(method, settings.budget, settings.steps)
         return search, process, lambda latents: process.to_pixels(process.decode(latents))
 
-    def _next_scale(self, method: str, prompt: Prompt) -> tuple[Search, Process, Callable[[Tensor], Tensor]]:
+    def _next_scale(self, method: str, prompt: Prompt) -> tuple[SearchMethod, Process, Callable[[Tensor], Tensor]]:
         """As ``_diffusion``."""
         sampling = VarSettings(seed=self.settings.noise_seed(prompt))
         process = var_process([prompt.text], sampling, self.networks.var)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.budget import STEPS, WithinBudget, method_of
-from ..samplers.protocols import SearchError
-from .method_nodes import METHOD_CATEGORY
+from ..samplers.budget import STEPS, Budget
+from .method_nodes import METHOD_CATEGORY, search_output
 from .types import SearchType
 
 
@@ -66,12 +65,7 @@ class SearchBudgetNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, search, nfe, seconds, steps, least) -> io.NodeOutput:
-        search = search.search if isinstance(search, WithinBudget) else search  # the last budget counts
-        made = WithinBudget(search, nfe, seconds, steps, least)
-        made.check_settings()
-        if not hasattr(method_of(search), "calls"):
-            raise SearchError(f"method {method_of(search).name!r} has no automatic budget: set its particles yourself")
-        return io.NodeOutput(made)
+        return search_output(search, budget=Budget(nfe, seconds, steps, least))
 
 
 NODES = [SearchBudgetNode]

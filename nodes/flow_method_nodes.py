@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from comfy_api.latest import io
 
-from ..samplers.budget import Outline, WithinBudget
+from ..samplers.budget import NoiseOutline
 from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
 from ..samplers.methods.noise_search import STUCK
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
+from ..samplers.plan import Plan, as_plan
 from ..samplers.processes.kernel import Flow
-from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, OnPath
+from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, Schedule
 from ..samplers.protocols import SearchError
 from .method_nodes import METHOD_CATEGORY, method_schema, particles_input, search_output, window_inputs, window_problem
 from .types import SearchType
@@ -280,26 +280,21 @@ class StochasticPathNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, search, path, coefficient, norm, spacing, levels, tail) -> io.NodeOutput:
-        inner = search.search if isinstance(search, WithinBudget) else search
-        if isinstance(inner, OnPath):
-            raise SearchError("search is on a stochastic path already: connect the method node itself")
-        on_path = OnPath(inner, SDE(path, coefficient, norm), spacing, levels, tail)
-        if isinstance(search, WithinBudget):
-            return io.NodeOutput(replace(search, search=on_path))
-        check_grid(on_path)
-        return io.NodeOutput(on_path)
+        schedule = None if spacing == "sampler" else Schedule(spacing, path, levels, tail)
+        plan = replace(as_plan(search), moves=SDE(path, coefficient, norm), schedule=schedule)
+        check_grid(plan)
+        return io.NodeOutput(plan)
 
 
-def check_grid(on_path: OnPath) -> None:
+def check_grid(plan: Plan) -> None:
     """Raise SearchError where a method with a budget of its own cannot pay for the grid of its path.
 
     The grid of a flow model stands in for all: budgets depend on the number of levels only.
     """
-    if on_path.spacing == "sampler" or not isinstance(on_path.search, RBF):
+    if plan.schedule is None or plan.moves is None or plan.budget is not None or not isinstance(plan.method, RBF):
         return
-    start = torch.tensor([1.0, 0.0])
-    sigmas, sde = on_path.schedule(Flow(), start)
-    on_path.search.quota(Outline(Flow(), sigmas.tolist(), sde))
+    sigmas, moves = plan.schedule.apply(Flow(), [1.0, 0.0], plan.moves)
+    plan.method.quota(NoiseOutline(Flow(), sigmas, moves))
 
 
 def fractions_of(text: str) -> tuple[float, ...]:

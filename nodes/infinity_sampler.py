@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import comfy.model_management as management
 import comfy.utils
@@ -12,30 +14,22 @@ from torch import Tensor
 
 from ..models.infinity.process import ScaleSampling, ScalewiseProcess
 from ..models.infinity.schedules import BUDGETS
-from ..samplers.protocols import Search, SearchResult, State
-from ..samplers.run.session import run_search
+from ..samplers.plan import Prepared, prepare_on
+from ..samplers.protocols import SearchResult
 from ..samplers.run.trace import Listener, StepRecord
-from .compat import InterruptProcessing
+from ..samplers.state import State
 from .host.infinity_host import RATIOS
 from .host.pixels import HostVerifier
-from .host.progress import best_rows, both
-from .host.results import HostResult, host_result, store
+from .host.progress import best_rows
+from .host.residency import Residency
+from .host.results import HostResult
+from .host.run import SearchOptions, run_in_host
 from .host.scalewise_host import ScaleCall, scalewise_process
-from .search_sampler import STOP, SearchOptions, common_inputs, live_run, population, prompt_problem
+from .search_sampler import common_inputs, prompt_problem
 from .types import CATEGORY, InfinityType, ScoresType, TraceType
-
-log = logging.getLogger("testtime")
 
 INFINITY_CATEGORY = f"{CATEGORY}/infinity"
 PREVIEW_SIDE = 512
-
-
-def populations(search: Search, steps: int) -> list[int]:
-    """Particles per image that each scale is drawn with."""
-    plan = getattr(search, "plan_for", None)
-    if plan is not None:
-        return [search.particles * size for size in plan(steps).populations(steps)]
-    return [population(search)] * steps
 
 
 def report_to_bar(steps: int, groups: int) -> Listener:
@@ -179,7 +173,7 @@ class InfinitySamplerNode(io.ComfyNode):
             infinity, vae, positive, negative, schedule, batch_size, seed, sampling, [1] * len(schedule)
         )  # fmt: skip
         process, _ = scalewise_process(call)
-        latents = draw(process if top_k == 2 else process.without_noise(), preview=vae is not None)
+        latents = draw(process if top_k == 2 else process.variant(eta=0.0), preview=vae is not None)
         return io.NodeOutput({"samples": to_graph(latents)})
 
 
@@ -228,54 +222,69 @@ class InfinitySearchNode(io.ComfyNode):
         **search,
     ) -> io.NodeOutput:  # fmt: skip
         options = SearchOptions(**search)
-        options.check()
-        schedule = infinity.schedule(aspect_ratio, pixels)
-        sizes = populations(options.search, len(schedule))
-        sampling = sampling_of(cfg, tau, top_p, cfg_layer)
-        call = ScaleCall(infinity, options.vae, positive, negative, schedule, batch_size, seed, sampling, sizes)
-        result = search_scales(call, options)
-        latents = {"samples": result.best}
-        return io.NodeOutput(latents, {"samples": result.finalists}, result.scores, result.trace)
+        options.check("next-scale")
+        results: list[HostResult] = []
+        call = NextScaleCall(
+            ScaleCall(
+                infinity,
+                options.vae,
+                positive,
+                negative,
+                infinity.schedule(aspect_ratio, pixels),
+                batch_size,
+                seed,
+                sampling_of(cfg, tau, top_p, cfg_layer),
+                (),
+            )
+        )
+        run_in_host(call, replace(options, on_result=results.append))
+        result = results[-1]
+        return io.NodeOutput({"samples": result.best}, {"samples": result.finalists}, result.scores, result.trace)
 
 
-def search_scales(call: ScaleCall, options: SearchOptions) -> HostResult:
-    """Run a search; the host's interruption exception passes through when cancelled under ``STOP``."""
-    live = live_run(options)
-    try:
-        result = _run(call, options, live)
-    except BaseException as error:
-        if live is not None:
-            live.finish("failed", [f"{type(error).__name__}: {error}"])
-        raise
-    if live is not None:
-        live.finish(result.status, result.warnings)
-    hosted = host_result(result, options.verifier, options.held_out, to_graph)
-    store.add(hosted)
-    if result.status == "interrupted" and options.on_cancel == STOP:
-        log.info("search cancelled: the best so far is kept, see the Recover Search node")
-        raise InterruptProcessing()
-    if result.status != "complete":
-        log.warning("search ended early (%s): returning the best so far", result.status)
-    return hosted
+@dataclass(frozen=True)
+class NextScaleCall:
+    """A call of Infinity Search as ``run_in_host`` takes it.
 
+    Attributes:
+        call: what is drawn; its populations are those of the plan.
+    """
 
-def _run(call: ScaleCall, options: SearchOptions, live) -> SearchResult:
-    process, residency = scalewise_process(call)
-    if live is not None:
-        live.process = process
-    result = run_search(
-        options.search,
-        process,
-        HostVerifier(options.verifier, residency),
-        [options.prompt] * call.groups,
-        held_out=None if options.held_out is None else HostVerifier(options.held_out, residency),
-        listener=both(report_to_bar(process.steps, call.groups), live),
-        max_nfe=options.max_nfe or None,
-        max_seconds=options.max_seconds or None,
-        interrupts=(InterruptProcessing,),
-    )
-    result.trace.meta.update({"sigmas": process.sigmas, "cfg": call.sampling.cfg, "warnings": result.warnings})
-    return result
+    call: ScaleCall
+
+    @property
+    def groups(self) -> int:
+        """Images of the batch."""
+        return self.call.groups
+
+    def prepare(self, options: SearchOptions) -> Prepared:
+        """See ``HostCall``. The process says what its kind can do and costs; one particle is enough for that."""
+        process, residency = self._process([1] * len(self.call.schedule))
+        verifier = None if options.verifier is None else HostVerifier(options.verifier, residency)
+        return prepare_on(options.search, process, verifier, [options.prompt] * self.groups)
+
+    def process(self, prepared: Prepared, options: SearchOptions) -> tuple[ScalewiseProcess, Residency]:
+        """See ``HostCall``."""
+        return self._process(prepared.plan.method.populations(len(self.call.schedule)))
+
+    def _process(self, populations: Sequence[int]) -> tuple[ScalewiseProcess, Residency]:
+        return scalewise_process(replace(self.call, populations=populations))
+
+    def report(self, process: ScalewiseProcess) -> Listener:
+        """See ``HostCall``."""
+        return report_to_bar(process.steps, self.groups)
+
+    def to_graph(self, result: SearchResult) -> Callable[[Tensor], Tensor]:
+        """See ``HostCall``."""
+        return to_graph
+
+    def facts(self) -> dict[str, Any]:
+        """See ``HostCall``."""
+        return {"cfg": self.call.sampling.cfg}
+
+    def warnings(self) -> list[str]:
+        """None."""
+        return []
 
 
 NODES = [InfinitySamplerNode, InfinitySearchNode]

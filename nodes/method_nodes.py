@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
+from ..samplers.method import SearchMethod
 from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
+from ..samplers.plan import Plan, as_plan
 from ..samplers.smc.resampling import SCHEMES
 from ..samplers.smc.tempering import TEMPERINGS, Alpha
 from . import guidance_check
@@ -123,10 +127,11 @@ def window_problem(start: float | None, end: float | None) -> bool | str:
     return True
 
 
-def search_output(search) -> io.NodeOutput:
-    """The node's output; raises SearchError for settings that are wrong by themselves."""
-    search.check_settings()
-    return io.NodeOutput(search)
+def search_output(method: SearchMethod | Plan, **modifiers) -> io.NodeOutput:
+    """The node's output, a ``Plan``; raises SearchError for settings that are wrong by themselves."""
+    plan = replace(as_plan(method), **modifiers)
+    plan.check_settings()
+    return io.NodeOutput(plan)
 
 
 def method_schema(
@@ -191,7 +196,7 @@ class ImportanceSamplingNode(_Windowed):
                 start=start,
                 end=end,
                 every=every,
-                scheme=resampling,
+                resampling=resampling,
             )
         )
 
@@ -254,11 +259,11 @@ class SMCNode(_Windowed):
                 particles=particles,
                 alpha=Alpha(alpha, alpha_mode),
                 tempering=tempering,
-                tau=ess_threshold or None,
+                ess_threshold=ess_threshold or None,
                 start=start,
                 end=end,
                 every=every,
-                scheme=resampling,
+                resampling=resampling,
             )
         )
 
@@ -331,11 +336,11 @@ class DASNode(_Windowed):
                 guidance=guidance,
                 gradient_through=gradient_through,
                 tempering=tempering,
-                tau=ess_threshold or None,
+                ess_threshold=ess_threshold or None,
                 start=start,
                 end=end,
                 every=every,
-                scheme=resampling,
+                resampling=resampling,
             )
         )
 
@@ -353,9 +358,9 @@ class FKSteeringNode(_Windowed):
                 *alpha_inputs(),
                 io.Combo.Input(
                     "potential",
-                    options=["diff", "max", "rt", "add"],
+                    options=["diff", "max", "rt", "sum"],
                     default="diff",
-                    tooltip="diff: by how much the score rose; max: the best score so far; rt: the present score; add: "
+                    tooltip="diff: by how much the score rose; max: the best score so far; rt: the present score; sum: "
                     "the sum of all scores (experimental, heavy-tailed). The paper's lambda is 1 / alpha.",
                 ),
                 *window_inputs(0.2, 0.8, 4, "resampling"),
@@ -373,7 +378,7 @@ class FKSteeringNode(_Windowed):
                 start=start,
                 end=end,
                 every=every,
-                scheme=resampling,
+                resampling=resampling,
             )
         )
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
 from ..samplers.after.replay import WINNER, check_same_run, replay_of
+from ..samplers.plan import Plan
 from .host.latents import check_latent_input, with_samples
 from .host.prompts import ClipEncoder
 from .host.results import HostResult
+from .host.run import SearchOptions
 from .search_ksampler import guided_sample, sampling_inputs, schedule
-from .search_sampler import SearchOptions, SearchSampler
+from .search_sampler import SearchSampler
 from .types import CATEGORY, TraceType, VerifierType
 
 
@@ -73,13 +73,11 @@ class ReplayParticleNode(io.ComfyNode):
         check_latent_input(latent_image)
         results: list[HostResult] = []
         replay = replay_of(trace, particle, image)
-        guided = replay.guidance > 0
-        if replay.lineage.prompts and clip is not None:
-            replay = replace(replay, encoder=ClipEncoder(clip))
+        prompted = replay.lineage.prompts and clip is not None
         options = SearchOptions(
-            replay,
-            verifier if guided else None,
-            vae if guided else None,
+            Plan(replay, encoder=ClipEncoder(clip) if prompted else None),
+            verifier if replay.guided else None,
+            vae if replay.guided else None,
             prompt=(trace.meta.get("prompts") or ["replay"])[0],
             eta=eta,
             stream_ids=latent_image.get("batch_index"),
@@ -89,8 +87,7 @@ class ReplayParticleNode(io.ComfyNode):
         sampler = SearchSampler(options)
         sigmas = schedule(model, scheduler, steps, denoise)
         guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles=1)
-        group = [sampler.options.search.lineage.group]
-        return io.NodeOutput(with_samples(latent_image, results[-1].finalists, group))
+        return io.NodeOutput(with_samples(latent_image, results[-1].finalists, [replay.lineage.group]))
 
 
 NODES = [ReplayParticleNode]

@@ -16,7 +16,8 @@ from ..samplers.protocols import SearchError
 from .host.latents import Latent, check_latent_input, with_samples
 from .host.residency import reserve_for
 from .host.results import HostResult
-from .search_sampler import SearchOptions, SearchSampler, common_inputs, population, prompt_problem
+from .host.run import SearchOptions
+from .search_sampler import SearchSampler, common_inputs, prompt_problem
 from .types import CATEGORY, ScoresType, TraceType
 
 RESERVE_KEY = "testtime_reserve"
@@ -153,7 +154,7 @@ class SearchKSamplerNode(io.ComfyNode):
         results: list[HostResult] = []
         options = SearchOptions(**search, stream_ids=latent_image.get("batch_index"), on_result=results.append)
         sampler = SearchSampler(options)
-        particles = latent_image["samples"].shape[0] * population(options.search)
+        particles = latent_image["samples"].shape[0] * options.search.method.population
         sigmas = schedule(model, scheduler, steps, denoise)
         guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles)
         result = results[-1]

@@ -9,13 +9,13 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..reports.tree import winner_ids
-from ..samplers.after.origin import MAX_BRANCH, continued
+from ..samplers.after.origin import MAX_BRANCH, Origin
 from ..samplers.after.trace_file import TraceFileError, read_trace_file
-from ..samplers.budget import method_of, rewrapped
 from ..samplers.protocols import SearchError
 from .choices import open_ended
 from .folders import Lister, find_inside, is_inside
 from .host.saved import thumbs_of, with_essentials, write_trace
+from .method_nodes import search_output
 from .replay_node import particle_input
 from .report_nodes import finalists_of
 from .types import CATEGORY, ScoresType, SearchType, TraceType
@@ -220,10 +220,8 @@ class ContinueSearchNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, search, trace, particle, step, new_noise, image=0) -> io.NodeOutput:
-        settings = {"group": image, "step": step, "branch": new_noise}
-        made = rewrapped(search, lambda method: continued(method, trace, particle, **settings))
-        method_of(made).check_settings()
-        return io.NodeOutput(made)
+        origin = Origin.at(trace, particle, group=image, step=step, branch=new_noise)
+        return search_output(search, origin=origin)
 
 
 NODES = [SaveSearchNode, LoadTraceNode, ContinueSearchNode]

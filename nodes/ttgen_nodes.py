@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.budget import method_of, rewrapped
 from ..samplers.methods import TTGen
 from ..samplers.methods.ttgen import AFTER, CHOICES
 from ..samplers.protocols import SearchError
-from ..samplers.rewriting import Reprompted, Rounds
+from ..samplers.rewriting import Rewriting, Rounds
 from .host.prompts import ClipEncoder
 from .method_nodes import method_schema, search_output
 from .types import RewriterType, SearchType
@@ -113,10 +112,9 @@ class TTGenNode(io.ComfyNode):
             rewrites=rewrites,
             injection_step=injection_step,
             interval=interval,
-            encoder=ClipEncoder(clip),
             **optional,
         )
-        return search_output(search)
+        return search_output(search, encoder=ClipEncoder(clip))
 
 
 class RepromptedNode(io.ComfyNode):
@@ -152,10 +150,8 @@ class RepromptedNode(io.ComfyNode):
         if search is None:
             raise SearchError("search is missing: connect a method node, e.g. SVDD")
         rounds = Rounds(start_step, injection_step, interval, patience)
-        encoder = ClipEncoder(clip)
-        made = rewrapped(search, lambda inner: Reprompted(inner, rewriter, rewrites, rounds, keep_original, encoder))
-        method_of(made).check_settings()
-        return io.NodeOutput(made)
+        rewriting = Rewriting(rewriter, rewrites, rounds, keep_original)
+        return search_output(search, rewriting=rewriting, encoder=ClipEncoder(clip))
 
 
 NODES = [TTGenNode, RepromptedNode]

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..samplers.clustering import REDUCTIONS, PixelFeatures
 from ..samplers.methods import TTSVAR
-from ..samplers.methods.tts_var import POTENTIALS, Plan
+from ..samplers.methods.tts_var import POTENTIALS, PopulationPlan
 from ..samplers.protocols import SearchError
 from .method_nodes import method_schema, search_output
 from .types import ExtractorType
@@ -20,7 +20,7 @@ def numbers(text: str | None, name: str) -> list[int]:
         raise SearchError(f"{name} is {text!r}: write whole numbers with commas between, e.g. 6, 9") from None
 
 
-def plan_of(batch_schedule: str, cluster_scales: str, resample_scales: str) -> Plan | None:
+def plan_of(batch_schedule: str, cluster_scales: str, resample_scales: str) -> PopulationPlan | None:
     """The widgets' plan, None for the default one. SearchError for one that cannot work."""
     batches = numbers(batch_schedule, "batch_schedule")
     cluster = numbers(cluster_scales, "cluster_scales")
@@ -32,7 +32,7 @@ def plan_of(batch_schedule: str, cluster_scales: str, resample_scales: str) -> P
                 "N) are left after each scale, e.g. 8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1"
             )
         return None
-    return Plan.from_batches(batches, cluster, resample, len(batches))
+    return PopulationPlan.from_batches(batches, cluster, resample, len(batches))
 
 
 class TTSVARNode(io.ComfyNode):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..samplers.processes.chunking import Chunker
-from ..samplers.processes.diffusion import Decode, DiffusionProcess
+from ..samplers.processes.diffusion import Decode, Denoised, DiffusionProcess
 from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
 from .schedulers import OneStep, Parameterisation
@@ -39,23 +39,23 @@ class PipelineDenoise:
         parameterisation: how the network's output is read.
 
     Attributes:
-        rows_per_particle: network rows per particle: expected 1 before the first call, then measured.
-        on_extra_rows: called with the rows that a call took more than announced.
+        nfe_per_call: network rows per particle: expected 1 before the first call, then measured.
     """
+
+    can_encode = True
 
     def __init__(self, pipe: Any, prompts: Sequence[str], call: dict[str, Any], parameterisation: Parameterisation):
         self.pipe = _detached(pipe)
         self.prompts, self.call, self.parameterisation = list(prompts), dict(call), parameterisation
         self.network = _network(pipe)
-        self.rows_per_particle = 1
-        self.on_extra_rows: Callable[[int], None] = lambda rows: None
+        self.nfe_per_call = 1
         self._scheduler_config = pipe.scheduler.config
         self._conditions: Tensor | None = None
 
     def encode(self, texts: Sequence[str]) -> None:
         """Nothing to do: prompts are encoded when they are met, and remembered."""
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
         """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; ``prompts`` replace the groups' own."""
         grad = torch.is_grad_enabled() and x.requires_grad
         with torch.set_grad_enabled(grad), _CountedRows(self.network) as rows:
@@ -63,10 +63,8 @@ class PipelineDenoise:
             self._run(scheduler, group, x.to(self.network.dtype), 1, prompts)
         if scheduler.result is None:
             raise SearchError(f"{type(self.pipe).__name__} took no step: it is no text-to-image pipeline")
-        announced, self.rows_per_particle = self.rows_per_particle * len(x), -(-rows.count // len(x))
-        if rows.count != announced:
-            self.on_extra_rows(rows.count - announced)
-        return scheduler.result
+        self.nfe_per_call = -(-rows.count // len(x))
+        return Denoised(scheduler.result, rows.count)
 
     def prepare(self, steps: int) -> tuple[tuple[int, ...], Tensor, torch.device]:
         """(shape of one latent, sigmas ``[T + 1]``, device) that the pipeline would use for ``steps`` steps.
@@ -108,7 +106,7 @@ class PipelineDenoise:
         latents = found["latents"]
         return tuple(latents.shape[1:]), self.parameterisation.schedule(scheduler), latents.device
 
-    def condition(self, group: Tensor) -> Tensor | None:
+    def prompt_embedding(self, group: Tensor) -> Tensor | None:
         """Prompt embeddings ``[n, W]``, the mean over the tokens; None if the pipeline does not show them."""
         if self._conditions is None:
             encoded = getattr(self.pipe, "encode_prompt", None)
@@ -323,7 +321,7 @@ def pipeline_process(
         raise SearchError(f"pipe is a {type(pipe).__name__}: a loaded diffusers pipeline is needed")
     denoise = PipelineDenoise(pipe, prompts, call, Parameterisation.of(pipe.scheduler))
     shape, schedule, device = denoise.prepare(steps)
-    process = DiffusionProcess(
+    return DiffusionProcess(
         denoise,
         denoise.parameterisation.interpolant,
         schedule if sigmas is None else sigmas,
@@ -336,12 +334,6 @@ def pipeline_process(
         device=device,
         gradient_through=gradient_through,
     )
-
-    def extra(rows: int) -> None:
-        process.ledger.nfe += rows
-
-    denoise.on_extra_rows = extra
-    return process
 
 
 def _size(pipe: Any, call: dict[str, Any]) -> tuple[int, int] | None:

@@ -1,40 +1,44 @@
 """A search that fits a budget: how many particles, over how many steps, for so many forward passes or seconds.
 
 The published comparisons are made at equal numbers of forward passes (500 in the RBF paper); every method spends them
-in its own way, so each one says what it costs (``calls`` and ``looks``, and ``passes`` where its calls share a part)
-and this module turns that around. A search around another one (re-prompted, continued) says what goes on ``around`` it.
+in its own way, so each one says what it costs (``denoiser_calls``, ``verifications``, and ``nfe`` where its calls share
+a part) and this module turns that around.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from .processes.kernel import Interpolant, Noise, check_sigmas, is_stochastic, transition_variance
-from .processes.sde import OnPath
-from .protocols import SearchError, Verifier
+from .checks import at_least, one_of
+from .processes.kernel import Interpolant, Noise, is_stochastic, transition_variance
+from .protocols import Capabilities, Outline, Process, SearchError, Verifier
+
+if TYPE_CHECKING:
+    from .method import SearchMethod
+    from .plan import Plan
 
 STEPS = ("may be fewer", "keep")
 MOST = 1 << 16  # particles; no budget pays for more
 
 
 @dataclass(frozen=True)
-class Outline:
-    """As much of a process as a method needs to say what it costs.
+class NoiseOutline:
+    """As much of a diffusion or flow process as a method needs to say what it costs.
 
     Attributes:
         interpolant: of the model. sigmas: ``[T + 1]`` decreasing. eta: noise of the moves.
+        can: capabilities of the process; those that follow from eta and the schedule are set anew.
     """
 
     interpolant: Interpolant
     sigmas: Sequence[float]
     eta: float | Noise
+    can: Capabilities = field(default_factory=Capabilities)
 
     @property
     def steps(self) -> int:
@@ -42,40 +46,41 @@ class Outline:
         return len(self.sigmas) - 1
 
     @property
-    def stochastic(self) -> bool:
-        """Whether any move draws noise."""
-        return is_stochastic(self.eta)
-
-    @property
-    def ends_clean(self) -> bool:
-        """Whether the last move leads to a finished image."""
-        return self.sigmas[-1] == 0.0
+    def capabilities(self) -> Capabilities:
+        """See ``Outline``."""
+        return replace(self.can, can_branch=is_stochastic(self.eta), ends_clean=self.sigmas[-1] == 0.0)
 
     def branches(self, step: int) -> bool:
         """Whether the move out of ``step`` draws noise."""
         return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
 
-    def thinned(self, steps: int) -> Outline:
+    def thinned(self, steps: int) -> NoiseOutline:
         """The same with ``steps`` moves."""
         return replace(self, sigmas=thinned(self.sigmas, steps))
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that one particle takes: a denoiser call (all guidance branches), and a look (decode and verify)."""
+    """Seconds that one particle takes.
+
+    Attributes:
+        call: a denoiser call, all guidance branches. look: a decode and a verification.
+        spent: what measuring took, in all.
+    """
 
     call: float
     look: float
+    spent: float = 0.0
 
     @classmethod
-    def measure(cls, process: Any, verifier: Verifier | None, prompts: Sequence[str], particles: int = 4) -> Pace:
+    def measure(cls, process: Process, verifier: Verifier | None, prompts: Sequence[str], particles: int = 4) -> Pace:
         """Time a few particles on ``process``. The first call of each kind warms up and does not count."""
+        begun = time.perf_counter()
         state = process.start(particles)
-        rows = torch.arange(len(state))
         texts = [prompts[g] for g in state.group.tolist()]
 
         def call():
-            return process.predict(replace(state.select(rows), x0=None))
+            return process.predict(replace(state, x0=None))
 
         def look():
             images = process.preview(predicted)
@@ -87,7 +92,7 @@ class Pace:
         seconds = [_timed(call)]
         look()
         seconds.append(_timed(look))
-        return cls(*(value / len(state) for value in seconds))
+        return cls(*(value / len(state) for value in seconds), spent=time.perf_counter() - begun)
 
 
 def _timed(function) -> float:
@@ -101,27 +106,31 @@ def _timed(function) -> float:
 
 
 @dataclass(frozen=True)
-class WithinBudget:
-    """A search together with what it may cost; its number of particles and of steps is chosen to use that up.
+class Budget:
+    """What a search may cost; its number of particles and of steps is chosen to use that up.
 
     Particles grow until the budget is used. Where it does not pay for ``least`` particles at the given number of steps,
     the steps become fewer (the schedule is thinned, its ends stay), down to half of them; then the particles do.
 
     Attributes:
-        search: a method, or one on a path (``sde.OnPath``); its own number of particles (candidates, beams, ...) does
-            not count.
         nfe: forward passes per image, 0 for no limit.
         seconds: seconds of the whole run, 0 for no limit. Seconds are measured on the machine, so that the same seed
             may give different results.
         steps: one of ``STEPS``.
-        least: particles that are worth fewer steps, >= 1.
+        least: use fewer steps rather than fewer particles than this, >= 1.
     """
 
-    search: Any
     nfe: int = 0
     seconds: float = 0.0
     steps: str = "may be fewer"
     least: int = 4
+
+    @property
+    def title(self) -> str:
+        """The budget in words, as a search's title has it."""
+        limits = [f"{self.nfe} passes"] if self.nfe else []
+        limits += [f"{self.seconds:g} s"] if self.seconds else []
+        return f"within {' and '.join(limits)}"
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
@@ -129,20 +138,23 @@ class WithinBudget:
             raise SearchError(f"nfe is {self.nfe} and seconds is {self.seconds}: both must be >= 0 (0 = no limit)")
         if self.nfe == 0 and self.seconds == 0:
             raise SearchError("nfe and seconds are both 0: give the forward passes per image, or seconds")
-        if self.steps not in STEPS:
-            raise SearchError(f"steps is {self.steps!r}: choose one of {', '.join(STEPS)}")
-        if self.least < 1:
-            raise SearchError(f"least is {self.least}: at least 1 is needed")
+        one_of(STEPS, steps=self.steps)
+        at_least(1, least=self.least)
+
+    def after(self, seconds: float) -> Budget:
+        """What is left when ``seconds`` of it were spent on measuring the pace. SearchError where nothing is."""
+        if self.seconds and seconds >= self.seconds:
+            raise SearchError(f"seconds is {self.seconds:g}: measuring the pace alone took longer, give more")
+        return replace(self, seconds=self.seconds - seconds) if self.seconds else self
 
     def fit(
-        self, search: Any, outline: Outline, rows: int, groups: int = 1, pace: Pace | None = None
-    ) -> tuple[Any, int]:
-        """(search, steps) that use the budget up as far as possible.
+        self, plan: Plan, outline: Outline, nfe_per_call: int, groups: int = 1, pace: Pace | None = None
+    ) -> tuple[SearchMethod, int]:
+        """(method, steps) that use the budget up as far as possible.
 
         Args:
-            search: the method to fit.
-            outline: the process as it would be run.
-            rows: forward passes per denoiser call.
+            plan: the search to fit. outline: the process as it would be run.
+            nfe_per_call: forward passes per denoiser call.
             groups: images of the run, which share ``seconds``.
             pace: needed where there is a limit in seconds.
 
@@ -150,15 +162,20 @@ class WithinBudget:
             SearchError: a budget that does not pay for one image, or a method that cannot be fitted.
         """
         self.check_settings()
-        if not hasattr(search, "calls"):
-            raise SearchError(f"method {search.name!r} has no automatic budget: set its particles and steps yourself")
+        if not plan.method.width and not plan.method.holds_budget:
+            raise SearchError(f"{plan.method.title} has no automatic budget: set its particles and steps yourself")
         asked = outline.steps
-        fixed = self.steps == "keep" or getattr(search, "needs_schedule", False)
+        fixed = (
+            self.steps == "keep"
+            or plan.method.fixed_schedule
+            or plan.origin is not None
+            or not isinstance(outline, NoiseOutline)
+        )
         floor = asked if fixed else max(1, min(asked, max(asked // 2, 4)))
-        found = None
+        found: tuple[SearchMethod, int] | None = None
         for steps in range(asked, floor - 1, -1):
-            shorter = outline if steps == asked else outline.thinned(steps)
-            fitted = self._widest(search, shorter, rows, groups, pace)
+            cost = Cost(plan, _shortened(outline, steps), nfe_per_call, groups, pace)
+            fitted = self._widest(plan.method, cost)
             if fitted is None:
                 continue
             if found is None or width_of(fitted) > width_of(found[0]):
@@ -166,137 +183,126 @@ class WithinBudget:
             if width_of(fitted) >= self.least:
                 break
         if found is None:
-            raise SearchError(self._too_small(search, outline.thinned(floor), rows, groups, pace))
+            cost = Cost(plan, _shortened(outline, floor), nfe_per_call, groups, pace)
+            raise SearchError(self._too_small(plan.method, cost))
         return found
 
-    def _widest(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> Any | None:
-        """The search with as many particles as the budget pays for, None if it does not pay for one."""
-        if hasattr(search, "fitted"):  # the budget is a setting of the method itself
-            return _fitted(search, self._calls(rows, groups, pace), outline)
-        one, two = (calls_of(widened(search, width), outline) for width in (1, 2))
-        if self.nfe and not self.seconds and one == two:
+    def _widest(self, method: SearchMethod, cost: Cost) -> SearchMethod | None:
+        """The method with as many particles as the budget pays for, None if it does not pay for one."""
+        if method.holds_budget:
+            return method.within(self._calls(cost) - cost.before(method), cost.outline)
+        if self.nfe and not self.seconds and cost.calls(widened(method, 1)) == cost.calls(widened(method, 2)):
             # A learned value chooses between candidates without denoiser calls: their number stays.
-            return search if self._pays(search, outline, rows, groups, pace) else None
+            return method if self._pays(method, cost) else None
         low, high = 0, 1
-        while high <= MOST and self._pays(widened(search, high), outline, rows, groups, pace):
+        while high <= MOST and self._pays(widened(method, high), cost):
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            if self._pays(widened(search, middle), outline, rows, groups, pace):
+            if self._pays(widened(method, middle), cost):
                 low = middle
             else:
                 high = middle
-        return widened(search, low) if low > 0 else None
+        return widened(method, low) if low > 0 else None
 
-    def _pays(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> bool:
-        if self.nfe and passes_of(search, outline, rows) > self.nfe:
+    def _pays(self, method: SearchMethod, cost: Cost) -> bool:
+        if self.nfe and cost.nfe(method) > self.nfe:
             return False
-        return not self.seconds or self._seconds(search, outline, groups, pace) <= self.seconds
+        return not self.seconds or cost.seconds(method) <= self.seconds
 
-    def _seconds(self, search: Any, outline: Outline, groups: int, pace: Pace | None) -> float:
-        if pace is None:
-            raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
-        return groups * (calls_of(search, outline) * pace.call + looks_of(search, outline) * pace.look)
-
-    def _calls(self, rows: int, groups: int, pace: Pace | None) -> int:
+    def _calls(self, cost: Cost) -> int:
         """Denoiser calls per image, where each is followed by a look."""
-        limits = [self.nfe // rows] if self.nfe else []
-        if self.seconds:
-            if pace is None:
-                raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
-            limits.append(int(self.seconds / (groups * (pace.call + pace.look))))
+        limits = [self.nfe // cost.nfe_per_call] if self.nfe else []
+        limits += [cost.calls_within(self.seconds)] if self.seconds else []
         return min(limits)
 
-    def _too_small(self, search: Any, outline: Outline, rows: int, groups: int, pace: Pace | None) -> str:
-        if hasattr(search, "fitted"):
-            least = _least_calls(search, outline)
-            passes = least * rows
+    def _too_small(self, method: SearchMethod, cost: Cost) -> str:
+        if method.holds_budget:
+            least = cost.before(method) + method.least_calls(cost.outline)
+            passes = least * cost.nfe_per_call
         else:
-            least = calls_of(widened(search, 1), outline)
-            passes = passes_of(widened(search, 1), outline, rows)
-        each = f"{least} denoiser calls" + (f" of {rows}" if passes == least * rows else "")
+            least = cost.calls(widened(method, 1))
+            passes = cost.nfe(widened(method, 1))
+        each = f"{least} denoiser calls" + (f" of {cost.nfe_per_call}" if passes == least * cost.nfe_per_call else "")
         what = f"{passes} forward passes per image ({each})"
+        needs = f"{method.title} with {cost.steps} steps needs at least {what}"
         if self.nfe and passes > self.nfe:
-            return f"nfe is {self.nfe}: {search.name} with {outline.steps} steps needs at least {what}"
-        seconds = "" if pace is None else f", about {groups * least * (pace.call + pace.look):.3g} s here"
-        return f"seconds is {self.seconds:g}: {search.name} with {outline.steps} steps needs at least {what}{seconds}"
+            return f"nfe is {self.nfe}: {needs}"
+        return f"seconds is {self.seconds:g}: {needs}{cost.told(least)}"
 
 
-def method_of(search: Any) -> Any:
-    """The method itself, without the path that it is to run on and the budget that it is to fit."""
-    while isinstance(search, OnPath | WithinBudget):
-        search = search.search
-    return search
+class Cost:
+    """What a method costs on an outline, with the way to the particle that the search goes on from.
+
+    Args:
+        plan, outline, nfe_per_call, groups, pace: as for ``Budget.fit``.
+    """
+
+    def __init__(self, plan: Plan, outline: Outline, nfe_per_call: int = 1, groups: int = 1, pace: Pace | None = None):
+        self._origin, self.steps, self.nfe_per_call = plan.origin, outline.steps, nfe_per_call
+        self._groups, self._pace = groups, pace
+        self.outline = outline
+        if plan.origin is not None and isinstance(outline, NoiseOutline):
+            self.outline = plan.origin.rest_of(outline)
+
+    def before(self, method: SearchMethod) -> int:
+        """Denoiser calls before the search begins."""
+        return 0 if self._origin is None else self._origin.denoiser_calls(method)
+
+    def calls(self, method: SearchMethod) -> int:
+        """Denoiser calls per image."""
+        return self.before(method) + method.denoiser_calls(self.outline)
+
+    def nfe(self, method: SearchMethod) -> int:
+        """Forward passes per image."""
+        return self.before(method) * self.nfe_per_call + method.nfe(self.outline, self.nfe_per_call)
+
+    def seconds(self, method: SearchMethod) -> float:
+        """Seconds of the whole run."""
+        pace, looks = self._measured(), method.verifications(self.outline)
+        return self._groups * (self.calls(method) * pace.call + looks * pace.look)
+
+    def calls_within(self, seconds: float) -> int:
+        """Denoiser calls per image that ``seconds`` pay for, each followed by a look."""
+        pace = self._measured()
+        return int(seconds / (self._groups * (pace.call + pace.look)))
+
+    def told(self, calls: int) -> str:
+        """The seconds of so many calls with their looks, for a message."""
+        if self._pace is None:
+            return ""
+        return f", about {self._groups * calls * (self._pace.call + self._pace.look):.3g} s here"
+
+    def _measured(self) -> Pace:
+        if self._pace is None:
+            raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
+        return self._pace
 
 
-def rewrapped(search: Any, change: Callable[[Any], Any]) -> Any:
-    """``change`` applied to the method inside a path and a budget, both kept."""
-    if isinstance(search, OnPath | WithinBudget):
-        return replace(search, search=rewrapped(search.search, change))
-    return change(search)
+def _shortened(outline: Outline, steps: int) -> Outline:
+    if steps == outline.steps or not isinstance(outline, NoiseOutline):
+        return outline
+    return outline.thinned(steps)
 
 
-def calls_of(search: Any, outline: Outline) -> int:
-    """Denoiser calls per image, those around the search included."""
-    if _inside(search) is None:
-        return search.calls(outline)
-    spent, rest = search.around(outline)
-    return spent + calls_of(search.search, rest)
+def widened(method: SearchMethod, width: int) -> SearchMethod:
+    """The method with another number of particles."""
+    return replace(method, **{method.width: width})
 
 
-def looks_of(search: Any, outline: Outline) -> int:
-    """Decodes and verifications per image."""
-    return search.looks(outline) if _inside(search) is None else looks_of(search.search, search.around(outline)[1])
-
-
-def passes_of(search: Any, outline: Outline, rows: int) -> int:
-    """Forward passes per image; ``rows`` per call, fewer where a method says that its calls share some."""
-    if _inside(search) is None:
-        return search.passes(outline, rows) if hasattr(search, "passes") else search.calls(outline) * rows
-    spent, rest = search.around(outline)
-    return spent * rows + passes_of(search.search, rest, rows)
-
-
-def _inside(search: Any) -> Any | None:
-    """The search that this one is wrapped around."""
-    return search.search if hasattr(type(search), "around") else None
-
-
-def _fitted(search: Any, calls: int, outline: Outline) -> Any | None:
-    if _inside(search) is None:
-        return search.fitted(calls, outline)
-    spent, rest = search.around(outline)
-    inner = _fitted(search.search, calls - spent, rest)
-    return None if inner is None else replace(search, search=inner)
-
-
-def _least_calls(search: Any, outline: Outline) -> int:
-    if _inside(search) is None:
-        return search.least_calls(outline)
-    spent, rest = search.around(outline)
-    return spent + _least_calls(search.search, rest)
-
-
-def width_of(search: Any) -> int:
-    """How many particles a method moves on with, by the field that ``widened`` sets; RBF's chains always count."""
-    return getattr(search, search.width_field) if hasattr(search, "width_field") else MOST
-
-
-def widened(search: Any, width: int) -> Any:
-    """The method with another number of particles (candidates, beams, rounds, ...)."""
-    if _inside(search) is not None:
-        return replace(search, search=widened(search.search, width))
-    return replace(search, **{search.width_field: width})
+def width_of(method: SearchMethod) -> int:
+    """The number that a budget changes: particles, or the budget where the method holds it."""
+    return int(getattr(method, method.width)) if method.width else MOST
 
 
 def thinned(sigmas: Sequence[float], steps: int) -> list[float]:
-    """``steps`` moves of a schedule ``[T + 1]``: evenly chosen levels, the first and the last stay.
+    """``steps + 1`` of the sigmas, evenly picked; the first and the last two stay (only the ends for one step).
 
     Raises:
-        ValueError: more steps than there are, or fewer than one.
+        ValueError: fewer than one step, or more than there are.
     """
-    values = list(sigmas)
-    if not 1 <= steps < len(values):
+    values = [float(sigma) for sigma in sigmas]
+    if not 1 <= steps <= len(values) - 1:
         raise ValueError(f"steps is {steps}: a schedule of {len(values) - 1} can be thinned to 1 .. {len(values) - 1}")
     # The last move (to 0) is a jump of its own kind: the level before it stays too, if there is room.
     if steps == 1:
@@ -304,37 +310,3 @@ def thinned(sigmas: Sequence[float], steps: int) -> list[float]:
     inner = len(values) - 2
     places = [round(i * inner / (steps - 1)) for i in range(steps)]
     return [values[place] for place in places] + [values[-1]]
-
-
-def auto(
-    search: Any,
-    process: Any,
-    verifier: Verifier | None,
-    prompts: Sequence[str],
-    *,
-    nfe: int = 0,
-    seconds: float = 0.0,
-    steps: str = "may be fewer",
-    least: int = 4,
-) -> tuple[Any, Any]:
-    """(search, process) that use up a budget; hand both to ``run_search``, with the budget as its limit too.
-
-    Args:
-        search: a method; its number of particles is replaced.
-        process: a ``DiffusionProcess``; the schedule of the one that comes back may be thinned.
-        verifier, prompts: as for ``run_search``, to measure seconds.
-        nfe, seconds, steps, least: see ``WithinBudget``. ``nfe`` counts per image.
-
-    Raises:
-        SearchError: a budget that does not pay for one image.
-    """
-    budget = WithinBudget(search, nfe, seconds, steps, least)
-    budget.check_settings()
-    outline = Outline(process.interpolant, check_sigmas(Tensor(process.sigmas)), process.eta)
-    pace = Pace.measure(process, verifier, prompts) if seconds else None
-    fitted, count = budget.fit(search, outline, process.denoise.rows_per_particle, process.groups, pace)
-    if count < process.steps:
-        process = copy.copy(process)
-        process.sigmas = thinned(process.sigmas, count)
-        process.steps = count
-    return fitted, process

@@ -1,7 +1,8 @@
-"""The contracts of the house: Process, Verifier, Search, and the small values that pass between them.
+"""The contracts of the house: Process, Verifier, Rewriter, Method, and the small values that pass between them.
 
-Everything a search sees is in this file. A method written against it runs on any process; a process written against it
-can be searched by any method. Nothing here imports ComfyUI, and nothing outside ``nodes/`` may.
+Everything a method may touch is declared here, and nothing that is not may be touched: a method written against these
+contracts runs on any process whose ``Capabilities`` cover the method's ``needs``, and ``run_search`` compares the two
+once, before the first forward pass. Nothing here imports ComfyUI, and nothing outside ``nodes/`` may.
 
 Shapes: ``n`` particles on the first axis everywhere, ``G`` groups (output slots: prompt x requested image), ``N``
 particles per group, so ``n = G * N`` and particle ``k`` of group ``g`` sits at row ``g * N + k`` after ``start``.
@@ -10,15 +11,23 @@ Images are float32 ``[n, H, W, 3]`` in 0..1 (ComfyUI's IMAGE). Scores are float6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-PROMPT = "prompt"
-"""Key of ``State.extra``: which prompt a particle is conditioned on."""
+from .state import PROMPT, State
+
+if TYPE_CHECKING:
+    from .processes.chunking import Chunker
+    from .processes.kernel import Interpolant, Noise
+    from .processes.streams import Streams
+    from .run.ledger import Ledger
+    from .run.trace import Trace
+
+__all__ = ["PROMPT", "State"]
 
 
 class SearchError(ValueError):
@@ -34,92 +43,115 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True)
-class State:
-    """A population of particles at one step of a process. Immutable; ``select`` never shares mutable storage.
+class Values:
+    """What was said of a population.
 
     Attributes:
-        x: ``[n, ...]`` current noisy states in the sampler's own scale.
-        group: int64 ``[n]`` output slot that each particle competes for.
-        slot: int64 ``[n]`` owner of the noise stream that drives the particle's next move (0..N-1 within a group).
-        step: index of the transition that comes next; ``x`` sits at ``sigmas[step]``.
-        x0: ``[n, ...]`` expected clean latents at ``x``, or None while not computed (a cache, see ``Process.predict``).
-        extra: further per-particle tensors of a process, particle axis first: KV caches, and ``PROMPT``, the number
-            of the prompt in the process's table that a particle has instead of its group's own (-1: its group's).
+        score: float64 ``[n]``, of a verifier or of a value function.
+        gradient: like ``State.x``, of the score with respect to it, where asked.
+        members: the parts that a score was made of (an ensemble's members, a rubric's axes), name -> ``[n]``.
     """
 
-    x: Tensor
-    group: Tensor
-    slot: Tensor
-    step: int
-    x0: Tensor | None = None
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    score: Tensor
+    gradient: Tensor | None = None
+    members: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return self.x.shape[0]
+    def select(self, rows: Tensor) -> Values:
+        """The values of some rows."""
+        gradient = None if self.gradient is None else self.gradient[rows.to(self.gradient.device)]
+        return Values(self.score[rows], gradient, {name: part[rows] for name, part in self.members.items()})
 
     @staticmethod
-    def joined(states: Sequence[State]) -> State:
-        """One population of several at the same step, rows in order.
-
-        ``x0`` is kept where all have it. Where some have numbers in ``extra`` (a prompt's) that others lack, those get
-        -1, which stands for none. What only a subclass of State holds is lost; its process says so where it matters.
-        """
-        return State(
-            step=states[0].step,
-            x=torch.cat([s.x for s in states]),
-            group=torch.cat([s.group for s in states]),
-            slot=torch.cat([s.slot for s in states]),
-            x0=None if any(s.x0 is None for s in states) else torch.cat([s.x0 for s in states]),
-            extra={name: _joined_extra(states, name) for name in dict.fromkeys(n for s in states for n in s.extra)},
-        )
-
-    def select(self, index: Tensor, slot: Tensor | None = None) -> State:
-        """Reindex particles (duplicates allowed). ``slot`` re-assigns stream owners, default: the parents' slots."""
-        rows = index.to(self.x.device)
-        return replace(
-            self,
-            x=self.x[rows],
-            group=self.group[index.cpu()],
-            slot=(self.slot[index.cpu()] if slot is None else slot).clone(),
-            x0=None if self.x0 is None else self.x0[rows],
-            extra={name: value[rows.to(value.device)] for name, value in self.extra.items()},
+    def joined(parts: Sequence[Values]) -> Values:
+        """Values of several chunks or rounds, rows in order; gradients are kept where all have one."""
+        gradients = [part.gradient for part in parts if part.gradient is not None]
+        names = list(dict.fromkeys(name for part in parts for name in part.members))
+        return Values(
+            torch.cat([part.score for part in parts]),
+            torch.cat(gradients) if len(gradients) == len(parts) else None,
+            {name: torch.cat([_part(part, name) for part in parts]) for name in names},
         )
 
 
-def _joined_extra(states: Sequence[State], name: str) -> Tensor:
-    known = next(s.extra[name] for s in states if name in s.extra)
-    if known.is_floating_point() and any(name not in s.extra for s in states):
-        raise KeyError(f"{name!r} is known of some particles only, and nothing stands for none")
-    return torch.cat([s.extra[name] if name in s.extra else known.new_full((len(s),), -1) for s in states])
+def _part(values: Values, name: str) -> Tensor:
+    """A member's scores, NaN where it gave none."""
+    missing = torch.full((len(values.score),), torch.nan, dtype=torch.float64)
+    return values.members.get(name, missing).detach().double().cpu()
+
+
+def _nothing(seconds: float) -> None:
+    """Nobody counts."""
 
 
 @dataclass(frozen=True)
-class Values:
-    """What a verifier said of a population: ``reward`` float64 ``[n]`` and, where asked, ``grad`` like ``State.x``."""
+class ScoreContext:
+    """Which images of a run a verifier is shown.
 
-    reward: Tensor
-    grad: Tensor | None = None
+    Attributes:
+        group: int64 ``[n]`` image of the batch that each candidate competes for.
+        step, steps: moves made, of how many.
+        final: whether these are finished images.
+        run: stands for the run: the same object throughout one run. Verifiers may keep a weak reference to it.
+        excuse: takes seconds that were spent waiting for a person out of the run's time.
+        sources: per group the images that the user gave to be edited, ``[H, W, 3]`` in 0..1 each; empty without.
+        instruction: what is to be done to them, "" without.
+    """
+
+    group: Tensor
+    step: int = 0
+    steps: int = 1
+    final: bool = True
+    run: object = None
+    excuse: Callable[[float], None] = _nothing
+    sources: Sequence[Tensor] = ()
+    instruction: str = ""
+
+    def rows(self, rows: slice) -> ScoreContext:
+        """The context of a chunk."""
+        return replace(self, group=self.group[rows])
 
 
-@runtime_checkable
-class Verifier(Protocol):
-    """Images + prompts -> one number per image.
+class Verifier:
+    """Images + prompts -> one number per image. Subclass it and write ``score``.
 
     Attributes:
         name: short name for reports.
         differentiable: whether ``score`` can be differentiated with respect to the images.
+        relative: scores compare the candidates of one call with each other, so all of a step must come in one call,
+            and scores of different steps mean different things.
+        rejects: -inf is a verdict (a person dropped the image), not a failure to be warned of.
+        needs_prompt: whether the prompt is read.
+        default_scale: usual (mean, standard deviation) of scores, to weigh verifiers against each other.
+        members: verifiers that this one is made of.
+        module: its network, where it has one that a host may move between devices.
+        bytes_per_image: working memory of a score, None where nothing is known.
     """
 
-    name: str
-    differentiable: bool
+    name: str = "verifier"
+    differentiable: bool = False
+    relative: bool = False
+    rejects: bool = False
+    needs_prompt: bool = True
+    default_scale: tuple[float, float] = (0.0, 1.0)
+    members: Sequence[Verifier] = ()
+    module: Any = None
+    bytes_per_image: float | None = None
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` of ``images`` ``[n, H, W, 3]`` in 0..1 for ``prompts`` (one per image), higher is better.
 
         When grad mode is on and ``images.requires_grad``, a differentiable verifier keeps the graph. The caller
-        decides about grad mode; the verifier never turns it on by itself.
+        decides about grad mode; the verifier never turns it on by itself. ``context`` is None outside a search.
         """
-        ...
+        raise NotImplementedError(f"{type(self).__name__} has no score()")
+
+    def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
+        """``score`` with the scores of its parts; what a search calls. Override it where there are some."""
+        return Values(self.score(images, prompts, context))
+
+    def wants_all(self, context: ScoreContext) -> bool:
+        """Whether the images of ``context`` must come in one call, none left for a second chunk."""
+        return self.relative
 
 
 @dataclass(frozen=True)
@@ -188,46 +220,158 @@ class Rewriter(Protocol):
         ...
 
 
-class Process(Protocol):
-    """Something that is advanced step by step and can be previewed: a diffusion or flow model, or a next-scale VAR."""
+@dataclass(frozen=True)
+class Capabilities:
+    """What a process can do; a method's ``needs`` are names of these.
 
-    steps: int
+    Attributes:
+        kind: of model, as a person says it: "diffusion", "flow", "next-scale".
+        has_initial_noise: an image grows from one noise, which can be searched.
+        can_branch: moves draw noise, so that clones of a particle separate.
+        can_renoise: particles can go to any noise level, up or down, on schedules of their own.
+        can_join: populations can be put together from states of several selections.
+        can_differentiate: gradients of a score reach the states.
+        can_reprompt: particles can have prompts of their own.
+        can_resize: previews can be decoded at other sizes.
+        ends_clean: the last move leads to the clean estimate itself, which is then judged only once.
+    """
+
+    kind: str = "diffusion"
+    has_initial_noise: bool = True
+    can_branch: bool = True
+    can_renoise: bool = True
+    can_join: bool = True
+    can_differentiate: bool = True
+    can_reprompt: bool = False
+    can_resize: bool = False
+    ends_clean: bool = True
+
+
+class Outline(Protocol):
+    """As much of a process as a method needs to say what it costs; see ``samplers.budget`` for one without a model."""
+
+    @property
+    def sigmas(self) -> Sequence[float]:
+        """``[T + 1]`` decreasing noise levels; for next-scale models the share of tokens that is still to be drawn."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Moves T."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What can be done with it."""
+        ...
+
+    @property
+    def interpolant(self) -> Interpolant:
+        """Coefficients of the states, where ``can_renoise``; SearchError elsewhere."""
+        ...
+
+    def branches(self, step: int) -> bool:
+        """Whether the move out of ``step`` draws noise."""
+        ...
+
+
+class Process(Outline, Protocol):
+    """Something that is advanced step by step and can be previewed: a diffusion or flow model, or a next-scale VAR.
+
+    Attributes:
+        groups: images G that are made at once.
+        eta: noise of the moves, 0 (ODE) .. 1 (ancestral), or a rule of ``processes.sde``.
+        shape: of one particle's state.
+        nfe_per_call: forward passes that one call of one particle takes: one per branch of its guidance.
+        streams: source of all noise.
+        chunker: how many particles fit a call.
+        ledger: books of the run; set by the session.
+    """
+
     groups: int
-    stochastic: bool
+    eta: float | Noise
+    shape: tuple[int, ...]
+    nfe_per_call: int
+    streams: Streams
+    chunker: Chunker
+    ledger: Ledger
 
     def start(self, particles: int) -> State:
         """``groups * particles`` fresh particles; particle ``k`` of every group owns stream slot ``k``."""
+        ...
+
+    def initial_noise(self, group: Tensor, slot: Tensor) -> Tensor:
+        """Noise ``[n, ...]`` that slots ``[n]`` of groups ``[n]`` start from."""
+        ...
+
+    def begin(self, noise: Tensor, group: Tensor, slot: Tensor) -> State:
+        """Particles that grow from ``noise`` ``[n, ...]``."""
         ...
 
     def predict(self, state: State) -> State:
         """The state with ``x0`` filled in (one denoiser call per particle; free when it is already there)."""
         ...
 
-    def preview(self, state: State) -> Tensor:
-        """Expected final images ``[n, H, W, 3]`` in 0..1 of a predicted state."""
-        ...
+    def preview(self, state: State, side: int | None = None) -> Tensor:
+        """Expected final images ``[n, H, W, 3]`` in 0..1 of a predicted state.
 
-    def advance(self, state: State, shift: Tensor | None = None) -> tuple[State, Tensor]:
-        """One stochastic transition of a predicted state -> (state at the next step, log p/q float64 ``[n]``).
-
-        ``shift`` is the gradient of the log-potential with respect to ``x``; the process scales it by the variance
-        of its own transition (DAS eq. for the locally optimal proposal) and returns the log-ratio that corrects for it.
+        ``side``: codes along the longer side to decode at, for next-scale models; None: the usual size.
         """
         ...
 
-    def value_gradient(self, state: State, value) -> tuple[State, Values]:
-        """Predict, score and differentiate: ``value(images, group) -> reward [n]``; the gradient is w.r.t. ``x``."""
+    def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
+        """One transition of a predicted state -> (state at the next step, log p/q float64 ``[n]``).
+
+        ``gradient`` is that of the log-potential with respect to ``x``; the process scales it by the variance of its
+        own transition (the locally optimal proposal of DAS) and returns the log-ratio that corrects for it.
+        """
+        ...
+
+    def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
+        """Predict, score and differentiate: ``value(images, group) -> score [n]``; the gradient is w.r.t. ``x``."""
         ...
 
     def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
         """The states conditioned on ``prompts``, one per particle (None: its group's own); ``x0`` is forgotten.
 
-        Only where ``can_reprompt`` is true. A particle's descendants keep its prompt.
+        Only where ``can_reprompt``. A particle's descendants keep its prompt.
         """
+        ...
+
+    def prompts_of(self, state: State) -> list[str | None] | None:
+        """The prompt of every particle, None for its group's own; None altogether where nothing was re-prompted."""
+        ...
+
+    def prompt_embedding(self, group: Tensor) -> Tensor | None:
+        """One vector ``[n, W]`` for the prompt of each group ``[n]``, for value functions; None if there is none."""
         ...
 
     def finish(self, state: State) -> Tensor:
         """Final latents ``[n, ...]`` of a state: ``x`` when all steps are done, the expected clean latents before."""
+        ...
+
+    def variant(
+        self,
+        *,
+        sigmas: Sequence[float] | None = None,
+        eta: float | Noise | None = None,
+        gradient_through: str | None = None,
+        streams: Streams | None = None,
+        origin: State | None = None,
+    ) -> Process:
+        """This process with other settings and the same books; what is None stays.
+
+        Args:
+            sigmas: another schedule (where ``can_renoise``).
+            eta: other noise of the moves; 0 is the ODE, or the likelier bit.
+            gradient_through: "denoiser" or "decoder", see ``DiffusionProcess``.
+            streams: other noise.
+            origin: one particle per group: ``start`` gives clones of them instead of fresh particles.
+        """
+        ...
+
+    def expect(self, populations: Sequence[int]) -> None:
+        """Announce with how many particles per group each step is made, so that no more memory is reserved."""
         ...
 
 
@@ -236,16 +380,17 @@ class SearchResult:
     """What a search returns, whole or cut short.
 
     Attributes:
-        latents: ``[G, ...]`` the best per group.
-        finalists: ``[n, ...]`` all survivors, sorted by group, then by score, best first.
+        latents: ``[G, ...]`` the winners, one per group.
+        finalists: ``[n, ...]`` all survivors, sorted by group, the winner first, then by score.
         scores: float64 ``[n]`` of the finalists (NaN where a score could not be had).
         group: int64 ``[n]`` group of each finalist.
         particles: ids of the finalists in the trace.
-        status: "complete", "budget" or "interrupted".
+        status: "complete", "budget", "interrupted" or "failed" (an error cut it short; the best so far is here).
         trace, ledger: the record of the run.
         held_out: float64 ``[n]`` or None: scores of the held-out verifier, which never steers.
-        optimism: mean of (last score used for a selection - score of the finished image); 0 where none was used.
+        selection_bias: mean of (last score that a selection used - score of the finished image); 0 where none was.
         log_z: float64 ``[G]`` estimate of log E[exp(r / alpha)] where the method has one, else None.
+        warnings: sentences for the user.
     """
 
     latents: Tensor
@@ -254,24 +399,47 @@ class SearchResult:
     group: Tensor
     particles: list[int]
     status: str
-    trace: Any
-    ledger: Any
+    trace: Trace
+    ledger: Ledger
     held_out: Tensor | None = None
-    optimism: float = 0.0
+    selection_bias: float = 0.0
     log_z: Tensor | None = None
     warnings: list[str] = field(default_factory=list)
 
 
-class Search(Protocol):
-    """A rule that decides which particles live, branch, rewind or get a new prompt. One file each in ``methods/``."""
+class Method(Protocol):
+    """A rule that decides which particles live, branch, rewind or get a new prompt. One file each in ``methods/``.
 
-    name: str
+    ``samplers.method`` has a base class with the defaults, ``docs/methods.md`` says how to write one.
 
-    def run(self, run) -> SearchResult:
-        """Search with everything in ``run`` (a ``Session``: process, verifier, prompts, ledger, trace)."""
+    Attributes:
+        name: key in the registry, the trace and on the command line.
+        width: name of the field that a budget may change, "" for none.
+        weighted: whether finalists have weights, so that ``Plan.output`` may be "weight" or "sample".
+    """
+
+    name: ClassVar[str]
+    width: ClassVar[str]
+    weighted: ClassVar[bool]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of ``Capabilities`` that these settings cannot go without."""
         ...
 
+    @property
+    def population(self) -> int:
+        """Particles per image that run at once, at most."""
+        ...
 
-def as_row_index(index: Sequence[int] | Tensor) -> Tensor:
-    """int64 CPU tensor of row numbers."""
-    return torch.as_tensor(index, dtype=torch.int64).cpu()
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+        ...
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError for what is special to this method on this process; ``needs`` are met already."""
+        ...
+
+    def run(self, session: Any) -> SearchResult:
+        """Search with everything in the ``Session``: process, verifier, prompts, books."""
+        ...

@@ -1,31 +1,22 @@
 """Asking a rewriter in the course of a search: who is asked when, what becomes of the answers, and the books.
 
-``Inquiry`` serves TTGen; ``Reprompted`` puts re-prompting as an operation inside any other search.
+``Inquiry`` serves TTGen; ``Rewriting`` puts re-prompting as an operation inside any other search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .checks import at_least
 from .processes.streams import Streams
-from .protocols import (
-    PROMPT,
-    Attempt,
-    Process,
-    Rewrite,
-    Rewriter,
-    RewriteRequest,
-    SearchError,
-    SearchResult,
-    State,
-    Verifier,
-)
+from .protocols import Attempt, Rewrite, Rewriter, RewriteRequest, SearchError
 from .run.session import Session
+from .run.trace import RewriteEntry
+from .state import PROMPT, State
 
 HISTORY = 32
 THREAD = "thread"
@@ -54,10 +45,7 @@ class Rounds:
             raise SearchError(f"start_step is {self.start}: steps are counted from 1")
         if self.injection < 0:
             raise SearchError(f"injection_step is {self.injection}: it must be >= 0 (0 = never)")
-        if self.interval < 1:
-            raise SearchError(f"interval is {self.interval}: it must be at least 1")
-        if self.patience < 1:
-            raise SearchError(f"patience is {self.patience}: it must be at least 1")
+        at_least(1, interval=self.interval, patience=self.patience)
 
     def within(self, step: int) -> bool:
         """Whether step ``step`` (from 0) is before the injection step."""
@@ -150,8 +138,7 @@ class Inquiry:
         ]
         with session.ledger.rewrite() as answers:
             answers += self.rewriter.rewrite(requests)
-        for row, answer in zip(due, answers, strict=True):
-            session.rewrites.append(_entry(group[row], slot[row], answer))
+        session.rewrote([_entry(group[row], slot[row], answer) for row, answer in zip(due, answers, strict=True)])
         return answers
 
     def _take(self, thread: _Thread, answer: Rewrite) -> None:
@@ -173,48 +160,37 @@ def _seed(streams: Streams, group: int, slot: int, step: int) -> int:
     return int(drawn.view(torch.int32)) & 0x7FFFFFFF
 
 
-def _entry(group: int, slot: int, answer: Rewrite) -> dict[str, Any]:
+def _entry(group: int, slot: int, answer: Rewrite) -> RewriteEntry:
     """An answer as ``StepRecord.rewrites`` has it."""
-    return {
-        "group": group,
-        "slot": slot,
-        "missing": list(answer.missing),
-        "prompts": list(answer.prompts),
-        "aligned": answer.aligned,
-        "failed": answer.failed,
-        "note": answer.note,
-        "calls": answer.calls,
-    }
+    return RewriteEntry(
+        group=group,
+        slot=slot,
+        missing=list(answer.missing),
+        prompts=list(answer.prompts),
+        aligned=answer.aligned,
+        failed=answer.failed,
+        note=answer.note,
+        calls=answer.calls,
+    )
 
 
-def check_can_reprompt(process: Process) -> None:
-    """Raise SearchError where particles cannot have prompts of their own."""
-    if not getattr(process, "can_reprompt", False):
-        raise SearchError("clip is missing: connect the model's text encoder, new prompts have to be encoded")
+class ActiveRewriting:
+    """``Rewriting`` in a run: particles get new prompts after their moves.
 
-
-class _RepromptedProcess:
-    """A process whose particles get new prompts after their moves.
-
-    Everything else is the wrapped process. Parents are asked about (clones of one parent together); the particles of a
-    group then take their parent's prompts in turn: the original, then the rewrites. So candidates that differ in their
-    noise now differ in their prompt too, and the search's own selection decides, at no further forward pass.
+    Parents are asked about (clones of one parent together); the particles of a group then take their parent's prompts
+    in turn: the original, then the rewrites. So candidates that differ in their noise now differ in their prompt too,
+    and the search's own selection decides, at no further forward pass.
     """
 
-    def __init__(self, process: Process, inquiry: Inquiry, keep_original: bool):
-        self._process, self._inquiry, self._keep_original = process, inquiry, keep_original
+    def __init__(self, session: Session, rewriting: Rewriting):
+        self._session, self._keep_original = session, rewriting.keep_original
+        self._inquiry = Inquiry(session, rewriting.asked, rewriting.rounds, rewriting.rewrites, threads=0)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._process, name)
-
-    def advance(self, state: State, shift: Tensor | None = None) -> tuple[State, Tensor]:
-        """The move, then new prompts for where it leads."""
-        moved, log_ratio = self._process.advance(state, shift)
-        step, rounds = state.step, self._inquiry.rounds
-        if not rounds.within(step) or moved.step >= self._process.steps:
-            if PROMPT in moved.extra:
-                moved = self._process.reprompt(moved, [None] * len(moved))
-            return moved, log_ratio
+    def after(self, state: State, moved: State) -> State:
+        """``moved``, where ``state`` has moved to, under the prompts that it goes on with."""
+        process, step, rounds = self._session.process, state.step, self._inquiry.rounds
+        if not rounds.within(step) or moved.step >= process.steps:
+            return process.reprompt(moved, [None] * len(moved)) if PROMPT in moved.extra else moved
         family, firsts = _families(state)
         heads = state.select(torch.tensor(firsts))
         threads = heads.extra.get(THREAD, torch.full((len(heads),), -1)).tolist()
@@ -222,16 +198,15 @@ class _RepromptedProcess:
             threads = [self._inquiry.fork(thread) for thread in threads]
         images = heads.x.new_empty(len(heads), 0)  # nobody looks at them where nobody is asked
         if rounds.asks(step) and self._inquiry.listening(threads):
-            images = self._process.preview(heads)
+            images = process.preview(heads)
         found = self._inquiry.prompts(step, heads, images, rows=threads)
         prompts: list[str | None] = []
         turn = _places(state.group)
         for row, parent in enumerate(family):
             options = [None, *found[parent]] if self._keep_original or not found[parent] else list(found[parent])
             prompts.append(options[turn[row] % len(options)])
-        moved = self._process.reprompt(moved, prompts)
-        kept = torch.tensor([threads[parent] for parent in family])
-        return replace(moved, extra={**moved.extra, THREAD: kept}), log_ratio
+        moved = process.reprompt(moved, prompts)
+        return replace(moved, extra={**moved.extra, THREAD: torch.tensor([threads[parent] for parent in family])})
 
 
 def _families(state: State) -> tuple[list[int], list[int]]:
@@ -262,60 +237,41 @@ def _places(group: Tensor) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Reprompted:
-    """Another search whose particles get rewritten prompts on their way.
+class Rewriting:
+    """A search's particles get rewritten prompts on their way.
 
     Before each move the rewriter sees a parent's preview; its children then go on under the original prompt and the
     rewrites in turn. SVDD chooses between (noise, prompt) pairs, SMC and FK steering let prompts compete by weight.
 
     Attributes:
-        search: a method of ``methods`` without guidance.
         rewriter: who is asked; rewrites: M; rounds: when.
         keep_original: whether the original prompt is among those that children get.
-        encoder: a host's text encoder, None where the process brings its own.
     """
 
-    search: Any
     rewriter: Rewriter | None = None
     rewrites: int = 3
     rounds: Rounds = Rounds()
     keep_original: bool = True
-    encoder: Any = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("search", "__setstate__"):  # not set yet while being copied or unpickled
-            raise AttributeError(name)
-        return getattr(self.search, name)
-
-    def around(self, outline: Any) -> tuple[int, Any]:
-        """(denoiser calls besides the search's own, outline that the search runs on): rewriting needs no calls."""
-        return 0, outline
-
-    def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work."""
-        self.check_settings()
-        self.search.check(process, verifier)
+    @property
+    def asked(self) -> Rewriter:
+        """The rewriter. SearchError where there is none."""
+        return check_rewriting(self.rewriter, self.rewrites, self.rounds)
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
         check_rewriting(self.rewriter, self.rewrites, self.rounds)
-        if getattr(self.search, "guidance", 0.0) > 0:
-            raise SearchError("search follows gradients: re-prompting goes with searches without guidance, e.g. SMC")
-        self.search.check_settings()
 
-    def run(self, session: Session) -> SearchResult:
-        """Run the search on the process with changing prompts."""
-        check_can_reprompt(session.process)
-        inquiry = Inquiry(session, self.rewriter, self.rounds, self.rewrites, threads=0)
-        session.process = _RepromptedProcess(session.process, inquiry, self.keep_original)
-        session.trace.meta["rewriter"] = self.rewriter.name
-        return self.search.run(session)
+    def begin(self, session: Session) -> ActiveRewriting:
+        """Rewriting for one run."""
+        session.uses(self.asked)
+        return ActiveRewriting(session, self)
 
 
-def check_rewriting(rewriter: Rewriter | None, count: int, rounds: Rounds) -> None:
-    """Raise SearchError for what a search with a rewriter cannot go without."""
+def check_rewriting(rewriter: Rewriter | None, count: int, rounds: Rounds) -> Rewriter:
+    """The rewriter; SearchError for what a search with one cannot go without."""
     if rewriter is None:
         raise SearchError("rewriter is missing: connect one, e.g. the Shapes World Rewriter or an endpoint")
-    if count < 1:
-        raise SearchError(f"rewrites is {count}: at least 1 is needed")
+    at_least(1, rewrites=count)
     rounds.check()
+    return rewriter

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..samplers.protocols import SearchError
-from ..samplers.values import prompt_embedding
 from .network import ValueNetwork, load_value
 
 
@@ -34,7 +33,7 @@ class LearnedValue:
 
     def check(self, process) -> None:
         """Raise SearchError if the network was made for other latents or other prompts than the process has."""
-        config, shape = self.network.config, tuple(getattr(process, "shape", ()))
+        config, shape = self.network.config, tuple(process.shape)
         wanted = (config.channels, "h", "w") if config.spatial else (config.channels,)
         if len(shape) != len(wanted) or shape[0] != config.channels:
             trained = f" (trained on {self.network.about['model']})" if self.network.about.get("model") else ""
@@ -42,7 +41,7 @@ class LearnedValue:
                 f"the value network takes latents [{', '.join(map(str, wanted))}]{trained}, this model's are "
                 f"{list(shape)}: train one for this model with `testtime train-value`"
             )
-        embedding = prompt_embedding(process.denoise, torch.zeros(1, dtype=torch.int64)) if config.condition else None
+        embedding = process.prompt_embedding(torch.zeros(1, dtype=torch.int64)) if config.condition else None
         if config.condition and (embedding is None or embedding.shape[1] != config.condition):
             has = "none" if embedding is None else f"one of width {embedding.shape[1]}"
             raise SearchError(
@@ -61,7 +60,7 @@ class LearnedValue:
             time = torch.full((len(x),), b / (a + b), device=x.device)
             condition = None
             if network.config.condition:
-                condition = prompt_embedding(process.denoise, group).to(x.device, torch.float32)
+                condition = process.prompt_embedding(group).to(x.device, torch.float32)
             return network.value(x.float() / (a + b), time, condition)
 
         return value

@@ -15,8 +15,7 @@ from torch import Tensor
 from ..samplers.methods import BestOfN
 from ..samplers.processes.diffusion import DiffusionProcess
 from ..samplers.protocols import SearchError, Verifier
-from ..samplers.run.session import run_search
-from ..samplers.values import prompt_embedding
+from ..samplers.run.search import run_search
 
 # (prompts of a batch, number of its first image) -> a process with one group per prompt
 MakeProcess = Callable[[Sequence[str], int], DiffusionProcess]
@@ -90,7 +89,7 @@ def _sample(process: DiffusionProcess, verifier: Verifier, prompts: Sequence[str
     """One plain sample per prompt, as tensors for a file."""
     with torch.no_grad():
         result = run_search(BestOfN(1), process, verifier, prompts)
-        condition = prompt_embedding(process.denoise, torch.arange(len(prompts)))
+        condition = process.prompt_embedding(torch.arange(len(prompts)))
         condition = torch.empty(len(prompts), 0) if condition is None else condition
     bad = int((~torch.isfinite(result.scores)).sum())
     if bad:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .base import VerifierError, freeze, module_device
 from .caching import ImageCache
 from .clip_score import _unit
@@ -85,7 +86,7 @@ class _ImageTower(nn.Module):
         return self.head(_unit(output.pooler_output if embedding is None else embedding))
 
 
-class _AestheticVerifier:
+class _AestheticVerifier(Verifier):
     """Common part of both predictors."""
 
     differentiable = True
@@ -95,7 +96,7 @@ class _AestheticVerifier:
         self.module, self.prepare, self.name = freeze(_ImageTower(tower, head)), prepare, name
         self._images = ImageCache()
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str = "", context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; ``prompts`` are not read."""
         pixels = self.prepare(images, module_device(self.module))
         return self._images(pixels, lambda rows: self.module(pixels[rows.to(pixels.device)]))

@@ -1,6 +1,6 @@
 """What every verifier shares: input checks, the clear errors they raise, and a small cache of prompt encodings.
 
-The contract itself is ``samplers.protocols.Verifier``; a class needs no base to satisfy it. Images are ComfyUI IMAGEs:
+The contract itself is the class ``samplers.protocols.Verifier``. Images are ComfyUI IMAGEs:
 float ``[n, H, W, 3]`` in 0..1. Scores that come out non-finite are passed on as they are: the search counts them and
 keeps such particles from winning.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..samplers.protocols import SearchError
+from ..samplers.protocols import ScoreContext, SearchError, Values, Verifier
 from .text import plain
 
 # Far above any overshoot of a decoder, far below 255: tells 8-bit values from mere over-bright pixels.
@@ -91,6 +91,28 @@ def module_device(module: nn.Module) -> torch.device:
 def freeze(module: nn.Module) -> nn.Module:
     """The module in evaluation mode with weights that take no gradient (gradients to the images still flow)."""
     return module.eval().requires_grad_(False)
+
+
+class WrappedVerifier(Verifier):
+    """A verifier around another one, whose attributes it has; subclasses change how it is asked."""
+
+    def __init__(self, inner: Verifier):
+        self.inner = inner
+        self.name, self.differentiable, self.relative = inner.name, inner.differentiable, inner.relative
+        self.rejects, self.needs_prompt, self.default_scale = inner.rejects, inner.needs_prompt, inner.default_scale
+        self.members, self.module, self.bytes_per_image = (inner,), inner.module, inner.bytes_per_image
+
+    def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
+        """See ``Verifier.score``."""
+        return self.judge(images, prompts, context).score
+
+    def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
+        """See ``Verifier.judge``."""
+        return self.inner.judge(images, prompts, context)
+
+    def wants_all(self, context: ScoreContext) -> bool:
+        """See ``Verifier.wants_all``."""
+        return self.inner.wants_all(context)
 
 
 class PromptCache:

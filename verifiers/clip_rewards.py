@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..samplers.protocols import ScoreContext
 from .base import VerifierError
 from .clip_score import CLIPScoreVerifier, load_tokenizer
 from .clip_weights import build_clip, read_weights
@@ -53,7 +54,7 @@ class PickScoreVerifier(CLIPScoreVerifier):
         self.factor = float(clip.logit_scale.detach().exp()) if scale == "logit" else 1.0
         self.default_scale = (0.205 * self.factor, 0.013 * self.factor)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]``, see ``CLIPScoreVerifier.score``."""
         return self.factor * super().score(images, prompts)
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .base import PromptCache, VerifierError, check_prompts, freeze, module_device
 from .caching import ImageCache
 from .clip_weights import build_clip, read_weights
@@ -63,7 +64,7 @@ def _unit(features) -> Tensor:
     return F.normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
 
 
-class CLIPScoreVerifier:
+class CLIPScoreVerifier(Verifier):
     """CLIPScore.
 
     Args:
@@ -103,7 +104,7 @@ class CLIPScoreVerifier:
         self._tokens = Tokens(tokenizer, length, name, clean=hessel)
         self._texts, self._images = PromptCache(self._encode), ImageCache()
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
         device = module_device(self.module)
         pixels = self.prepare(images, device)

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .base import PromptCache, check_images, check_prompts, freeze, module_device
 
 
-class _ShapesVerifier:
+class _ShapesVerifier(Verifier):
     """Common part: images and prompts checked and brought to the network's layout and device."""
 
     name = ""
@@ -20,7 +21,7 @@ class _ShapesVerifier:
     def __init__(self, module: nn.Module):
         self.module = freeze(module)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` float32 of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name)

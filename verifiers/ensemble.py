@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..samplers.protocols import Verifier
+from ..samplers.protocols import ScoreContext, Values, Verifier
 from .base import VerifierError, check_images, check_prompts
 
 COMBINATIONS = ("zscore", "zscore_set", "rank", "softmax", "sum")
@@ -43,11 +43,11 @@ class Voice:
 
     def scale(self) -> tuple[float, float]:
         """(mean, std) in force."""
-        mean, std = getattr(self.verifier, "default_scale", (0.0, 1.0))
+        mean, std = self.verifier.default_scale
         return (mean if self.mean is None else self.mean), (std if self.std is None else self.std)
 
 
-class EnsembleVerifier:
+class EnsembleVerifier(Verifier):
     """Combined score of several verifiers.
 
     Combinations, for scores ``s_k`` of member k with weight ``w_k`` and W the sum of ``|w_k|``:
@@ -101,31 +101,40 @@ class EnsembleVerifier:
         self.relative = combine in RELATIVE
         steering = [voice.verifier for voice in voices if voice.weight]
         self.differentiable = not self.relative and all(verifier.differentiable for verifier in steering)
-        self.needs_prompt = any(getattr(verifier, "needs_prompt", True) for verifier in self.members)
-        self.last_scores: dict[str, Tensor] = {}
+        self.needs_prompt = any(verifier.needs_prompt for verifier in self.members)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
-        """Combined scores float64 ``[n]``; the members' own stay readable in ``last_scores`` (detached, by name)."""
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
+        """Combined scores float64 ``[n]``."""
+        return self.judge(images, prompts, context).score
+
+    def judge(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Values:
+        """Combined scores float64 ``[n]``, and every member's own (detached, by name)."""
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
-        own, parts = self._ask(images, prompts)
-        self.last_scores = {name: scores.detach() for name, scores in (own | parts).items()}
+        own, parts = self._ask(images, prompts, context)
+        members = {name: scores.detach() for name, scores in (own | parts).items()}
         steering = [key for key, voice in zip(self.keys, self.voices, strict=True) if voice.weight]
         table = torch.stack([own[key].cpu().to(torch.float64) for key in steering])
         if not self.relative:
-            return self._combine_fixed(table)
+            return Values(self._combine_fixed(table), None, members)
         combined = torch.empty_like(table[0])
         for prompt in dict.fromkeys(prompts):
             rows = torch.tensor([row for row, other in enumerate(prompts) if other == prompt])
             combined = combined.index_put((rows,), self._combine_set(table[:, rows]))
-        return combined
+        return Values(combined, None, members)
+
+    def wants_all(self, context: ScoreContext) -> bool:
+        """Whether this combination, or a member, must see all candidates at once."""
+        return self.relative or any(member.wants_all(context) for member in self.members)
 
     def score_members(self, images: Tensor, prompts: Sequence[str] | str) -> dict[str, Tensor]:
         """Every member's own scores ``[n]``, by name, in order."""
         prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
-        return self._ask(images, prompts)[0]
+        return self._ask(images, prompts, None)[0]
 
-    def _ask(self, images: Tensor, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _ask(
+        self, images: Tensor, prompts: list[str], context: ScoreContext | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(the members' scores ``[n]`` by name, those of the members' own parts, e.g. the axes of a rubric)."""
         size = self.max_batch or len(images)
         scores: dict[str, list[Tensor]] = {key: [] for key in self.keys}
@@ -135,9 +144,10 @@ class EnsembleVerifier:
             for start in range(0, len(images), size):
                 rows = slice(start, start + size)
                 shown = images[rows] if voice.weight else images[rows].detach()  # what only watches guides nothing
-                scores[key].append(voice.verifier.score(shown, prompts[rows]))
-                for name, values in (getattr(voice.verifier, "last_scores", None) or {}).items():
-                    parts.setdefault(name, []).append(values)
+                values = voice.verifier.judge(shown, prompts[rows], None if context is None else context.rows(rows))
+                scores[key].append(values.score)
+                for name, part in values.members.items():
+                    parts.setdefault(name, []).append(part)
         joined = {name: torch.cat(pieces) for name, pieces in parts.items()}
         whole = {name: values for name, values in joined.items() if len(values) == len(images)}
         return {key: torch.cat(pieces) for key, pieces in scores.items()}, whole

@@ -12,12 +12,12 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from ..samplers.protocols import State, Verifier
+from ..samplers.protocols import ScoreContext, Values, Verifier
 from .base import VerifierError
 
 END = 1.0
@@ -71,7 +71,7 @@ class Answer:
 Ask = Callable[[Question], "Answer | None"]
 
 
-class HumanVerifier:
+class HumanVerifier(Verifier):
     """Asks a person at chosen points of a search, and another verifier everywhere else.
 
     Args:
@@ -91,57 +91,49 @@ class HumanVerifier:
         if not marks or any(not 0.0 < mark <= 1.0 for mark in marks):
             raise VerifierError(f"ask_at is {list(marks)}: give shares of the schedule above 0 % and up to 100 %")
         self.fallback, self.members, self._ask = fallback, (fallback,), ask
-        self.relative = bool(getattr(fallback, "relative", False))
+        self.relative = fallback.relative
         self.marks = tuple(sorted(set(marks)))
         self.name = f"human, {fallback.name}"
-        self._run: Any = lambda: None  # weak reference to the process of the run that is judged
+        self._run: Any = lambda: None  # weak reference to what stands for the run that is judged
         self._pending: list[float] = []
-        self._noticed: tuple[Any, State] | None = None
         self._last_step = -1
 
-    @property
-    def whole(self) -> bool:
-        """Whether the next call must see all candidates at once."""
-        return self._due() is not None
+    def wants_all(self, context: ScoreContext) -> bool:
+        """Whether the person is due, who must see all candidates at once."""
+        return self._due(context) is not None or self.fallback.wants_all(context)
 
-    def notice(self, session: Any, state: State) -> None:
-        """Called by a session right before ``state`` is scored: says which run it is and how far."""
-        process = session.process
-        if self._run() is not process or state.step < self._last_step:  # a new run, or a new round of one
-            self._run, self._pending = weakref.ref(process), list(self.marks)
-        self._last_step = state.step
-        self._noticed = (session, state)
-
-    def _due(self) -> float | None:
+    def _due(self, context: ScoreContext | None) -> float | None:
         """The latest mark that is reached and not yet asked about."""
-        if self._noticed is None:
+        if context is None:
             return None
-        session, state = self._noticed
-        steps = session.process.steps
-        # The move out of the last step draws no noise: its clean estimate is the finished image.
-        reached = END if state.step >= steps - 1 else state.step / steps
+        if self._run() is not context.run or context.step < self._last_step:  # a new run, or a new round of one
+            self._run, self._pending = weakref.ref(context.run), list(self.marks)
+        self._last_step = context.step
+        reached = END if context.final else context.step / context.steps
         return max((mark for mark in self._pending if mark <= reached + 1e-9), default=None)
 
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]``: the other verifier's, reordered by the person where one was asked and answered."""
-        due, noticed = self._due(), self._noticed
-        self._noticed = None  # holds on to the run, and through it to the model
-        scores = self.fallback.score(images, prompts)
-        if due is None or len(noticed[1]) != len(images):
-            return scores
+        return self.judge(images, prompts, context).score
+
+    def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
+        """``score``, with what the other verifier says of its parts."""
+        judged = self.fallback.judge(images, prompts, context)
+        due = self._due(context)
+        if context is None or due is None or len(context.group) != len(images):
+            return judged
         self._pending = [mark for mark in self._pending if mark > due]
-        session, state = noticed
-        group = state.group.tolist()
-        values = scores.detach().cpu().double()
+        group = context.group.tolist()
+        values = judged.score.detach().cpu().double()
         question = Question(
-            images.detach(), list(prompts), group, values, state.step, session.process.steps, self.fallback.name
+            images.detach(), list(prompts), group, values, context.step, context.steps, self.fallback.name
         )
         begun = time.perf_counter()
         try:
             answer = self._ask(question)
         finally:
-            session.ledger.excuse(time.perf_counter() - begun)
-        return scores if answer is None else reordered(values, group, answer)
+            context.excuse(time.perf_counter() - begun)
+        return judged if answer is None else replace(judged, score=reordered(values, group, answer))
 
 
 def reordered(values: Tensor, group: Sequence[int], answer: Answer) -> Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .aesthetic import AffineHead
 from .base import PromptCache, VerifierError, check_prompts, freeze, module_device
 from .caching import ImageCache
@@ -100,7 +101,7 @@ def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-class ImageRewardVerifier:
+class ImageRewardVerifier(Verifier):
     """ImageReward: about -2.3 to 2, mean 0 over the authors' data.
 
     Args:
@@ -128,7 +129,7 @@ class ImageRewardVerifier:
         self._tokens, self._images = PromptCache(Tokens(tokenizer, TOKENS, name)), ImageCache()
         self.default_scale = (0.0, 1.0) if normalise else (MEAN, STD)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
         device = module_device(self.module)
         pixels = self.prepare(images, device)

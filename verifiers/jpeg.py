@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .base import VerifierError, check_images
 
 
-class JPEGVerifier:
+class JPEGVerifier(Verifier):
     """Minus (or plus) the size of an image as JPEG, in kB of 1000 bytes.
 
     Args:
@@ -37,7 +38,7 @@ class JPEGVerifier:
         self.name = "jpeg_compressibility" if compress else "jpeg_incompressibility"
         self.default_scale = (-80.0 if compress else 80.0, 30.0)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str = "", context: ScoreContext | None = None) -> Tensor:
         """Scores float64 ``[n]``; the prompts are not read."""
         images = check_images(images).detach()
         sign = -1.0 if self.compress else 1.0

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
 from .caching import ImageCache
 from .clip_score import CLIPScoreVerifier, load_clip_score_folder
@@ -70,7 +71,7 @@ class _Networks(nn.Module):
         self.detector, self.colours = detector, colours
 
 
-class ObjectsVerifier:
+class ObjectsVerifier(Verifier):
     """Objects, their number, colours and places.
 
     Args:
@@ -109,7 +110,7 @@ class ObjectsVerifier:
         self.default_scale = {"graded": (0.6, 0.25), "strict": (0.5, 0.5), "count": (-1.0, 2.0)}[mode]
         self._images = ImageCache(batch=batch)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str = "", context: ScoreContext | None = None) -> Tensor:
         """Scores float32 ``[n]`` of ``images [n, H, W, 3]`` in 0..1; NaN for an image with a pixel that is none."""
         images, wanted = self._checked(images, prompts)
         pixels = to_bytes(images)

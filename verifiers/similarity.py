@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..samplers.protocols import ScoreContext, Verifier
 from .base import VerifierError, check_images, freeze, module_device
 from .caching import ImageCache
 from .clip_score import _unit
@@ -51,7 +52,7 @@ class ImageEmbedder(nn.Module):
         return _unit(output.pooler_output if embedding is None else embedding)
 
 
-class SimilarityVerifier:
+class SimilarityVerifier(Verifier):
     """Cosine to one or several reference images, in -1..1.
 
     Args:
@@ -95,7 +96,7 @@ class SimilarityVerifier:
         self._embedded: Tensor | None = None
         self._images = ImageCache()
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str = "") -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str = "", context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` of ``images [n, H, W, 3]`` in 0..1; ``prompts`` are not read."""
         device = module_device(self.module)
         pixels = self.prepare(images, device)

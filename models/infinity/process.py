@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ...samplers.processes.chunking import Chunker
+from ...samplers.processes.kernel import Interpolant, Noise, is_stochastic
 from ...samplers.processes.streams import Streams
-from ...samplers.protocols import SearchError, State, Values
+from ...samplers.protocols import Capabilities, SearchError, Values
 from ...samplers.run.ledger import Ledger
+from ...samplers.state import State
 from . import bits as codes
 from .attention import KVCache
 from .flops import cache_bytes, decode_flops, scale_flops
@@ -119,9 +121,6 @@ class ScalewiseProcess:
         SearchError: prompts that do not match the groups, or sampling settings that cannot work.
     """
 
-    ends_clean = False  # the last scale is drawn like the others: only the finished image can be judged as such
-    resizable = True  # previews of any size
-
     def __init__(
         self,
         model: Infinity,
@@ -156,33 +155,71 @@ class ScalewiseProcess:
         # Noise level in the books: the share of tokens that is still to be drawn.
         offsets = schedule.offsets
         self.sigmas = [1.0 - done / offsets[-1] for done in offsets]
-        self.eta = 1.0
+        self.eta: float | Noise = 1.0
         self.ledger = Ledger()
         self._populations: Sequence[int] | None = None
 
     @property
-    def stochastic(self) -> bool:
-        """Whether clones separate: always, unless this is the greedy version."""
-        return self.eta > 0
+    def capabilities(self) -> Capabilities:
+        """See ``Capabilities``. The last scale is drawn like the others: only finished images can be judged as such."""
+        return Capabilities(
+            kind="next-scale",
+            has_initial_noise=False,
+            can_branch=self._draws,
+            can_renoise=False,
+            can_join=False,
+            can_differentiate=False,
+            can_resize=True,
+            ends_clean=False,
+        )
+
+    @property
+    def _draws(self) -> bool:
+        """Whether bits are drawn by chance, not the likelier ones taken."""
+        return is_stochastic(self.eta)
+
+    @property
+    def nfe_per_call(self) -> int:
+        """Forward passes per scale of one particle."""
+        return self.prompt.branches
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the code map F."""
+        h, w = (self.model.config.fold * side for side in self.schedule.grids[-1])
+        return (self.model.config.code_dim, h, w)
 
     def branches(self, step: int) -> bool:
         """Whether the move out of ``step`` draws noise."""
-        return self.stochastic and step < self.steps
+        return self._draws and step < self.steps
 
     def expect(self, populations: Sequence[int]) -> None:
         """Announce with how many particles per group each scale is drawn, so that no more cache is reserved."""
         self._populations = list(populations)
 
-    def without_noise(self, sigmas: Sequence[float] | None = None) -> ScalewiseProcess:
-        """The greedy version: every bit takes its likelier value. Same books. It knows no other schedule."""
-        if sigmas is not None:
-            _ = self.interpolant
-        greedy = copy.copy(self)
-        greedy.eta = 0.0
-        return greedy
+    def variant(
+        self,
+        *,
+        sigmas: Sequence[float] | None = None,
+        eta: float | Noise | None = None,
+        gradient_through: str | None = None,
+        streams: Streams | None = None,
+        origin: State | None = None,
+    ) -> ScalewiseProcess:
+        """See ``Process.variant``. ``eta=0`` is the greedy version: every bit takes its likelier value.
+
+        Raises:
+            SearchError: another schedule or an origin, which a next-scale model cannot have.
+        """
+        if (sigmas is not None and list(sigmas) != list(self.sigmas)) or origin is not None:
+            raise SearchError("a next-scale model has one schedule, from its first scale to its last")
+        other = copy.copy(self)
+        other.eta = self.eta if eta is None else eta
+        other.streams = self.streams if streams is None else streams
+        return other
 
     @property
-    def interpolant(self):
+    def interpolant(self) -> Interpolant:
         """Not available: raises SearchError for searches that move between noise levels."""
         raise SearchError("this search moves between noise levels, which a next-scale model does not have")
 
@@ -194,8 +231,7 @@ class ScalewiseProcess:
 
     def initial_noise(self, group: Tensor, slot: Tensor) -> Tensor:
         """Zeros: an image starts from nothing, and all its noise is drawn with its scales."""
-        h, w = (self.model.config.fold * side for side in self.schedule.grids[-1])
-        return torch.zeros(len(group), self.model.config.code_dim, h, w, device=self.model.device)
+        return torch.zeros(len(group), *self.shape, device=self.model.device)
 
     def begin(self, noise: Tensor, group: Tensor, slot: Tensor) -> ScaleState:
         """Initial state of given groups and slots; ``noise`` is only its shape."""
@@ -208,7 +244,7 @@ class ScalewiseProcess:
     def preview(self, state: State, side: int | None = None) -> Tensor:
         """Images ``[n, H, W, 3]`` in 0..1 of the code maps so far; unfinished ones at the preview size.
 
-        ``side``: codes along the longer side, in the place of the decoder's ``preview_side``; 0 for the full size.
+        ``side``: codes along the longer side, instead of the decoder's ``preview_side``; 0 for the full size.
         """
         h, w = state.x0.shape[-2:]
         side = self.decoder.preview_side if side is None else side
@@ -225,9 +261,9 @@ class ScalewiseProcess:
         return self.chunker.cat(decode, len(state))
 
     @torch.no_grad()
-    def advance(self, state: State, shift: Tensor | None = None) -> tuple[ScaleState, Tensor]:
+    def advance(self, state: State, gradient: Tensor | None = None) -> tuple[ScaleState, Tensor]:
         """Draw the next scale of all particles; the log-ratio is 0."""
-        if shift is not None:
+        if gradient is not None:
             raise SearchError("gradients cannot steer a next-scale model, whose bits are discrete: set guidance to 0")
         if not isinstance(state, ScaleState):
             raise SearchError("this search joins populations, which the cache of a next-scale model cannot follow")
@@ -243,12 +279,22 @@ class ScalewiseProcess:
             return self._draw(state, rows, part)
 
         x = self.chunker.cat(draw, len(state))
-        moved = ScaleState(x, state.group, state.slot, scale + 1, extra=state.extra, cache=cache)
-        return (replace(moved, cache=KVCache(len(state))) if last else moved), torch.zeros(len(state)).double()
+        moved = replace(state, x=x, x0=None, step=scale + 1, cache=KVCache(len(state)) if last else cache)
+        return moved, torch.zeros(len(state), dtype=torch.float64)
 
     def value_gradient(self, state: State, value) -> tuple[State, Values]:
         """Not available: bits are discrete."""
         raise SearchError("gradients cannot steer a next-scale model, whose bits are discrete: set guidance to 0")
+
+    def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
+        """Not available: the prompt is read once, before the first scale."""
+        raise SearchError("a next-scale model reads its prompt once, before the first scale")
+
+    def prompts_of(self, state: State) -> None:
+        """None: particles keep their group's prompt."""
+
+    def prompt_embedding(self, group: Tensor) -> None:
+        """None: value networks are made for noisy latents."""
 
     def finish(self, state: State) -> Tensor:
         """The code maps F."""
@@ -283,7 +329,7 @@ class ScalewiseProcess:
         inputs = codes.scale_input(total, grid, fold) if scale else None
         with self.ledger.model(len(group) * self.prompt.branches, flops=len(group) * self.scale_cost(scale)):
             logits = self.model.step(inputs, prompts, self.schedule, scale, cache, guidance)
-            if self.stochastic:
+            if self._draws:
                 count = logits.shape[1] * logits.shape[2]
                 uniforms = self.streams.uniforms(count, group, slot, step=scale, purpose="bits")
                 uniforms = uniforms.to(logits.device).view(logits.shape[:-1])

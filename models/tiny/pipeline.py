@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...samplers.processes.chunking import Chunker
-from ...samplers.processes.diffusion import DiffusionProcess, Start
+from ...samplers.processes.diffusion import Denoised, DiffusionProcess, Start
 from ...samplers.processes.kernel import VE, Flow
 from ...samplers.processes.schedules import flow_schedule, normal_schedule, scaled_linear_sigmas, timestep_at
 from ...samplers.processes.sharing import SharedRows
@@ -79,42 +79,48 @@ class TinyDenoise:
         self.network, self.model, self.cfg = network, model, cfg
         self.context, self.unconditional, self.autocast = context, unconditional, autocast
         self.table = scaled_linear_sigmas()
-        self.rows_per_particle = 1 if cfg == 1.0 else 2
-        self.rows_saved = 0
+        self.nfe_per_call = 1 if cfg == 1.0 else 2
+        self.can_encode = reader is not None
         self._reader = reader
         self._read: dict[str, Tensor] = {}
         self._shared = SharedRows()
 
     def encode(self, texts: Sequence[str]) -> None:
         """Prepare prompts of particles."""
+        if self._reader is None:
+            raise SearchError("this denoiser has no reader: prompts of particles cannot be encoded")
         self._read.update(zip(texts, self._reader(list(texts)), strict=True))
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
         """Clean estimates ``[n, 4, h, w]`` float32 of states ``x`` at ``sigma``."""
         context = self.context[group]
         if prompts is not None:
             own = [context[row] if text is None else self._read[text] for row, text in enumerate(prompts)]
             context = torch.stack(own)
-        if self.rows_per_particle == 1:
-            return x - sigma * self._predict(x, sigma, context)
+        if self.nfe_per_call == 1:
+            return Denoised(x - sigma * self._predict(x, sigma, context), len(x))
         if prompts is not None:
-            return x - sigma * self._guided_and_shared(x, sigma, context)
+            prediction, nfe = self._guided_and_shared(x, sigma, context)
+            return Denoised(x - sigma * prediction, nfe)
         # [uncond, cond] rows in one call, as ComfyUI batches them
         context = torch.cat([self.unconditional.expand_as(context), context])
         negative, positive = self._predict(torch.cat([x, x]), sigma, context).chunk(2)
         # eps and flow velocity alike: x0 = x - sigma * prediction
-        return x - sigma * (negative + self.cfg * (positive - negative))
+        return Denoised(x - sigma * (negative + self.cfg * (positive - negative)), 2 * len(x))
 
-    def _guided_and_shared(self, x: Tensor, sigma: float, context: Tensor) -> Tensor:
-        """Guided prediction; the unconditional pass is run once per state that was not seen before."""
+    def prompt_embedding(self, group: Tensor) -> Tensor:
+        """``[n, W]``: the mean of the text states over the tokens."""
+        return self.context.mean(1)[group.to(self.context.device)]
+
+    def _guided_and_shared(self, x: Tensor, sigma: float, context: Tensor) -> tuple[Tensor, int]:
+        """(guided prediction, forward passes); the unconditional pass is run once per state that is new."""
         plan = self._shared.plan(x, sigma)
         rows = torch.cat([x[plan.new], x])
         unconditional = self.unconditional.expand(len(plan.new), -1, -1)
         output = self._predict(rows, sigma, torch.cat([unconditional, context]))
         negative = self._shared.complete(plan, output[: len(plan.new)])
         positive = output[len(plan.new) :]
-        self.rows_saved = len(x) - len(plan.new)
-        return negative + self.cfg * (positive - negative)
+        return negative + self.cfg * (positive - negative), len(rows)
 
     def _predict(self, x: Tensor, sigma: float, context: Tensor) -> Tensor:
         """The network's prediction (noise or velocity) for states in the sampler's scale."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...samplers.processes.diffusion import Denoised
 from ...samplers.processes.sharing import SharedRows
 from ..compat import throw_if_interrupted
 from .conditioning import Conds, GroupConditioning
@@ -36,13 +37,9 @@ class HostDenoise:
         prompts: conditions of prompts that particles are given, None where that is not possible.
 
     Attributes:
-        rows_per_particle: forward passes per particle; an estimate before the first call, then measured. ControlNets
-            are not counted.
-        on_extra_rows: called with (measured - announced) rows after a call whose cost was announced wrongly.
-        rows_saved: always 0: ``on_extra_rows`` already tells what was shared.
+        nfe_per_call: forward passes per particle; an estimate before the first call, then measured. ControlNets are
+            not counted.
     """
-
-    rows_saved = 0
 
     def __init__(
         self,
@@ -57,8 +54,7 @@ class HostDenoise:
         self.conditioning = conditioning
         self.seed = seed
         self.residency = residency
-        self.on_extra_rows: Callable[[int], None] = ignore_extra_rows
-        self.rows_per_particle = announced_rows(guider)
+        self.nfe_per_call = announced_nfe(guider)
         self.model_options = comfy.model_patcher.create_model_options_clone(model_options)
         self.prompts = prompts
         self._rows = 0
@@ -80,6 +76,11 @@ class HostDenoise:
                 is_model_options=True,
             )
 
+    @property
+    def can_encode(self) -> bool:
+        """Whether the search brought a text encoder."""
+        return self.prompts is not None
+
     def encode(self, texts: Sequence[str]) -> None:
         """Prepare prompts of particles."""
         self.residency.leave()
@@ -89,7 +90,7 @@ class HostDenoise:
         self._rows += x.shape[0]
         return executor(x, *args, **kwargs)
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
         """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; row i is conditioned as ``group[i]``.
 
         With ``prompts``, row i has prompt i (None: its image's own), and rows of equal state share what does not depend
@@ -97,17 +98,13 @@ class HostDenoise:
         """
         throw_if_interrupted()
         self.residency.ensure()
-        announced = len(group) * self.rows_per_particle
         self._rows = 0
         x0 = self._guided(x, sigma, group, prompts)
-        if self._rows or prompts is not None:
-            if prompts is None:  # shared rows say nothing about the next call
-                self.rows_per_particle = math.ceil(self._rows / len(group))
-            if self._rows != announced:
-                self.on_extra_rows(self._rows - announced)
-        return x0
+        if self._rows and prompts is None:  # rows that were shared say nothing about the next call
+            self.nfe_per_call = math.ceil(self._rows / len(group))
+        return Denoised(x0, self._rows if self._rows or prompts is not None else len(group) * self.nfe_per_call)
 
-    def condition(self, group: Tensor) -> Tensor | None:
+    def prompt_embedding(self, group: Tensor) -> Tensor | None:
         """Prompt embedding ``[n, W]`` per particle, the mean of the (first) positive text states over the tokens."""
         conds = {} if self.conditioning is None else self.conditioning.conds
         for entry in conds.get("positive") or []:
@@ -209,10 +206,6 @@ class SharedNegatives:
         return outputs
 
 
-def ignore_extra_rows(rows: int) -> None:
-    """Default of ``HostDenoise.on_extra_rows``."""
-
-
 class _Swapped:
     """Context manager that sets an attribute and puts the old value back whatever happens."""
 
@@ -227,7 +220,7 @@ class _Swapped:
         setattr(self.target, self.name, self.saved)
 
 
-def announced_rows(guider: Any) -> int:
+def announced_nfe(guider: Any) -> int:
     """Forward passes per particle to expect from a guider before the first call was measured.
 
     Stock guidance at cfg = 1 leaves the negative branch out; a guider with its own ``predict_noise`` is expected to run

@@ -11,7 +11,8 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
-from ...samplers.protocols import Verifier
+from ...samplers.protocols import ScoreContext, Values, Verifier
+from ...verifiers.base import WrappedVerifier
 from ...verifiers.precision import PRECISIONS, precision_of, set_precision, towers
 
 log = logging.getLogger("testtime")
@@ -36,7 +37,7 @@ class Managed:
     pressure.
 
     Args:
-        verifier: keeps its network in ``module``; other attributes are read through.
+        verifier: keeps its network in ``module``.
         precision: "auto", or a name of ``PRECISIONS``, for the parts that may be cast.
     """
 
@@ -51,11 +52,6 @@ class Managed:
             PRECISIONS[precision] if precision in PRECISIONS else best_precision(verifier, self.patcher.load_device)
         )
         self._cast(wanted)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "verifier":  # not set yet while being copied or unpickled
-            raise AttributeError(name)
-        return getattr(self.verifier, name)
 
     def load(self, memory: float) -> None:
         """Bring the network to the device, with ``memory`` bytes to work in. Plain layers cannot run half on it: all
@@ -74,7 +70,7 @@ class Managed:
             self.patcher.size = 0  # the host remembers a model's size
 
 
-class ManagedVerifier(Managed):
+class ManagedVerifier(Managed, WrappedVerifier):
     """A verifier under management.
 
     Args:
@@ -84,23 +80,23 @@ class ManagedVerifier(Managed):
     """
 
     def __init__(self, verifier: Verifier, bytes_per_image: float | None = None, precision: str = "auto"):
-        super().__init__(verifier, precision)
-        self.name, self.differentiable = verifier.name, bool(verifier.differentiable)
-        self._bytes = bytes_per_image or getattr(verifier, "bytes_per_image", None)
+        WrappedVerifier.__init__(self, verifier)
+        Managed.__init__(self, verifier, precision)
+        self._bytes = bytes_per_image or verifier.bytes_per_image
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
-        """Scores ``[n]``, see ``samplers.protocols.Verifier``. With a graph, the caller has loaded the network."""
+    def judge(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Values:
+        """See ``samplers.protocols.Verifier``. With a graph, the caller has loaded the network."""
         if torch.is_grad_enabled() and images.requires_grad:
-            return self.verifier.score(images, prompts)
+            return self.inner.judge(images, prompts, context)
         needed = self._bytes or TOWER_BYTES + IMAGE_COPIES * 4 * images[:1].numel()
         self.load(len(images) * needed)
-        scores = self.verifier.score(images, prompts)
-        if precision_of(self.verifier) == torch.float16 and overflowed(images, scores):
+        values = self.inner.judge(images, prompts, context)
+        if precision_of(self.inner) == torch.float16 and overflowed(images, values.score):
             log.warning("verifier %s overflows in fp16: it goes on in fp32", self.name)
             self._cast(torch.float32)
             self.load(len(images) * needed)
-            scores = self.verifier.score(images, prompts)
-        return scores
+            values = self.inner.judge(images, prompts, context)
+        return values
 
 
 def overflowed(images: Tensor, scores: Tensor) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...samplers.protocols import SearchError, Verifier
+from ...samplers.protocols import ScoreContext, SearchError, Values, Verifier
+from ...verifiers.base import WrappedVerifier
 from ..compat import throw_if_interrupted
 from .residency import Residency
 
@@ -77,24 +78,16 @@ def one_frame(images: Tensor) -> Tensor:
     return images[..., :3]
 
 
-class HostVerifier:
-    """A verifier inside the host: interruptible, and announced to ``Residency`` before it loads its own model.
-
-    Other attributes are those of the wrapped verifier.
-    """
+class HostVerifier(WrappedVerifier):
+    """A verifier inside the host: interruptible, and announced to ``Residency`` before it loads its own model."""
 
     def __init__(self, verifier: Verifier, residency: Residency):
-        self._verifier = verifier
+        super().__init__(verifier)
         self._residency = residency
-        self.name = verifier.name
-        self.differentiable = bool(verifier.differentiable)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._verifier, name)
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores ``[n]``, see ``samplers.protocols.Verifier``."""
+    def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
+        """See ``samplers.protocols.Verifier``."""
         throw_if_interrupted()
         if not (torch.is_grad_enabled() and images.requires_grad):
             self._residency.leave()
-        return self._verifier.score(images, prompts)
+        return self.inner.judge(images, prompts, context)

@@ -16,7 +16,8 @@ from ...samplers.processes.chunking import Chunker
 from ...samplers.processes.diffusion import DiffusionProcess, Inpainting, Start
 from ...samplers.processes.kernel import Noise
 from ...samplers.processes.streams import Streams
-from ...samplers.protocols import SearchError, State, Values
+from ...samplers.protocols import SearchError, Values
+from ...samplers.state import State
 from .. import compat
 from . import gradients
 from .conditioning import GroupConditioning
@@ -129,11 +130,6 @@ class HostProcess(DiffusionProcess):
 
     residency: Residency
     _differentiated = False
-
-    @property
-    def can_reprompt(self) -> bool:
-        """Whether the search brought a text encoder."""
-        return self.denoise.prompts is not None
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         try:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..method import SearchMethod
+from ..methods.registry import METHODS
+from ..protocols import Process, SearchError, SearchResult, Verifier
 from ..run.session import Session
-from ..run.trace import Lineage, StepRecord, Trace, particle_entries
+from ..run.trace import Lineage, Trace
+from ..state import State
 
-# Methods whose particles do not come from one move after the other on the process's own schedule.
-NOT_REPLAYABLE = ("zero_order_search", "path_search")
 WINNER = -1
 
 
 @dataclass(frozen=True)
-class Replay:
+class Replay(SearchMethod):
     """The path of one particle: the same noise, move by move, without its competitors.
 
     Noise is a function of (seed, group, slot, step), so the path is found again exactly up to what a model does
@@ -26,22 +28,35 @@ class Replay:
 
     Attributes:
         lineage: slots, guidance and prompts of the path, see ``Trace.lineage``.
-        encoder: a host's text encoder, for a path with rewritten prompts.
     """
 
+    name: ClassVar[str] = "replay"
+    width: ClassVar[str] = ""
+    fixed_schedule: ClassVar[bool] = True
+    from_noise: ClassVar[bool] = True
+
     lineage: Lineage
-    encoder: Any = None
-    name: str = "replay"
-    particles: int = 1
-    needs_schedule: ClassVar[bool] = True
 
     @property
-    def guidance(self) -> float:
-        """Above 0 if some move followed a gradient, so that a verifier and a decoder are needed."""
-        return max(self.lineage.gradient_scales, default=0.0)
+    def title(self) -> str:
+        """Not a search of the registry."""
+        return "Re-rendered particle"
 
-    def check_settings(self) -> None:
-        """A lineage comes from a trace; there is nothing to set."""
+    @property
+    def guided(self) -> bool:
+        """Whether some move followed a gradient, so that a verifier and a decoder are needed."""
+        return any(scale > 0 for scale in self.lineage.gradient_scales)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the particle's moves used."""
+        needs = {"can_differentiate"} if self.guided else set()
+        return frozenset(needs | ({"can_reprompt"} if self.lineage.prompts else set()))
+
+    @property
+    def needs_verifier(self) -> bool:
+        """Only to follow its gradient."""
+        return self.guided
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError if this process cannot have made the path."""
@@ -50,12 +65,8 @@ class Replay:
                 f"the particle belongs to image {self.lineage.group} of its batch and this batch has {process.groups}: "
                 f"use the latent batch of the search"
             )
-        if self.guidance > 0 and (verifier is None or not verifier.differentiable):
-            raise SearchError("the particle was guided by a gradient: connect the verifier (and vae) of that search")
-        if self.lineage.prompts and not getattr(process, "can_reprompt", False):
-            raise SearchError("the particle went on under rewritten prompts: connect the clip of that search")
         moves = len(self.lineage.slots) - 1
-        noisy = sum(process.branches(i) for i in range(process.steps)) if process.stochastic else 0
+        noisy = sum(process.branches(i) for i in range(process.steps))
         if not noisy <= moves <= process.steps:
             raise SearchError(f"the particle made {moves} moves and this schedule has {process.steps}: use its steps")
 
@@ -68,42 +79,37 @@ class Replay:
         prompts = [*path.prompts, *[None] * process.steps]
         slot = torch.tensor([slots[0]])
         state = process.begin(process.initial_noise(group, slot), group, slot)
-        parents: list[int | None] = [None]
         for i in range(process.steps):
             gradient = None
             if path.prompts:
                 state = process.reprompt(state, [prompts[i]])
             if scales[i] > 0:
                 state, values, _ = session.evaluate(state, gradient=True)
-                gradient = scales[i] * values.grad
+                gradient = None if values.gradient is None else scales[i] * values.gradient
             else:
                 state = process.predict(state)
-            ids = session.trace.new_ids(1)
-            session.remember(state, None, ids)
-            session.record(
-                StepRecord(i, process.steps, process.sigmas[i], particle_entries(state, ids, parents)), state
-            )
+            state = session.step(state)
             state, _ = process.advance(state.select(torch.tensor([0]), slot=torch.tensor([slots[i + 1]])), gradient)
-            parents = ids
-        return self._result(session, state, parents)
+        return self._result(session, state)
 
-    def _result(self, session: Session, state: State, parents: list[int | None]) -> SearchResult:
-        process, images = session.process, None
-        reward = torch.full((1,), -math.inf, dtype=torch.float64)
+    def _result(self, session: Session, state: State) -> SearchResult:
+        """The one particle, scored where there is a verifier; the other images of the batch are not made."""
+        values, images = None, None
+        score = torch.full((1,), -math.inf, dtype=torch.float64)
         if session.verifier is not None:
             state, values, images = session.evaluate(state)
-            reward = values.reward
-        ids = session.trace.new_ids(1)
-        entries = particle_entries(state, ids, parents, reward)
-        final = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")
-        session.record(final, state, images)
+            score = values.score
+        process = session.process
+        at = (process.steps, process.steps)
+        state = session.step(state, values, images, selected=[0], at=at, phase="final")
+        session.trace.meta["winners"] = state.node.tolist()
         latents = process.finish(state)
         return SearchResult(
             latents=latents,
             finalists=latents,
-            scores=torch.where(torch.isneginf(reward), torch.nan, reward),
+            scores=torch.where(torch.isneginf(score), torch.nan, score),
             group=torch.zeros(1, dtype=torch.int64),
-            particles=ids,
+            particles=state.node.tolist(),
             status="complete",
             trace=session.trace,
             ledger=session.ledger,
@@ -122,19 +128,18 @@ def replay_of(trace: Trace, particle: int = WINNER, group: int = 0) -> Replay:
     Raises:
         SearchError: no such particle or image, or a method whose paths cannot be replayed.
     """
-    method = trace.meta.get("method")
-    if method in NOT_REPLAYABLE:
+    method = METHODS.get(trace.meta.get("method", ""))
+    if method is not None and not method.method.replayable:
         raise SearchError(
-            f"the trace is of {method!r}: its samples start from searched noises and cannot be replayed yet"
+            f"the trace is of {method.title}: its samples start from searched noises and cannot be rendered again yet"
         )
     if not trace.records:
         raise SearchError("the trace is empty: run the search first")
     if particle == WINNER:
-        last = [entry for entry in trace.records[-1].particles if entry["group"] == group]
-        if not last:
-            count = 1 + max(entry["group"] for entry in trace.records[-1].particles)
-            raise SearchError(f"image is {group}: the search made {count}, counted from 0")
-        particle = max(last, key=lambda e: (e["selected"], -math.inf if e["score"] is None else e["score"]))["id"]
+        winners = {entry["group"]: entry["id"] for entry in trace.winners()}
+        if group not in winners:
+            raise SearchError(f"image is {group}: the search made {len(winners)}, counted from 0")
+        particle = winners[group]
     try:
         return Replay(trace.lineage(particle))
     except KeyError as error:
@@ -145,7 +150,7 @@ def replay_of(trace: Trace, particle: int = WINNER, group: int = 0) -> Replay:
         ) from error
 
 
-def check_same_run(trace: Trace, *, seed: int, sigmas: list[float], eta: float) -> None:
+def check_same_run(trace: Trace, *, seed: int, sigmas: Sequence[float], eta: Any) -> None:
     """Raise SearchError where the settings of a replay are not those of the search: the path would be another one."""
     if seed != trace.seed:
         raise SearchError(f"seed is {seed}: the search had {trace.seed}")

@@ -1,5 +1,6 @@
-"""Search methods, one file each. ``METHODS`` maps their command-line names to their classes."""
+"""Search methods, one file each; ``registry`` has one row per method."""
 
+from ..method import SearchMethod
 from .beam import BeamSearch
 from .best_of_n import BestOfN
 from .das import DAS
@@ -8,26 +9,11 @@ from .importance_sampling import ImportanceSampling
 from .noise_search import RandomSearch, ZeroOrderSearch
 from .path_search import PathSearch
 from .rbf import RBF
+from .registry import METHODS
 from .smc import SMC
 from .svdd import SVDD
 from .ttgen import TTGen
 from .tts_var import TTSVAR
-
-METHODS = {
-    "best_of_n": BestOfN,
-    "importance_sampling": ImportanceSampling,
-    "svdd": SVDD,
-    "smc": SMC,
-    "das": DAS,
-    "fk": FKSteering,
-    "rbf": RBF,
-    "beam_search": BeamSearch,
-    "random_search": RandomSearch,
-    "zero_order_search": ZeroOrderSearch,
-    "path_search": PathSearch,
-    "ttgen": TTGen,
-    "tts_var": TTSVAR,
-}
 
 __all__ = [
     "METHODS",
@@ -41,6 +27,7 @@ __all__ = [
     "RandomSearch",
     "SMC",
     "SVDD",
+    "SearchMethod",
     "TTGen",
     "TTSVAR",
     "ZeroOrderSearch",

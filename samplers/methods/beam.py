@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
+from ..checks import at_least, window
+from ..method import SearchMethod
 from ..processes.sde import LinearClock, ratio_of, sigma_of
-from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..protocols import Outline, Process, SearchResult
 from ..run.session import Session
-from ..run.trace import StepRecord, particle_entries
-from ..smc.weights import best_index
+from ..smc.weights import best_rows
+from ..state import State
 
 
 @dataclass(frozen=True)
-class BeamSearch:
+class BeamSearch(SearchMethod):
     """Diffusion latent beam search (Oshima et al. 2025, arXiv 2501.19252).
 
         for each move that draws noise:
@@ -32,101 +31,67 @@ class BeamSearch:
         start, end: children are drawn in this window of the steps, outside it every beam has one.
     """
 
+    name: ClassVar[str] = "beam_search"
+    width: ClassVar[str] = "beams"
+
     beams: int = 4
     children: int = 2
     lookahead: int = 1
     start: float = 0.0
     end: float = 1.0
-    name: str = "beam_search"
-    width_field: ClassVar[str] = "beams"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Children must differ; a longer look-ahead jumps over noise levels."""
+        needs = {"can_branch"} if self.children > 1 else set()
+        return frozenset(needs | ({"can_renoise"} if self.lookahead > 1 else set()))
 
     @property
     def population(self) -> int:
         """Particles per image that run at once."""
         return self.beams * self.children
 
-    def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work on ``process``."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
-        if self.children > 1 and not process.stochastic:
-            raise SearchError(f"eta is {process.eta}: all children of an ODE step are equal; use eta > 0 or an SDE")
+    @property
+    def beginners(self) -> int:
+        """The beams."""
+        return self.beams
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        for field in ("beams", "children", "lookahead"):
-            if getattr(self, field) < 1:
-                raise SearchError(f"{field} is {getattr(self, field)}: at least 1 is needed")
-        if not 0.0 <= self.start <= self.end <= 1.0:
-            raise SearchError(f"start {self.start} and end {self.end}: 0 <= start <= end <= 1 is needed")
+        at_least(1, beams=self.beams, children=self.children, lookahead=self.lookahead)
+        window(self.start, self.end)
 
-    def width(self, process: Process, step: int) -> int:
+    def children_at(self, process: Outline, step: int) -> int:
         """Children of every beam at a step."""
         inside = self.start <= step / process.steps <= self.end
         return self.children if inside and process.branches(step) else 1
 
-    def calls(self, process: Process) -> int:
-        """Denoiser calls per image."""
-        widths = [self.width(process, i) for i in range(process.steps - 1)]
-        return self.beams * (1 + sum(k * (self.lookahead if k > 1 else 1) for k in widths))
+    def denoiser_calls(self, process: Outline) -> int:
+        """Denoiser calls per image; a schedule that stops above 0 costs one more, to see the image."""
+        widths = [self.children_at(process, i) for i in range(process.steps - 1)]
+        judged_above_zero = 0 if process.capabilities.ends_clean else 1
+        return self.beams * (1 + sum(k * (self.lookahead if k > 1 else 1) for k in widths) + judged_above_zero)
 
-    def looks(self, process: Process) -> int:
+    def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
-        widths = [self.width(process, i) for i in range(process.steps - 1)]
+        widths = [self.children_at(process, i) for i in range(process.steps - 1)]
         return self.beams * (1 + sum(k for k in widths if k > 1))
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, for all groups at once."""
         process, b = session.process, self.beams
-        steps, groups = process.steps, process.groups
-        state = process.predict(process.start(b))
-        ids = session.trace.new_ids(len(state))
-        session.remember(state, None, ids)
-        entries = particle_entries(state, ids, [None] * len(ids))
-        session.record(StepRecord(0, steps, process.sigmas[0], entries), state)
-        guess = None
-        for i in range(steps - 1):
-            k = self.width(process, i)
-            rows = torch.arange(len(state)).repeat_interleave(k)
-            parents = [ids[row] for row in rows.tolist()]
-            state, _ = process.advance(state.select(rows, slot=torch.arange(b * k).repeat(groups)))
-            state, ids, images = process.predict(state), session.trace.new_ids(len(state)), None
-            if k > 1:
-                ahead, values, images = session.evaluate(self._ahead(process, state))
-                reward = values.reward.view(groups, b * k)
-                # A stable sort keeps the earlier child on ties.
-                kept = reward.sort(dim=1, descending=True, stable=True).indices[:, :b].sort(dim=1).values
-                kept = (kept + torch.arange(groups)[:, None] * b * k).flatten()
-                guess = values.reward[kept]
-                entries = particle_entries(state, ids, parents, values.reward, selected=kept.tolist())
-                # Cut short here, the images that got these scores are the best there is.
-                survivors = [ids[row] for row in kept.tolist()]
-                session.remember(ahead.select(kept), guess, survivors)
-                session.record(StepRecord(i + 1, steps, process.sigmas[i + 1], entries), state, images)
-                state, ids = state.select(kept), survivors
-            else:
-                session.remember(state, None, ids, hint=guess)
-                entries = particle_entries(state, ids, parents)
-                session.record(StepRecord(i + 1, steps, process.sigmas[i + 1], entries), state)
-        return self._finish(session, state, ids, guess)
-
-    def _finish(self, session: Session, state: State, parents: list[int], guess: Tensor | None) -> SearchResult:
-        """The last, deterministic move, and the scores of the finished images."""
-        process = session.process
-        state, _ = process.advance(state)
-        state, values, images = session.evaluate(state)
-        ids, reward = session.trace.new_ids(len(state)), values.reward
-        session.remember(state, reward, ids)
-        best = best_index(reward.view(process.groups, -1)) + torch.arange(process.groups) * self.beams
-        entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
-        final = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, phase="final")
-        session.record(final, state, images)
-        optimism = 0.0
-        if guess is not None:
-            gap = (guess - reward)[torch.isfinite(guess - reward)]
-            optimism = float(gap.mean()) if len(gap) else 0.0
-        return session.result(state, reward, ids, best=best, optimism=optimism)
+        state = session.step(process.predict(process.start(b)))
+        for i in range(process.steps - 1):
+            k = self.children_at(process, i)
+            state = process.predict(session.move(state.branched(k, slots=b)))
+            if k == 1:
+                state = session.step(state)
+                continue
+            ahead, values, images = session.evaluate(self._ahead(process, state))
+            kept = best_rows(values.score.view(process.groups, b * k), b)
+            # Cut short here, the images that got these scores are the best there is.
+            state = session.step(state, values, images, selected=kept, remember=ahead).select(kept)
+        return session.finish(session.move(state))
 
     def _ahead(self, process: Process, state: State) -> State:
         """The states with the clean estimates that ``lookahead`` deterministic jumps arrive at."""
@@ -135,7 +100,7 @@ class BeamSearch:
         interpolant, clock = process.interpolant, LinearClock()
         time = clock.at(ratio_of(interpolant, process.sigmas[state.step]))
         times = [time * j / self.lookahead for j in range(self.lookahead, -1, -1)]
-        road = process.without_noise([sigma_of(interpolant, clock.ratio(t)) for t in times])
+        road = process.variant(eta=0.0, sigmas=[sigma_of(interpolant, clock.ratio(t)) for t in times])
         ahead = replace(state, step=0)
         for _ in range(self.lookahead - 1):
             ahead, _ = road.advance(ahead)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ..protocols import SearchError, SearchResult
+from ..checks import one_of
+from ..protocols import SearchResult
 from ..run.session import Session
 from ..smc.engine import Engine
 
@@ -14,8 +16,8 @@ class DAS(Engine):
     """Diffusion Alignment as Sampling (Kim et al. 2025, arXiv 2501.05803, alg. 1).
 
     The move is drawn from ``N(mean + v lambda_{i+1} grad r / alpha, v)``, the first-order locally optimal proposal, and
-    weighed by the exact log-ratio. The published settings are T = 100, N = 4, gamma = .008, SSP resampling, tau = .5,
-    alpha = .005 (aesthetic) in reward units. Needs a differentiable verifier.
+    weighed by the exact log-ratio. The published settings are T = 100, N = 4, gamma = .008, SSP resampling, ESS
+    threshold .5, alpha = .005 (aesthetic) in score units. Needs a differentiable verifier.
 
     Cost per image: ``N T`` denoiser calls forward and as many backward (about 3 forward passes each).
 
@@ -23,19 +25,19 @@ class DAS(Engine):
         gradient_through: "denoiser" (exact) or "decoder" (cheap), see ``DiffusionProcess``; None leaves the process's.
     """
 
-    name: str = "das"
+    name: ClassVar[str] = "das"
+
     guidance: float = 1.0
-    scheme: str = "ssp"
+    resampling: str = "ssp"
     gradient_through: str | None = None
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
         super().check_settings()
-        if self.gradient_through not in (None, "denoiser", "decoder"):
-            raise SearchError(f"gradient_through is {self.gradient_through!r}: choose 'denoiser' or 'decoder'")
+        if self.gradient_through is not None:
+            one_of(("denoiser", "decoder"), gradient_through=self.gradient_through)
 
     def run(self, session: Session) -> SearchResult:
         """The engine's run, on a process whose gradient goes where this search wants it."""
-        if self.gradient_through is not None:
-            session.process.gradient_through = self.gradient_through
+        session.process = session.process.variant(gradient_through=self.gradient_through)
         return super().run(session)

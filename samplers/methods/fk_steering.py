@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..smc.engine import Engine
 
@@ -11,17 +12,18 @@ from ..smc.engine import Engine
 class FKSteering(Engine):
     """FK steering (Singhal et al. 2025, arXiv 2501.06848, alg. 1) on the corrected weights of ``smc.Engine``.
 
-    Potentials "diff" (default), "max", "rt"; "add" is experimental (heavy-tailed weights). The published lambda is
+    Potentials "diff" (default), "max", "rt"; "sum" is experimental (heavy-tailed weights). The published lambda is
     ``1 / alpha``. Published run: N = 4, T = 100, lambda = 10, "max", resampling at 20, 40, 60, 80 % of the steps.
 
     Cost per image: ``N T`` denoiser calls, one verification per particle and resampling step, and the last one.
     """
 
-    name: str = "fk"
+    name: ClassVar[str] = "fk"
+
     tempering: str = "none"
     potential: str = "diff"
     start: float = 0.2
     end: float = 0.8
     every: int = 4
-    tau: float | None = 1.01
-    scheme: str = "multinomial"
+    ess_threshold: float | None = 1.01
+    resampling: str = "multinomial"

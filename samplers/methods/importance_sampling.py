@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..smc.engine import Engine
 
@@ -16,11 +17,12 @@ class ImportanceSampling(Engine):
     is self-normalised importance sampling of finished images.
     """
 
-    name: str = "importance_sampling"
+    name: ClassVar[str] = "importance_sampling"
+
     tempering: str = "none"
     potential: str = "rt"
     start: float = 0.4
     end: float = 0.8
     every: int = 4
-    tau: float | None = 1.01
-    scheme: str = "multinomial"
+    ess_threshold: float | None = 1.01
+    resampling: str = "multinomial"

@@ -9,17 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..checks import at_least, between, one_of
+from ..method import SearchMethod
+from ..protocols import Outline, SearchError, SearchResult, Values
 from ..run.session import Session
-from ..run.trace import StepRecord, particle_entries
-from ..smc.weights import best_index
+from ..smc.weights import best_index, best_rows
+from ..state import State
 
 STUCK = ("restart", "retry", "shrink")
 
 
 @dataclass(frozen=True)
-class RandomSearch:
-    """Best-of-N that gives up on the worse half on the way (random search of Ma et al. 2025, arXiv 2501.09732).
+class RandomSearch(SearchMethod):
+    """Best-of-N that drops the worse half partway through (random search of Ma et al. 2025, arXiv 2501.09732).
 
         N fresh noises;  at each fraction f of the steps, score the previews and keep the better half;  best at the end
 
@@ -28,87 +30,76 @@ class RandomSearch:
         halvings: increasing fractions of the steps, each in 0..1; empty is Best-of-N.
     """
 
+    name: ClassVar[str] = "random_search"
+    width: ClassVar[str] = "particles"
+    from_noise: ClassVar[bool] = True
+
     particles: int = 8
     halvings: tuple[float, ...] = (0.5,)
-    name: str = "random_search"
-    width_field: ClassVar[str] = "particles"
-
-    def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        if self.particles < 1:
-            raise SearchError(f"particles is {self.particles}: at least 1 is needed")
+        at_least(1, particles=self.particles)
         if any(not 0.0 < f < 1.0 for f in self.halvings) or list(self.halvings) != sorted(set(self.halvings)):
             raise SearchError(f"halvings are {self.halvings}: increasing fractions of the steps between 0 and 1")
 
-    def widths(self, steps: int) -> list[int]:
+    def halving_steps(self, steps: int) -> set[int]:
+        """Steps at which the worse half goes."""
+        return {round(f * steps) for f in self.halvings}
+
+    def populations(self, steps: int) -> list[int]:
         """Particles per image that each step is made with."""
-        halving, width, widths = {round(f * steps) for f in self.halvings}, self.particles, []
+        halving, width, widths = self.halving_steps(steps), self.particles, []
         for i in range(steps):
             widths.append(width)
             width = (width + 1) // 2 if i in halving else width
-        return [*widths, width]
+        return widths
 
-    def calls(self, process: Process) -> int:
-        """Denoiser calls per image."""
-        return sum(self.widths(process.steps)[:-1])
+    def denoiser_calls(self, process: Outline) -> int:
+        """Denoiser calls per image; a schedule that stops above 0 costs one more, to see the image."""
+        widths = self.populations(process.steps)
+        return sum(widths) + (0 if process.capabilities.ends_clean else self._last(process.steps))
 
-    def looks(self, process: Process) -> int:
+    def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
-        widths = self.widths(process.steps)
-        halving = {round(f * process.steps) for f in self.halvings}
-        return widths[-1] + sum(widths[i] for i in halving if i < process.steps and widths[i] > 1)
+        widths = self.populations(process.steps)
+        looked = [widths[i] for i in self.halving_steps(process.steps) if i < process.steps and widths[i] > 1]
+        return self._last(process.steps) + sum(looked)
+
+    def _last(self, steps: int) -> int:
+        """Particles per image that are finished."""
+        width = self.populations(steps)[-1]
+        return (width + 1) // 2 if steps - 1 in self.halving_steps(steps) else width
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring."""
-        process, trace = session.process, session.trace
-        steps, groups = process.steps, process.groups
-        halving = {round(f * steps) for f in self.halvings}
-        state, parents = process.start(self.particles), [None] * (groups * self.particles)
-        guess = None
-        for i in range(steps):
-            ids, images, reward, kept = trace.new_ids(len(state)), None, None, None
-            if i in halving and len(state) > groups:
+        process = session.process
+        halving, width = self.halving_steps(process.steps), self.particles
+        state = process.start(width)
+        for i in range(process.steps):
+            if i in halving and width > 1:
                 state, values, images = session.evaluate(state)
-                reward = values.reward
-                width = len(state) // groups
-                kept = reward.view(groups, width).sort(dim=1, descending=True, stable=True).indices
-                kept = kept[:, : (width + 1) // 2].sort(dim=1).values
-                kept = (kept + torch.arange(groups)[:, None] * width).flatten()
+                kept = best_rows(values.score.view(process.groups, width), (width + 1) // 2)
+                state = session.step(state, values, images, selected=kept).select(kept)
+                width = (width + 1) // 2
             else:
-                state = process.predict(state)
-            session.remember(state, reward, ids)
-            selected = None if kept is None else kept.tolist()
-            entries = particle_entries(state, ids, parents, reward, selected=selected)
-            session.record(StepRecord(i, steps, process.sigmas[i], entries), state, images)
-            if kept is not None:
-                state, ids, guess = state.select(kept), [ids[row] for row in selected], reward[kept]
-            state, _ = process.advance(state)
-            parents = ids
-        state, values, images = session.evaluate(state)
-        ids, reward = trace.new_ids(len(state)), values.reward
-        session.remember(state, reward, ids)
-        width = len(state) // groups
-        best = best_index(reward.view(groups, width)) + torch.arange(groups) * width
-        entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
-        session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
-        gap = torch.zeros(0) if guess is None else guess - reward
-        gap = gap[torch.isfinite(gap)]
-        return session.result(state, reward, ids, best=best, optimism=float(gap.mean()) if len(gap) else 0.0)
+                state = session.step(process.predict(state))
+            state = session.move(state)
+        return session.finish(state)
 
 
 @dataclass
 class _Pivots:
-    """The pivots: noise ``[G, ...]``, score and closeness ``[G]``, ids, whether the next round starts anew ``[G]``."""
+    """The pivots of all groups.
+
+    Attributes:
+        noise: ``[G, ...]``. score, cosine (closeness of the next neighbours): ``[G]``. node: ids ``[G]``.
+        fresh: whether the next round starts anew, bool ``[G]``.
+    """
 
     noise: Tensor
-    reward: Tensor
-    ids: list[int]
+    score: Tensor
+    node: Tensor
     cosine: Tensor
     fresh: Tensor
 
@@ -118,12 +109,11 @@ class _Archive:
     """Everything that was finished."""
 
     states: list[State] = field(default_factory=list)
-    rewards: list[Tensor] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
+    values: list[Values] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class ZeroOrderSearch:
+class ZeroOrderSearch(SearchMethod):
     """Zero-order search (Ma et al. 2025, section 3.2): hill climbing on the sphere of initial noises.
 
         pivot: one sample.   each round: N noises at angle arccos(c) from the pivot, sampled to the end and scored;
@@ -139,111 +129,107 @@ class ZeroOrderSearch:
             "shrink" (halve the angle, about).
     """
 
+    name: ClassVar[str] = "zero_order_search"
+    width: ClassVar[str] = "rounds"
+    from_noise: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
+
     neighbours: int = 4
     rounds: int = 4
     cosine: float = 0.95
     stuck: str = "restart"
-    name: str = "zero_order_search"
-    width_field: ClassVar[str] = "rounds"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A noise to climb on."""
+        return frozenset({"has_initial_noise"})
 
     @property
     def population(self) -> int:
         """Particles per image that run at once."""
         return self.neighbours
 
-    def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
-
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        for name in ("neighbours", "rounds"):
-            if getattr(self, name) < 1:
-                raise SearchError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        if not -1.0 < self.cosine < 1.0:
-            raise SearchError(f"cosine is {self.cosine}: between -1 and 1, e.g. 0.95 for near neighbours")
-        if self.stuck not in STUCK:
-            raise SearchError(f"stuck is {self.stuck!r}: choose one of {', '.join(STUCK)}")
+        at_least(1, neighbours=self.neighbours, rounds=self.rounds)
+        between(-1, 1, cosine=self.cosine)
+        one_of(STUCK, stuck=self.stuck)
 
-    def calls(self, process: Process) -> int:
-        """Denoiser calls per image."""
-        return process.steps * self.looks(process)
+    def denoiser_calls(self, process: Outline) -> int:
+        """Denoiser calls per image; a schedule that stops above 0 costs one more per sample, to see the image."""
+        return (process.steps + (0 if process.capabilities.ends_clean else 1)) * self.verifications(process)
 
-    def looks(self, process: Process) -> int:
+    def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
         return 1 + self.rounds * self.neighbours
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, all groups at once."""
-        process, groups = session.process, session.process.groups
-        archive = _Archive()
-        every = torch.arange(groups)
-        noise = process.initial_noise(every, torch.zeros(groups, dtype=torch.int64))
-        reward, ids = self._sample(session, noise, every, [None] * groups, 0, archive)
+        process, archive, every = session.process, _Archive(), torch.arange(session.process.groups)
+        noise = process.initial_noise(every, torch.zeros_like(every))
+        state, score = self._sample(session, process.begin(noise, every, torch.zeros_like(every)), 0, archive)
         # Copies: pivots are written to, and the archive keeps the first sample as it was.
-        still = torch.zeros(groups, dtype=torch.bool)
-        pivots = _Pivots(noise.clone(), reward.clone(), list(ids), torch.full((groups,), self.cosine), still)
+        pivots = _Pivots(
+            noise.clone(),
+            score.clone(),
+            state.node.clone(),
+            torch.full((len(every),), self.cosine),
+            torch.zeros(len(every), dtype=torch.bool),
+        )
         for r in range(1, self.rounds + 1):
-            self._round(session, r, pivots, archive)
-        state, reward = _joined(archive.states), torch.cat(archive.rewards)
-        best = self._best(reward, state.group, groups)
-        entries = particle_entries(state, archive.ids, [None] * len(state), reward, selected=best.tolist())
-        final = StepRecord(self.rounds + 1, self.rounds + 1, process.sigmas[-1], entries, phase="final")
-        session.record(final, state)
-        return session.result(state, reward, archive.ids, best=best)
+            self._climb(session, r, pivots, archive)
+        rounds = (self.rounds + 1, self.rounds + 1)
+        return session.finish(State.joined(archive.states), Values.joined(archive.values), at=rounds, known=True)
 
-    def _round(self, session: Session, r: int, pivots: _Pivots, archive: _Archive) -> None:
+    def _climb(self, session: Session, r: int, pivots: _Pivots, archive: _Archive) -> None:
         """One round: neighbours of every pivot, and the new pivots."""
         process, n = session.process, self.neighbours
-        groups = process.groups
-        group = torch.arange(groups).repeat_interleave(n)
-        slot = torch.arange(1 + (r - 1) * n, 1 + r * n).repeat(groups)
-        fresh = process.initial_noise(group, slot)
-        near = neighbour(pivots.noise[group], fresh, pivots.cosine[group])
-        anew = pivots.fresh[group].view(-1, *[1] * (fresh.dim() - 1)).to(fresh.device)
-        noise = torch.where(anew, fresh, near)
-        parents = [None if pivots.fresh[g] else pivots.ids[g] for g in group.tolist()]
-        reward, ids = self._sample(session, noise, group, parents, r, archive)
-        best = best_index(reward.view(groups, n)) + torch.arange(groups) * n
-        wins = (reward[best] > pivots.reward) | pivots.fresh
+        group = torch.arange(process.groups).repeat_interleave(n)
+        noise = self._neighbours(session, r, pivots, group)
+        start = process.begin(noise, group, torch.zeros_like(group))
+        # Neighbours descend from their pivot; fresh noises from nobody.
+        line = torch.where(pivots.fresh, -1, pivots.node)[group]
+        state, score = self._sample(session, start, r, archive, line)
+        best = best_index(score.view(process.groups, n)) + torch.arange(process.groups) * n
+        wins = (score[best] > pivots.score) | pivots.fresh
         for g in torch.nonzero(wins).flatten().tolist():
             row = int(best[g])
-            pivots.noise[g], pivots.reward[g], pivots.ids[g] = noise[row], reward[row], ids[row]
+            pivots.noise[g], pivots.score[g], pivots.node[g] = noise[row], score[row], state.node[row]
             pivots.cosine[g] = self.cosine
         pivots.fresh = ~wins & (self.stuck == "restart")
         if self.stuck == "shrink":
             pivots.cosine = torch.where(wins, pivots.cosine, ((1 + pivots.cosine) / 2).sqrt())
 
-    def _sample(self, session: Session, noise: Tensor, group: Tensor, parents, r: int, archive: _Archive):
-        """Sample ``noise`` to the end, score, file; returns (scores ``[n]``, ids)."""
+    def _neighbours(self, session: Session, r: int, pivots: _Pivots, group: Tensor) -> Tensor:
+        """Noises ``[G N, ...]`` of a round: near the pivots, or anew where a pivot is given up."""
+        groups, n = session.process.groups, self.neighbours
+        slot = torch.arange(1 + (r - 1) * n, 1 + r * n).repeat(groups)
+        fresh = session.process.initial_noise(group, slot)
+        near = neighbour(pivots.noise[group], fresh, pivots.cosine[group])
+        anew = pivots.fresh[group].view(-1, *[1] * (fresh.dim() - 1)).to(fresh.device)
+        return torch.where(anew, fresh, near)
+
+    def _sample(
+        self, session: Session, state: State, r: int, archive: _Archive, line: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """Sample to the end, score, file; returns the finished states and their scores ``[n]``.
+
+        ``line``: int64 ``[n]`` ids of the pivots that the noises are neighbours of.
+        """
         process = session.process
-        state = process.begin(noise, group, torch.zeros_like(group))
         while state.step < process.steps:
             state = process.predict(state)
             if r == 0:
-                session.remember(state, None, [-1] * len(state))
-            state, _ = process.advance(state)
+                session.remember(state, None)
+            state = session.move(state)
         state, values, images = session.evaluate(state)
-        ids = session.trace.new_ids(len(state))
+        if line is not None:
+            state = state.descending_from(line)
+        state = session.step(state, values, images, at=(r, self.rounds + 1), sigma=process.sigmas[-1])
         archive.states.append(state)
-        archive.rewards.append(values.reward)
-        archive.ids += ids
-        session.remember(_joined(archive.states), torch.cat(archive.rewards), archive.ids)
-        entries = particle_entries(state, ids, parents, values.reward)
-        session.record(StepRecord(r, self.rounds + 1, process.sigmas[-1], entries), state, images)
-        return values.reward, ids
-
-    @staticmethod
-    def _best(reward: Tensor, group: Tensor, groups: int) -> Tensor:
-        """Row of the best sample of every group."""
-        rows = torch.arange(len(reward))
-        found = []
-        for g in range(groups):
-            mine = rows[group == g]
-            found.append(mine[int(best_index(reward[mine][None])[0])])
-        return torch.stack(found)
+        archive.values.append(values)
+        session.remember(State.joined(archive.states), Values.joined(archive.values).score)
+        return state, values.score
 
 
 def neighbour(pivot: Tensor, direction: Tensor, cosine: Tensor) -> Tensor:
@@ -268,14 +254,3 @@ def neighbour(pivot: Tensor, direction: Tensor, cosine: Tensor) -> Tensor:
 def angle(cosine: float) -> float:
     """Degrees between neighbours of a given cosine."""
     return math.degrees(math.acos(cosine))
-
-
-def _joined(states: list[State]) -> State:
-    """Finished states of several rounds as one."""
-    return State(
-        x=torch.cat([s.x for s in states]),
-        group=torch.cat([s.group for s in states]),
-        slot=torch.cat([s.slot for s in states]),
-        step=states[0].step,
-        x0=torch.cat([s.x0 for s in states]),
-    )

@@ -8,16 +8,18 @@ from typing import ClassVar
 
 import torch
 
+from ..checks import at_least
+from ..method import SearchMethod
 from ..processes.kernel import renoise_coefficients
 from ..processes.sde import LinearClock, ratio_of, sigma_of
-from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
 from ..run.session import Session
-from ..run.trace import StepRecord, particle_entries
-from ..smc.weights import best_index
+from ..smc.weights import best_rows
+from ..state import State
 
 
 @dataclass(frozen=True)
-class PathSearch:
+class PathSearch(SearchMethod):
     """Search over paths (Ma et al. 2025, arXiv 2501.09732, section 3.2).
 
         N noises, ODE down to time t;
@@ -32,15 +34,23 @@ class PathSearch:
         steps: ODE steps of a descent in a round.
     """
 
+    name: ClassVar[str] = "path_search"
+    width: ClassVar[str] = "branches"
+    fixed_schedule: ClassVar[bool] = True
+    from_noise: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
+
     paths: int = 2
     branches: int = 2
     start: float = 0.11
     forward: float = 0.78
     backward: float = 0.81
     steps: int = 4
-    name: str = "path_search"
-    width_field: ClassVar[str] = "branches"
-    needs_schedule: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Up and down in noise, to finished images."""
+        return frozenset({"can_renoise"})
 
     @property
     def population(self) -> int:
@@ -48,11 +58,8 @@ class PathSearch:
         return self.paths * self.branches
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work on ``process``."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
-        if not process.ends_clean:
+        """Raise SearchError for a schedule that does not reach from the first time to finished images."""
+        if not process.capabilities.ends_clean:
             raise SearchError("the schedule must end at 0: search over paths ends with finished images")
         top = LinearClock().at(ratio_of(process.interpolant, process.sigmas[0]))
         if self.start + self.forward > top:
@@ -62,9 +69,7 @@ class PathSearch:
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        for name in ("paths", "branches", "steps"):
-            if getattr(self, name) < 1:
-                raise SearchError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        at_least(1, paths=self.paths, branches=self.branches, steps=self.steps)
         if not 0.0 < self.start < 1.0 or not 0.0 < self.forward < self.backward or self.start + self.forward >= 1.0:
             raise SearchError(
                 f"start {self.start}, forward {self.forward}, backward {self.backward}: needed are 0 < start, "
@@ -76,74 +81,52 @@ class PathSearch:
         count = math.ceil(self.start / (self.backward - self.forward) - 1e-9)
         return [max(self.start - i * (self.backward - self.forward), 0.0) for i in range(count)] + [0.0]
 
-    def calls(self, process: Process) -> int:
+    def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image: the first descent, then ``steps`` per return, and one where it stops."""
         rounds = len(self.stops()) - 1
         first = len(self._first(process))
         return self.paths * (first + self.branches * (rounds * (self.steps + 1) - 1))
 
-    def looks(self, process: Process) -> int:
+    def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
         return self.paths * self.branches * (len(self.stops()) - 1)
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, all groups at once."""
-        process, groups, n = session.process, session.process.groups, self.paths
-        stops = self.stops()
-        state = self._descend(process, process.start(n), self._first(process))
-        ids = session.trace.new_ids(len(state))
-        session.remember(state, None, ids)
-        entries = particle_entries(state, ids, [None] * len(ids))
-        session.record(StepRecord(0, len(stops), self._sigma(process, stops[0]), entries), state)
-        guess = None
+        process, stops = session.process, self.stops()
+        rounds = len(stops) - 1
+        state = self._descend(process, process.start(self.paths), self._first(process))
+        state = session.step(state, at=(0, len(stops)), sigma=self._sigma(process, stops[0]))
         for r, (here, there) in enumerate(zip(stops, stops[1:], strict=False), start=1):
-            rows = torch.arange(len(state)).repeat_interleave(self.branches)
-            parents = [ids[row] for row in rows.tolist()]
-            state = self._renoise(process, state.select(rows), here, r)
-            times = [
-                here + self.forward + (there - here - self.forward) * j / self.steps for j in range(self.steps + 1)
-            ]
-            state = self._descend(process, state, [self._sigma(process, t) for t in times])
-            ids = session.trace.new_ids(len(state))
+            state = self._renoise(process, state.branched(self.branches), here, r)
+            state = self._descend(process, state, self._times(process, here, there))
+            if r == rounds:
+                break
             state, values, images = session.evaluate(state)
-            last = r == len(stops) - 1
-            kept = self._best(values.reward.view(groups, -1), 1 if last else n)
-            entries = particle_entries(state, ids, parents, values.reward, selected=kept.tolist())
-            phase = "final" if last else "search"
-            session.remember(state, values.reward, ids)
-            session.record(
-                StepRecord(r, len(stops) - 1, self._sigma(process, there), entries, phase=phase), state, images
-            )
-            if last:
-                gap = torch.zeros(0) if guess is None else guess[rows] - values.reward
-                gap = gap[torch.isfinite(gap)]
-                optimism = float(gap.mean()) if len(gap) else 0.0
-                finished = replace(state, step=process.steps)
-                return session.result(finished, values.reward, ids, best=kept, optimism=optimism)
-            state, ids, guess = state.select(kept), [ids[row] for row in kept.tolist()], values.reward[kept]
-        raise AssertionError("unreachable: the last stop is time 0")
+            kept = best_rows(values.score.view(process.groups, -1), self.paths)
+            state = session.step(
+                state, values, images, selected=kept, at=(r, rounds), sigma=self._sigma(process, there)
+            ).select(kept)
+        return session.finish(replace(state, step=process.steps), at=(rounds, rounds))
 
-    def _best(self, reward: torch.Tensor, count: int) -> torch.Tensor:
-        """Rows of the ``count`` best of every group, the first of them the best one when only one is asked for."""
-        offset = torch.arange(len(reward))[:, None] * reward.shape[1]
-        if count == 1:
-            return best_index(reward) + offset[:, 0]
-        kept = reward.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
-        return (kept + offset).flatten()
+    def _times(self, process: Process, here: float, there: float) -> list[float]:
+        """Sigmas of the way down from ``forward`` above ``here`` to ``there``."""
+        top = here + self.forward
+        return [self._sigma(process, top + (there - top) * j / self.steps) for j in range(self.steps + 1)]
 
-    def _first(self, process: Process) -> list[float]:
+    def _first(self, process: Outline) -> list[float]:
         """The process's own schedule down to ``start``."""
         stop = self._sigma(process, self.start)
         return [sigma for sigma in process.sigmas if sigma > stop * (1 + 1e-6)] + [stop]
 
     @staticmethod
-    def _sigma(process: Process, time: float) -> float:
+    def _sigma(process: Outline, time: float) -> float:
         return sigma_of(process.interpolant, LinearClock().ratio(time))
 
     @staticmethod
     def _descend(process: Process, state: State, sigmas: list[float]) -> State:
         """Along the ODE over ``sigmas``; the result is predicted."""
-        road = process.without_noise(sigmas)
+        road = process.variant(eta=0.0, sigmas=sigmas)
         state = replace(state, step=0, x0=None)
         while state.step < road.steps:
             state, _ = road.advance(road.predict(state))

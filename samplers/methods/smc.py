@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..smc.engine import Engine
 
@@ -14,4 +15,4 @@ class SMC(Engine):
     Cost per image: ``N T`` denoiser calls and one decode and verification per particle and allowed step.
     """
 
-    name: str = "smc"
+    name: ClassVar[str] = "smc"

@@ -9,16 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..checks import at_least, window
+from ..method import SearchMethod
+from ..protocols import Outline, Process, SearchResult, Values, Verifier
 from ..run.session import Session
-from ..run.trace import StepRecord, particle_entries
 from ..smc.tempering import Alpha, AlphaScale
 from ..smc.weights import best_index, gumbel_choice
-from ..values import ValueFunction, check_value, values_of
+from ..state import State
+from ..values import AnyValue, as_value, values_of
 
 
 @dataclass(frozen=True)
-class SVDD:
+class SVDD(SearchMethod):
     """Soft value-based decoding (Li et al. 2024, arXiv 2408.08252, alg. 1), posterior-mean variant SVDD-PM.
 
         for each transition that draws noise:
@@ -37,125 +39,96 @@ class SVDD:
         value_function: a learned value (SVDD-MC), replaces decode and verify on the way; see ``samplers.values``.
     """
 
+    name: ClassVar[str] = "svdd"
+    width: ClassVar[str] = "candidates"
+
     candidates: int = 4
     alpha: Alpha | None = None
     start: float = 0.0
     end: float = 1.0
     every: int = 1
-    value_function: ValueFunction | None = None
-    name: str = "svdd"
-    width_field: ClassVar[str] = "candidates"
+    value_function: AnyValue | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Candidates must differ."""
+        return frozenset({"can_branch"} if self.candidates > 1 else ())
+
+    @property
+    def beginners(self) -> int:
+        """One parent per image."""
+        return 1
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
-        if self.candidates > 1 and not process.stochastic:
-            raise SearchError(f"eta is {process.eta}: all candidates of an ODE step are equal; use eta > 0")
-        check_value(self.value_function, process)
+        """Raise SearchError for a value function that was made for another model."""
+        if self.value_function is not None:
+            as_value(self.value_function).check(process)
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        if self.candidates < 1:
-            raise SearchError(f"candidates is {self.candidates}: at least 1 is needed")
-        if not 0.0 <= self.start <= self.end <= 1.0:
-            raise SearchError(f"start {self.start} and end {self.end}: 0 <= start <= end <= 1 is needed")
-        if self.every < 1:
-            raise SearchError(f"every is {self.every}: it must be at least 1")
+        at_least(1, candidates=self.candidates, every=self.every)
+        window(self.start, self.end)
 
-    def branching_steps(self, process: Process) -> set[int]:
+    def branching_steps(self, process: Outline) -> set[int]:
         """Steps whose transition is branched."""
+        if self.candidates == 1:
+            return set()
         first, last = math.ceil(self.start * process.steps), math.floor(self.end * process.steps)
         return {i for i in range(first, last + 1, self.every) if i < process.steps and process.branches(i)}
 
-    def calls(self, process: Process) -> int:
+    def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image: one per candidate, shared with its next move; a learned value needs none."""
+        judged_above_zero = 0 if process.capabilities.ends_clean else 1
         if self.value_function is not None or self.candidates == 1:
-            return process.steps
+            return process.steps + judged_above_zero
         branching = self.branching_steps(process)
-        last = process.steps - 1 if process.ends_clean else process.steps
-        return 1 + sum(self.candidates if i in branching else 1 for i in range(last))
+        return 1 + sum(self.candidates if i in branching else 1 for i in range(process.steps - 1 + judged_above_zero))
 
-    def looks(self, process: Process) -> int:
+    def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
-        if self.value_function is not None or self.candidates == 1:
+        if self.value_function is not None:
             return 1
         return self.candidates * len(self.branching_steps(process)) + 1
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring."""
-        process, trace = session.process, session.trace
-        groups, steps = process.groups, process.steps
-        branching = self.branching_steps(process) if self.candidates > 1 else set()
+        process = session.process
+        branching = self.branching_steps(process)
         spread = self._last_choice(process, branching)
-        scale = AlphaScale(self.alpha, groups) if self.alpha is not None else None
-
-        state = process.predict(process.start(1))
-        ids, parents = trace.new_ids(groups), [None] * groups
-        reward, last_used = torch.full((groups,), -math.inf, dtype=torch.float64), None
-        pick = torch.arange(groups)
-        session.remember(state, None, ids)
-        session.record(StepRecord(0, steps, process.sigmas[0], particle_entries(state, ids, parents)), state)
-        for i in range(steps):
-            m = self.candidates if i in branching else 1
-            rows = torch.arange(len(state)).repeat_interleave(m)
-            parents = [ids[row] for row in rows.tolist()]
+        scale = AlphaScale(self.alpha, process.groups) if self.alpha is not None else None
+        state, values, best = session.step(process.predict(process.start(1))), None, None
+        for i in range(process.steps):
+            m, last = (self.candidates if i in branching else 1), i == process.steps - 1
             # A lone candidate draws from slot 0, so M = 1 is plain sampling to the bit.
-            state, _ = process.advance(state.select(rows, slot=torch.arange(m).repeat(len(state))))
-            ids, images = trace.new_ids(len(state)), None
+            state = session.move(state.branched(m))
             if m > 1:
-                state, reward, images = self._values(session, state)
-                pick = self._pick(process, reward.view(groups, m), scale, i)
-                last_used = reward if i == spread else reward[pick]
-            elif i < steps - 1:
-                state = process.predict(state)
-            if i == steps - 1:
+                state, values, images = self._look(session, state)
+                best = self._pick(process, values.score.view(process.groups, m), scale, i)
+            elif not last:
+                state, values, images = process.predict(state), None, None
+            if last:
                 break
-            entries = particle_entries(
-                state,
-                ids,
-                parents,
-                reward if m > 1 else None,
-                selected=range(len(ids)) if i == spread else pick.tolist(),
-            )
-            temperature = [] if scale is None or m == 1 else (1.0 / scale.value()).tolist()
-            record = StepRecord(i + 1, steps, process.sigmas[i + 1], entries, temperature=temperature)
-            seen = state
-            if m > 1 and i != spread:
-                state, ids, reward = state.select(pick), [ids[row] for row in pick.tolist()], reward[pick]
-                pick = torch.arange(groups)
-            if state.x0 is not None:
-                session.remember(state, reward if m > 1 else None, ids)
-            session.record(record, seen, images)
-            if state.x0 is None:  # a learned value chose without a denoiser call
-                state = process.predict(state)
-                session.remember(state, reward, ids)
-
-        if spread is None:  # the finished image is not the last scored estimate
-            state, values, images = session.evaluate(state)
-            reward = values.reward
-        session.remember(state, reward, ids)
-        entries = particle_entries(state, ids, parents, reward, selected=pick.tolist())
-        session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
-        optimism = 0.0
-        if last_used is not None and torch.isfinite(last_used - reward).any():
-            gap = last_used - reward
-            optimism = float(gap[torch.isfinite(gap)].mean())
-        return session.result(state, reward, ids, best=pick, optimism=optimism)
+            pick = torch.arange(len(state)) if values is None or i == spread else best
+            chosen = None if values is None else pick
+            beta = None if scale is None or values is None else 1.0 / scale.value()
+            state = session.step(state, values, images, selected=chosen, inverse_temperature=beta)
+            state = process.predict(state.select(pick))  # known already, but where a learned value chose
+            values = None if values is None else values.select(pick)
+            session.remember(state, None if values is None else values.score)
+        # The finished image is the last scored estimate, unless nothing was scored that late.
+        return session.finish(state) if spread is None else session.finish(state, values, best=best)
 
     def _last_choice(self, process: Process, branching: set[int]) -> int | None:
         """The branching step whose candidates are finished images already, so that all of them can be handed out."""
         if not branching or self.value_function is not None:
             return None
-        last = process.steps - 2 if process.ends_clean else process.steps - 1
+        last = process.steps - 2 if process.capabilities.ends_clean else process.steps - 1
         return last if last in branching else None
 
-    def _values(self, session: Session, state: State) -> tuple[State, Tensor, Tensor | None]:
-        """Values float64 ``[n]`` of candidates; predicted states and previews where these were made."""
+    def _look(self, session: Session, state: State) -> tuple[State, Values, Tensor | None]:
+        """Values of candidates; predicted states and previews where these were made."""
         if self.value_function is None:
-            state, values, images = session.evaluate(state)
-            return state, values.reward, images
+            return session.evaluate(state)
         return state, values_of(session, self.value_function, state), None
 
     def _pick(self, process: Process, value: Tensor, scale: AlphaScale | None, step: int) -> Tensor:

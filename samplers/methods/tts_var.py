@@ -10,18 +10,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..checks import at_least, one_of
 from ..clustering import REDUCTIONS, Extractor, reduce_tokens, representatives
-from ..protocols import Process, SearchError, SearchResult, State, Verifier
+from ..method import SearchMethod
+from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
 from ..run.session import Session
-from ..run.trace import StepRecord, particle_entries
-from ..smc.resampling import resample
-from ..smc.weights import best_index, normalise
+from ..smc.resampling import SCHEMES, resample, uniforms_for
+from ..smc.weights import normalise
+from ..state import State
 
 POTENTIALS = ("value", "max", "sum", "diff")
+HISTORIES = ("selection", "all")
 
 
 @dataclass(frozen=True)
-class Plan:
+class PopulationPlan:
     """Where a population shrinks, in multiples of N. Scales count from 0; selection comes after a scale is drawn.
 
     Attributes:
@@ -64,8 +67,10 @@ class Plan:
             size = kept
 
     @classmethod
-    def from_batches(cls, batches: Sequence[int], cluster: Sequence[int], resample: Sequence[int], steps: int) -> Plan:
-        """Plan of the paper's list: population after the selection at each scale, in multiples of N.
+    def from_batches(
+        cls, batches: Sequence[int], cluster: Sequence[int], resample: Sequence[int], steps: int
+    ) -> PopulationPlan:
+        """PopulationPlan of the paper's list: population after the selection at each scale, in multiples of N.
 
         The published code draws scale i with ``batches[i - 1]`` particles and selects ``batches[i]`` of them.
         """
@@ -88,16 +93,16 @@ class Plan:
 
 
 PLANS = {
-    13: Plan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),  # the published one
-    12: Plan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),
-    10: Plan(8, {2: 6, 4: 4}, {5: 2, 7: 1}),
-    8: Plan(8, {1: 6, 2: 4}, {3: 2, 5: 1}),
-    7: Plan(8, {1: 6, 3: 4}, {4: 2, 5: 1}),
-    6: Plan(8, {1: 6, 2: 4}, {3: 2, 4: 1}),
+    13: PopulationPlan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),  # the published one
+    12: PopulationPlan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),
+    10: PopulationPlan(8, {2: 6, 4: 4}, {5: 2, 7: 1}),
+    8: PopulationPlan(8, {1: 6, 2: 4}, {3: 2, 5: 1}),
+    7: PopulationPlan(8, {1: 6, 3: 4}, {4: 2, 5: 1}),
+    6: PopulationPlan(8, {1: 6, 2: 4}, {3: 2, 4: 1}),
 }
 
 
-def default_plan(steps: int) -> Plan:
+def default_plan(steps: int) -> PopulationPlan:
     """The plan for a number of scales, or of denoising steps: the published one in proportion where none is listed."""
     if steps in PLANS:
         return PLANS[steps]
@@ -106,16 +111,16 @@ def default_plan(steps: int) -> Plan:
     at = [max(1, round(scale * (steps - 1) / 12)) for scale in (2, 5, 6, 9)]
     for i in range(1, 4):
         at[i] = max(at[i], at[i - 1] + 1)
-    return Plan(8, {at[0]: 6, at[1]: 4}, {at[2]: 2, at[3]: 1})
+    return PopulationPlan(8, {at[0]: 6, at[1]: 4}, {at[2]: 2, at[3]: 1})
 
 
 @dataclass(frozen=True)
-class TTSVAR:
+class TTSVAR(SearchMethod):
     """Test-time scaling for visual autoregressive models (Chen et al. 2025, arXiv 2507.18537).
 
-    Many particles while scales are cheap, few when they are dear. After early scales, whose images say little about
-    the final quality, k-means over image features keeps one particle per cluster; after later ones particles are
-    drawn in proportion to ``exp(lambda * potential)`` of their scores (eq. 6 to 9):
+    Many particles while scales are cheap, few when they are expensive. After early scales, whose images say little
+    about the final quality, k-means over image features keeps one particle per cluster; after later ones particles
+    are drawn in proportion to ``exp(lambda * potential)`` of their scores (eq. 6 to 9):
 
         value  r_k          diff  r_k - r_{k-1}          max  max_i r_i          sum  sum_i r_i
 
@@ -129,49 +134,49 @@ class TTSVAR:
         potential: see above. All but "value" need scores of scales at which nothing is selected.
         strength: lambda, the inverse temperature of the resampling, >= 0.
         history: scales whose scores "max" and "sum" look at: "selection" starts at the first selection, "all" at 0.
+        resampling: scheme that particles are drawn by, see ``smc.resampling``; multinomial is the published one.
         cluster_side: codes along the longer side that images are decoded at where they are only clustered, 0 for the
             process's preview size. Only next-scale models decode at other sizes than their own.
     """
 
+    name: ClassVar[str] = "tts_var"
+    width: ClassVar[str] = "particles"
+
     particles: int = 2
-    plan: Plan | None = None
+    plan: PopulationPlan | None = None
     extractor: Extractor | None = field(default=None, compare=False)
     features: str = "pca"
     potential: str = "value"
     strength: float = 10.0
     history: str = "selection"
     cluster_side: int = 0
-    name: str = "tts_var"
-    needs_schedule: ClassVar[bool] = True
+    resampling: str = "multinomial"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Copies of a particle must separate."""
+        return frozenset({"can_branch"})
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work on ``process``."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
+        """Raise SearchError for a plan or a preview size that does not fit ``process``."""
         plan = self.plan_for(process.steps)
         plan.check(process.steps)
         if plan.cluster and self.extractor is None:
             raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
-        if not process.stochastic:
-            raise SearchError("this process draws no noise: copies of a particle would never separate")
-        if self.cluster_side and not getattr(process, "resizable", False):
+        if self.cluster_side and not process.capabilities.can_resize:
             raise SearchError(
                 f"cluster_side is {self.cluster_side}: only next-scale models decode at other sizes, set it to 0"
             )
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        if self.particles < 1:
-            raise SearchError(f"particles is {self.particles}: at least 1 is needed")
-        if self.potential not in POTENTIALS:
-            raise SearchError(f"potential is {self.potential!r}: choose one of {', '.join(POTENTIALS)}")
-        if self.features not in REDUCTIONS:
-            raise SearchError(f"features is {self.features!r}: choose one of {', '.join(REDUCTIONS)}")
+        at_least(1, particles=self.particles)
+        one_of(POTENTIALS, potential=self.potential)
+        one_of(tuple(REDUCTIONS), features=self.features)
+        one_of(HISTORIES, history=self.history)
+        one_of(tuple(SCHEMES), resampling=self.resampling)
         if not 0 <= self.strength < math.inf:
             raise SearchError(f"strength (lambda) is {self.strength}: it must be >= 0 and finite")
-        if self.history not in ("selection", "all"):
-            raise SearchError(f"history is {self.history!r}: choose 'selection' or 'all'")
         if self.cluster_side < 0:
             raise SearchError(f"cluster_side is {self.cluster_side}: use the codes along a side, or 0 for preview size")
 
@@ -180,11 +185,27 @@ class TTSVAR:
         """Particles per image that the search begins with, its largest number."""
         return self.particles * (self.plan or PLANS[13]).start
 
-    def plan_for(self, steps: int) -> Plan:
+    def populations(self, steps: int) -> list[int]:
+        """Particles per image that each scale is drawn with."""
+        return [self.particles * size for size in self.plan_for(steps).populations(steps)]
+
+    def denoiser_calls(self, process: Outline) -> int:
+        """Denoiser calls per image: every particle once per scale, and once more where the schedule stops above 0."""
+        sizes = self.populations(process.steps)
+        once_more = sizes[-1] if process.capabilities.can_renoise and not process.capabilities.ends_clean else 0
+        return sum(sizes) + once_more
+
+    def verifications(self, process: Outline) -> int:
+        """Decodes and verifications per image."""
+        plan, drawn = self.plan_for(process.steps), self.populations(process.steps)
+        looked = self.scored_scales(plan) | set(plan.cluster)  # after a scale, at the particles that drew it
+        return sum(drawn[scale] for scale in looked if scale < process.steps - 1) + drawn[-1]
+
+    def plan_for(self, steps: int) -> PopulationPlan:
         """The plan on ``steps`` scales."""
         return self.plan or default_plan(steps)
 
-    def scored_scales(self, plan: Plan) -> set[int]:
+    def scored_scales(self, plan: PopulationPlan) -> set[int]:
         """Scales after which all particles are scored; the finished images are scored in any case."""
         if not plan.resample or self.potential == "value":
             return set(plan.resample)
@@ -195,84 +216,58 @@ class TTSVAR:
 
     def run(self, session: Session) -> SearchResult:
         """Draw, look, select; the module's names follow the paper."""
-        process, steps = session.process, session.process.steps
-        groups = process.groups
-        plan = self.plan_for(steps)
+        process = session.process
+        plan = self.plan_for(process.steps)
         scored = self.scored_scales(plan)
-        if self.potential != "value" and getattr(session.verifier, "relative", False):
+        self._warn_of_relative_scores(session)
+        process.expect(self.populations(process.steps))
+        state = session.step(process.predict(process.start(self.particles * plan.start)))
+        past = torch.empty(len(state), 0, dtype=torch.float64)  # scores so far [n, scales], rows follow the particles
+        for scale in range(process.steps - 1):
+            state, values, images = session.move(state), None, None
+            if scale in scored:
+                state, values, images = session.evaluate(state)
+                past = torch.cat([past, values.score[:, None]], 1)
+            else:
+                state = process.predict(state)
+            rows, slot = None, None
+            if scale in plan.cluster:
+                images = self._glimpse(process, state) if images is None else images
+                rows = self._cluster(session, images, self.particles * plan.cluster[scale], scale)
+            elif scale in plan.resample:
+                rows = self._resample(session, past, self.particles * plan.resample[scale], scale)
+                # Copies must not draw the same bits again: the place owns the stream.
+                slot = torch.arange(len(rows) // process.groups).repeat(process.groups)
+            resampled = torch.full((process.groups,), scale in plan.resample)
+            state = session.step(state, values, images, selected=rows, used=scale in plan.resample, resampled=resampled)
+            if rows is not None:
+                state, past = state.select(rows, slot=slot), past[rows]
+        return session.finish(session.move(state))
+
+    def _warn_of_relative_scores(self, session: Session) -> None:
+        if self.potential != "value" and session.verifier is not None and session.verifier.relative:
             session.warn(
                 f"verifier {session.verifier.name!r} compares the candidates of a scale with each other, but the "
                 f"potential {self.potential!r} compares scores of different scales: use 'value'"
             )
-        expect = getattr(process, "expect", None)
-        if expect is not None:
-            expect([self.particles * size for size in plan.populations(steps)])
-
-        state = process.predict(process.start(self.particles * plan.start))
-        ids, parents = session.trace.new_ids(len(state)), [None] * len(state)
-        session.remember(state, None, ids)
-        session.record(StepRecord(0, steps, process.sigmas[0], particle_entries(state, ids, parents)), state)
-        past = torch.empty(len(state), 0, dtype=torch.float64)  # scores so far [n, scales], rows follow the particles
-        used = torch.full((len(state),), math.nan, dtype=torch.float64)
-        for scale in range(steps):
-            parents = ids
-            state, _ = process.advance(state)
-            ids = session.trace.new_ids(len(state))
-            if scale == steps - 1:
-                break
-            images, reward = None, None
-            if scale in scored:
-                state, values, images = session.evaluate(state)
-                reward = values.reward
-                past = torch.cat([past, reward[:, None]], 1)
-            else:
-                state = process.predict(state)
-                images = self._glimpse(process, state) if scale in plan.cluster else None
-            rows = None
-            if scale in plan.cluster:
-                rows = self._cluster(session, images, self.particles * plan.cluster[scale], scale)
-            elif scale in plan.resample:
-                rows = self._resample(session, past, self.particles * plan.resample[scale], scale)
-                used = reward
-            session.remember(state, reward, ids, hint=past[:, -1] if past.shape[1] else None)
-            chosen = None if rows is None else set(rows.tolist())
-            entries = particle_entries(state, ids, parents, reward, selected=chosen)
-            done = [scale in plan.resample] * groups
-            session.record(
-                StepRecord(scale + 1, steps, process.sigmas[scale + 1], entries, resampled=done), state, images
-            )
-            if rows is not None:
-                slot = None
-                if scale in plan.resample:  # copies must not draw the same bits again: the place owns the stream
-                    slot = torch.arange(len(rows) // groups).repeat(groups)
-                state, past, used = state.select(rows, slot=slot), past[rows], used[rows]
-                ids = [ids[row] for row in rows.tolist()]
-
-        state, values, images = session.evaluate(state)
-        reward = values.reward
-        session.remember(state, reward, ids)
-        size = len(state) // groups
-        best = best_index(reward.view(groups, size)) + torch.arange(groups) * size
-        entries = particle_entries(state, ids, parents, reward, selected=best.tolist())
-        session.record(StepRecord(steps, steps, process.sigmas[-1], entries, phase="final"), state, images)
-        gap = (used - reward)[torch.isfinite(used - reward)]
-        return session.result(state, reward, ids, best=best, optimism=float(gap.mean()) if len(gap) else 0.0)
 
     def _glimpse(self, process: Process, state: State) -> Tensor:
         """Images that are clustered and not scored."""
-        return process.preview(state, self.cluster_side) if self.cluster_side else process.preview(state)
+        return process.preview(state, self.cluster_side or None)
 
     def _cluster(self, session: Session, images: Tensor, keep: int, scale: int) -> Tensor:
         """Rows of one particle per cluster, for every group."""
-        process = session.process
+        process, extractor = session.process, self.extractor
+        if extractor is None:
+            raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
         with torch.no_grad():
-            tokens = process.chunker.cat(lambda rows: self.extractor.tokens(images[rows]).cpu(), len(images))
+            tokens = process.chunker.cat(lambda rows: extractor.tokens(images[rows]).cpu(), len(images))
         size = len(images) // process.groups
         rows = []
         for g in range(process.groups):
             points = reduce_tokens(tokens[g * size : (g + 1) * size], self.features)
             if not bool(torch.isfinite(points).all()):
-                raise SearchError(f"extractor {self.extractor.name!r} gave features that are not finite")
+                raise SearchError(f"extractor {extractor.name!r} gave features that are not finite")
             uniforms = process.streams.uniform(keep, group=g, step=scale, purpose="cluster")
             chosen, empty = representatives(points, keep, uniforms)
             if empty:
@@ -291,10 +286,11 @@ class TTSVAR:
         log_w = torch.where(torch.isnan(log_w), -math.inf, log_w)
         if bool(torch.isneginf(log_w).all()):
             session.warn("no particle has a finite score: selection is by chance where that happens")
-        rows = []
+        n, rows = log_w.shape[1], []
         for g in range(process.groups):
-            uniforms = process.streams.uniform(keep, group=g, step=scale, purpose="resample")
-            rows.append(resample("multinomial", normalise(log_w[g]), uniforms) + g * log_w.shape[1])
+            count = uniforms_for(self.resampling, n, keep)
+            uniforms = process.streams.uniform(count, group=g, step=scale, purpose="resample")
+            rows.append(resample(self.resampling, normalise(log_w[g]), uniforms, keep) + g * n)
         return torch.cat(rows)
 
     def log_potential(self, past: Tensor) -> Tensor:

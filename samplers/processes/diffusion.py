@@ -6,16 +6,18 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..protocols import PROMPT, SearchError, State, Values
+from ..protocols import Capabilities, SearchError, Values
 from ..run.ledger import Ledger
+from ..state import PROMPT, State
 from .chunking import Chunker
 from .kernel import (
+    Flow,
     Interpolant,
     Noise,
     as_float64_cpu,
@@ -29,24 +31,77 @@ from .kernel import (
 from .streams import Streams
 
 
-class Denoise(Protocol):
-    """``(x [n, ...], sigma, group int64 [n]) -> x0 [n, ...]``: the model with its guidance and conditioning.
+class Denoised(NamedTuple):
+    """What a model said, and what it cost.
 
-    ``group`` says whose conditioning each row uses. ``rows_per_particle`` is the number of forward passes one row
-    costs: 2 under classifier-free guidance, else 1.
-
-    A model that can be given other prompts also has ``encode(texts)``, which prepares prompts in one go, takes a fourth
-    argument ``prompts`` (a text per row, None for the group's own), and may leave in ``rows_saved`` how many forward
-    passes of the latest call it could share between rows with the same ``x``.
+    Attributes:
+        x0: ``[n, ...]`` clean estimates.
+        nfe: forward passes made: rows times conditional branches, less what rows could share.
     """
 
-    rows_per_particle: int
+    x0: Tensor
+    nfe: int
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor) -> Tensor: ...
+
+class Denoise(Protocol):
+    """``(x [n, ...], sigma, group int64 [n], prompts) -> Denoised``: the model with its guidance and conditioning.
+
+    ``group`` says whose conditioning each row uses. ``prompts`` is a text per row (None for the group's own), or None
+    where nothing was re-prompted.
+
+    Attributes:
+        nfe_per_call: forward passes that one row costs at most: 2 under classifier-free guidance, else 1.
+        can_encode: whether ``encode`` can prepare prompts.
+    """
+
+    nfe_per_call: int
+    can_encode: bool
+
+    def __call__(
+        self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None
+    ) -> Denoised: ...
+
+    def encode(self, texts: Sequence[str]) -> None:
+        """Prepare prompts, all in one go, only where ``can_encode``."""
+        ...
+
+    def prompt_embedding(self, group: Tensor) -> Tensor | None:
+        """One vector ``[n, W]`` for the prompt of each group, None where there is none."""
+        ...
+
+
+class PlainDenoiser:
+    """A function ``(x [n, ...], sigma, group) -> x0 [n, ...]`` as a ``Denoise`` of one branch, without prompts.
+
+    Args:
+        function: the model. nfe_per_call: forward passes that it makes for a row.
+    """
+
+    can_encode = False
+
+    def __init__(self, function: Callable[[Tensor, float, Tensor], Tensor], nfe_per_call: int = 1):
+        self._function, self.nfe_per_call = function, nfe_per_call
+
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
+        return Denoised(self._function(x, sigma, group), len(x) * self.nfe_per_call)
+
+    def encode(self, texts: Sequence[str]) -> None:
+        """Not available: SearchError."""
+        raise SearchError("this model's conditioning cannot be changed during the search: it takes no prompts")
+
+    def prompt_embedding(self, group: Tensor) -> None:
+        """None: nothing is known of its prompts."""
 
 
 # x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1 (the process clamps)
 Decode = Callable[[Tensor], Tensor]
+
+
+def clean(state: State) -> Tensor:
+    """``x0`` of a predicted state."""
+    if state.x0 is None:
+        raise ValueError("the state is not predicted yet: call process.predict first")
+    return state.x0
 
 
 @dataclass(frozen=True)
@@ -147,38 +202,59 @@ class DiffusionProcess:
         self.gradient_through = gradient_through
         self.grad_context = grad_context
         self.ledger = Ledger()
+        self.origin: State | None = None
         self._initial_noise: dict[int, Tensor] = {}
         self._texts: list[str] = []  # prompts that particles were given, numbered as in State.extra[PROMPT]
 
     @property
-    def can_reprompt(self) -> bool:
-        """Whether particles can be given prompts of their own."""
-        return hasattr(self.denoise, "encode")
+    def capabilities(self) -> Capabilities:
+        """See ``Capabilities``."""
+        return Capabilities(
+            kind="flow" if isinstance(self.interpolant, Flow) else "diffusion",
+            can_branch=is_stochastic(self.eta),
+            can_reprompt=self.denoise.can_encode,
+            ends_clean=self.sigmas[-1] == 0.0,
+        )
 
     @property
-    def stochastic(self) -> bool:
-        """Whether moves draw noise, i.e. whether clones separate."""
-        return is_stochastic(self.eta)
+    def nfe_per_call(self) -> int:
+        """Forward passes per denoiser call of one particle."""
+        return self.denoise.nfe_per_call
 
     def branches(self, step: int) -> bool:
         """Whether the transition out of ``step`` draws noise."""
         return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
 
-    def without_noise(self, sigmas: Sequence[float] | None = None) -> DiffusionProcess:
-        """The ODE of this process, same books, on the same schedule or another one."""
-        ode = copy.copy(self)
-        ode.eta = 0.0
-        if sigmas is not None:
-            ode.sigmas, ode.steps = list(sigmas), len(sigmas) - 1
-        return ode
+    def variant(
+        self,
+        *,
+        sigmas: Sequence[float] | None = None,
+        eta: float | Noise | None = None,
+        gradient_through: str | None = None,
+        streams: Streams | None = None,
+        origin: State | None = None,
+    ) -> DiffusionProcess:
+        """See ``Process.variant``."""
+        other = copy.copy(self)
+        other.sigmas = self.sigmas if sigmas is None else [float(sigma) for sigma in sigmas]
+        other.steps = len(other.sigmas) - 1
+        other.eta = self.eta if eta is None else eta
+        other.gradient_through = gradient_through or self.gradient_through
+        other.origin = self.origin if origin is None else origin
+        if streams is not None:
+            other.streams, other._initial_noise = streams, {}
+        return other
 
-    @property
-    def ends_clean(self) -> bool:
-        """Whether the schedule ends at sigma = 0, so that the last clean estimate is the result."""
-        return self.sigmas[-1] == 0.0
+    def expect(self, populations: Sequence[int]) -> None:
+        """Nothing is reserved beyond a step."""
 
     def start(self, particles: int) -> State:
-        """``G * N`` initial states; slot 0 of a group uses the host's noise where there is one."""
+        """``G * N`` initial states; slot 0 of a group uses the host's noise where there is one.
+
+        From an ``origin`` they are clones of its particles.
+        """
+        if self.origin is not None:
+            return self.origin.branched(particles)
         group = torch.arange(self.groups).repeat_interleave(particles)
         slot = torch.arange(particles).repeat(self.groups)
         return self.begin(self.initial_noise(group, slot), group, slot)
@@ -216,24 +292,25 @@ class DiffusionProcess:
             return replace(state, x0=state.x)
         return replace(state, x0=self.chunker.cat(lambda rows: self._predict(state, rows), len(state)))
 
-    def preview(self, state: State) -> Tensor:
-        """Expected final images ``[n, H, W, 3]`` in 0..1, float32."""
-        return self.chunker.cat(lambda rows: self._decode(state.x0[rows]), len(state))
+    def preview(self, state: State, side: int | None = None) -> Tensor:
+        """Expected final images ``[n, H, W, 3]`` in 0..1, float32; always of the latents' own size."""
+        x0 = clean(state)
+        return self.chunker.cat(lambda rows: self._decode(x0[rows]), len(state))
 
-    def advance(self, state: State, shift: Tensor | None = None) -> tuple[State, Tensor]:
+    def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
         """One reverse transition of all particles; see ``Process.advance``."""
         sigma, sigma_next = self.sigmas[state.step], self.sigmas[state.step + 1]
-        move = transition(self.interpolant, state.x, state.x0, sigma, sigma_next, self.eta)
+        move = transition(self.interpolant, state.x, clean(state), sigma, sigma_next, self.eta)
         noise = None
         if move.std > 0:
             noise = self.streams.normals(self.shape, state.group, state.slot, step=state.step, purpose="move")
             noise = noise.to(state.x)
-        x, log_ratio = move.sample(noise, shift)
+        x, log_ratio = move.sample(noise, gradient)
         return replace(state, x=x, x0=None, step=state.step + 1), log_ratio
 
     def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
         """See ``Process.reprompt``. New texts are encoded together."""
-        if not self.can_reprompt:
+        if not self.denoise.can_encode:
             raise SearchError("this model's conditioning cannot be changed during the search: it takes no prompts")
         new = [text for text in dict.fromkeys(prompts) if text is not None and text not in self._texts]
         if new:
@@ -246,6 +323,10 @@ class DiffusionProcess:
         """The prompt of every particle, None for its group's own; None altogether where nothing was re-prompted."""
         ids = state.extra.get(PROMPT)
         return None if ids is None else [None if i < 0 else self._texts[i] for i in ids.tolist()]
+
+    def prompt_embedding(self, group: Tensor) -> Tensor | None:
+        """See ``Process.prompt_embedding``."""
+        return self.denoise.prompt_embedding(group)
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         """Predict, decode, score and differentiate, chunk by chunk; every stage is checkpointed.
@@ -272,19 +353,15 @@ class DiffusionProcess:
         """``x0`` of some rows, with the known area of an inpainting put in before and after the model."""
         x, group, slot = state.x[rows], state.group[rows], state.slot[rows]
         sigma, prompts = self.sigmas[state.step], self.prompts_of(state)
-        with self.ledger.model(len(group) * self.denoise.rows_per_particle):
-            x0 = self._denoise(x, sigma, group, slot, None if prompts is None else prompts[rows])
-        if prompts is not None:
-            self.ledger.nfe -= getattr(self.denoise, "rows_saved", 0)
+        with self.ledger.model(len(group) * self.nfe_per_call) as call:
+            x0, call.nfe = self._denoise(x, sigma, group, slot, None if prompts is None else prompts[rows])
         return x0
 
     def _denoise(
         self, x: Tensor, sigma: float, group: Tensor, slot: Tensor, prompts: list[str | None] | None = None
-    ) -> Tensor:
-        # Denoisers that know of no prompts are never given the argument.
-        conditions = (group,) if prompts is None else (group, prompts)
+    ) -> Denoised:
         if self.inpainting is None:
-            return self.denoise(x, sigma, *conditions)
+            return self.denoise(x, sigma, group, prompts)
         known = self.inpainting
         mask = known.mask.to(x)[group]
         if known.mask_at is not None:
@@ -296,8 +373,8 @@ class DiffusionProcess:
         else:
             a, b = self.interpolant.coefficients(sigma)
             noised = a * latent + b * noise
-        x0 = self.denoise(x * mask + noised * (1 - mask), sigma, *conditions)
-        return x0 * mask + latent * (1 - mask)
+        x0, nfe = self.denoise(x * mask + noised * (1 - mask), sigma, group, prompts)
+        return Denoised(x0 * mask + latent * (1 - mask), nfe)
 
     def _decode(self, x0: Tensor) -> Tensor:
         with self.ledger.decode(len(x0)):
@@ -313,10 +390,10 @@ class DiffusionProcess:
         with self.grad_context():
             if through_denoiser:
                 leaf = state.x[rows].detach().clone().requires_grad_()
-                with self.ledger.model(n * self.denoise.rows_per_particle, backward=True):
+                with self.ledger.model(n * self.nfe_per_call, backward=True) as call:
                     # In a closure: hosts make group and slot in inference mode, and checkpoint saves its arguments.
                     denoise = lambda x: self._denoise(x, sigma, group, slot, prompts)  # noqa: E731
-                    x0 = checkpoint(denoise, leaf, use_reentrant=False)
+                    x0, call.nfe = checkpoint(denoise, leaf, use_reentrant=False)
                 scale = 1.0
             else:
                 leaf = x0 = x0.detach().clone().requires_grad_()

@@ -14,14 +14,14 @@ For ``dx = [u - g^2 / 2 score] ds + g dW`` on a path with coefficients (alpha, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .kernel import VE, VP, Flow, Interpolant
+from .kernel import VE, VP, Flow, Interpolant, Noise
 
 Coefficient = Callable[[float], float]
 
@@ -191,37 +191,42 @@ def clock_grid(
     return torch.tensor([sigma_of(interpolant, ratio) for ratio in ratios], dtype=torch.float64)
 
 
+SPACINGS = ("uniform", "exp")
+
+
 @dataclass(frozen=True)
-class OnPath:
-    """A search together with the SDE and the grid that it runs on; any method runs on any path.
+class Schedule:
+    """A grid that is regular on a path's clock, in the place of the sampler's own.
 
     Attributes:
-        search: the method.
-        sde: its noise. An ODE tail is added to it where the grid has one.
-        spacing: "sampler" (the schedule that the sampler is given), or a spacing of ``clock_grid``.
-        levels: noise levels of the grid, >= 2. tail: ODE moves from the last of them to data, >= 1.
+        spacing: of ``clock_grid``. path: whose clock.
+        levels: noise levels, >= 2. tail: ODE moves from the last of them to data, >= 1.
     """
 
-    search: object
-    sde: SDE
-    spacing: str = "sampler"
+    spacing: str = "exp"
+    path: str = "vp"
     levels: int = 10
     tail: int = 10
 
     def __post_init__(self):
-        if self.spacing not in ("sampler", "uniform", "exp"):
-            raise ValueError(f"spacing is {self.spacing!r}: choose 'sampler', 'uniform' or 'exp'")
+        for field, value, choices in (("spacing", self.spacing, SPACINGS), ("path", self.path, CLOCKS)):
+            if value not in choices:
+                raise ValueError(f"{field} is {value!r}: choose one of {', '.join(choices)}")
         if self.levels < 2 or self.tail < 1:
             raise ValueError(f"levels is {self.levels} and tail is {self.tail}: at least 2 and 1")
 
-    def schedule(self, interpolant: Interpolant, sigmas: Tensor, top: float = math.inf) -> tuple[Tensor, SDE]:
-        """(sigmas, noise) for a model whose sampler was given ``sigmas``; ``top`` is the model's largest sigma.
+    def apply(
+        self, interpolant: Interpolant, sigmas: Sequence[float], moves: float | Noise, top: float = math.inf
+    ) -> tuple[list[float], float | Noise]:
+        """(sigmas, noise of the moves) for a sampler that was given ``sigmas``; an SDE ends where the tail begins.
 
-        Only a schedule that starts at the model's full noise can be replaced; a part of one is kept as it is.
+        Args:
+            interpolant: of the model. sigmas, moves: as the sampler has them.
+            top: largest sigma of the model; VE and VP schedules cannot start at pure noise.
         """
-        if self.spacing == "sampler":
-            return sigmas, self.sde
         top = top if isinstance(interpolant, VE | VP) else math.inf
-        grid = clock_grid(interpolant, self.levels, self.sde.path, self.spacing, self.tail, top)
+        grid = clock_grid(interpolant, self.levels, self.path, self.spacing, self.tail, top)
+        # As the sampler would hand them over: float32 where it does, so that a path means the same grid everywhere.
+        values = grid.float().tolist()
         last = ratio_of(interpolant, float(grid[self.levels - 1]))
-        return grid.to(sigmas.dtype), replace(self.sde, until=last * (1 - 1e-9))
+        return values, replace(moves, until=last * (1 - 1e-9)) if isinstance(moves, SDE) else moves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,13 @@ from typing import Any
 import torch
 
 from ..protocols import BudgetSpent, Rewrite, SearchError
+
+
+@dataclass
+class Call:
+    """A model call: ``nfe`` forward passes."""
+
+    nfe: int
 
 
 @dataclass
@@ -29,7 +37,7 @@ class Ledger:
         peak_memory: bytes of the accelerator's memory, at most.
         flops, decode_flops: floating-point operations of model and decoder where the process knows them, and the
             decoder's part of them.
-        rejected_rewards: non-finite scores met (each such particle was barred from winning).
+        rejected_scores: non-finite scores met (each such particle was barred from winning).
     """
 
     max_nfe: int | None = None
@@ -43,7 +51,7 @@ class Ledger:
     held_out_images: int = 0
     rewriter_calls: int = 0
     rewriter_failures: int = 0
-    rejected_rewards: int = 0
+    rejected_scores: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     flops: float = 0.0
@@ -69,14 +77,18 @@ class Ledger:
             raise BudgetSpent(f"{self.total_seconds:.1f} s of {self.max_seconds:g} s are spent")
 
     @contextmanager
-    def model(self, rows: int, backward: bool = False, flops: float = 0.0):
-        """Account for one batched model call of ``rows`` NFE; refuses it if the budget does not allow it."""
-        self.check(rows)
+    def model(self, nfe: int, backward: bool = False, flops: float = 0.0) -> Iterator[Call]:
+        """Account for one batched model call of at most ``nfe``; refuses it if the budget does not allow it.
+
+        Yields a ``Call`` whose ``nfe`` the caller may set to what it really was.
+        """
+        self.check(nfe)
+        call = Call(nfe)
         with self._timed("model"):
-            yield
-        self.nfe += rows
+            yield call
+        self.nfe += call.nfe
         self.model_calls += 1
-        self.backward += rows if backward else 0
+        self.backward += call.nfe if backward else 0
         self.flops += flops
 
     @contextmanager
@@ -139,7 +151,7 @@ class Ledger:
         """JSON-ready copy with ``total_seconds``."""
         names = (
             "max_nfe max_seconds nfe model_calls backward decodes verifier_images verifier_calls held_out_images "
-            "rewriter_calls rewriter_failures rejected_rewards peak_memory flops decode_flops"
+            "rewriter_calls rewriter_failures rejected_scores peak_memory flops decode_flops"
         ).split()
         return {
             **{name: getattr(self, name) for name in names},

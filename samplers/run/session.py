@@ -1,45 +1,60 @@
-"""One run of a search: scoring with its bookkeeping, and the best so far when a run is cut short."""
+"""The books of one run: a method moves and chooses, the session records, remembers and hands out.
+
+A method talks to three calls. ``evaluate`` predicts, previews and scores a population; ``step`` writes it down, and
+gives back the same population with its place in the family tree; ``finish`` scores the finished images, picks the
+winners and makes the result. Who descends from whom, what the best so far is should the run be cut short, and by how
+much selections were misled all follow from that.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..processes.kernel import as_float64_cpu
-from ..protocols import BudgetSpent, Interrupted, Process, Search, SearchError, SearchResult, State, Values, Verifier
-from ..smc.weights import best_index, clean_rewards
+from ..protocols import Process, Rewriter, SearchError, SearchResult, Values, Verifier
+from ..smc.weights import best_index, gumbel_choice
+from ..state import UNRECORDED, State
+from .family import Family
+from .judging import Judging
 from .ledger import Ledger
-from .members import MemberScores
-from .notes import brief
-from .trace import Listener, StepRecord, Trace
+from .trace import ParticleEntry, RewriteEntry, StepRecord, Trace, finite
 
-log = logging.getLogger("testtime")
+if TYPE_CHECKING:
+    from ..after.origin import Walked
+    from ..rewriting import ActiveRewriting
+
+OUTPUTS = ("score", "weight", "sample")
+"""Which finalist is handed out: the highest score, the highest weight, or one drawn in proportion to the weights."""
 
 
 @dataclass
 class _Remembered:
-    """The last population that could be handed out: its state with x0, and its rewards where it has any.
+    """The last population that could be handed out: its state with x0, and its scores where it has any.
 
-    ``hint`` ranks a population without rewards, by the scores of its ancestors for example.
+    ``hint`` ranks a population without scores, by the scores of its ancestors for example.
     """
 
     state: State
-    reward: Tensor | None
-    ids: list[int]
-    hint: Tensor | None = None
+    score: Tensor | None
+    hint: Tensor
 
 
-class Session:
+class Session(Judging):
     """What a method works with: the process, the judge, the books.
 
     Attributes:
         process, verifier, prompts: what is searched, by whom judged, for which prompt per group (``[G]`` strings).
         ledger, trace: the books.
         held_out: a verifier that is reported and never steers, or None.
+        output: rule for the winners, one of ``OUTPUTS``.
+        rewriter: asked for prompts, where the search has one.
+        rewriting: re-prompts particles after their moves, or None.
+        walked: the way to the particle that the search goes on from, or None.
         warnings: sentences for the user, each once.
     """
 
@@ -51,109 +66,214 @@ class Session:
         ledger: Ledger | None = None,
         trace: Trace | None = None,
         held_out: Verifier | None = None,
+        output: str = "score",
     ):
         if len(prompts) != process.groups:
             raise SearchError(f"{len(prompts)} prompts for {process.groups} images: give one prompt per image")
-        self.process, self.verifier, self.prompts, self.held_out = process, verifier, list(prompts), held_out
-        self.ledger = ledger or Ledger()
-        self.trace = trace or Trace()
-        self.warnings: list[str] = []
-        self.rewrites: list[dict] = []  # of the step that is recorded next
+        super().__init__(process, verifier, prompts, ledger or Ledger(), held_out)
+        self.trace, self.output = trace or Trace(), output
+        self.rewriting: ActiveRewriting | None = None
+        self.walked: Walked | None = None
         self.remembered: _Remembered | None = None
-        self._members = MemberScores()
+        self._rewrites: list[RewriteEntry] = []  # of the step that is recorded next
+        self._family = Family()
         process.ledger = self.ledger
 
-    def evaluate(self, state: State, gradient: bool = False) -> tuple[State, Values, Tensor | None]:
-        """Predict, preview and score a population.
+    # ---------------------------------------------------------------------------------------------- moving
+
+    def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
+        """One move of a predicted population, and new prompts for where it leads where the search rewrites.
+
+        See ``Process.advance``.
+        """
+        moved, log_ratio = self.process.advance(state, gradient)
+        return (moved if self.rewriting is None else self.rewriting.after(state, moved)), log_ratio
+
+    def move(self, state: State) -> State:
+        """``advance`` without guidance."""
+        return self.advance(state)[0]
+
+    # ---------------------------------------------------------------------------------------------- writing down
+
+    def step(
+        self,
+        state: State,
+        values: Values | None = None,
+        images: Tensor | None = None,
+        *,
+        selected: Tensor | Sequence[int] | None = None,
+        used: bool | Tensor = True,
+        at: tuple[int, int] | None = None,
+        sigma: float | None = None,
+        log_weight: Tensor | None = None,
+        gradient_scale: Tensor | None = None,
+        ess: Tensor | None = None,
+        resampled: Tensor | None = None,
+        inverse_temperature: Tensor | None = None,
+        score: Tensor | None = None,
+        remember: State | None = None,
+        known: bool = False,
+        phase: str = "search",
+    ) -> Any:
+        """Write a population down: a record of the trace, told to the listener; remembered as the best so far.
+
+        Args:
+            state: ``n`` particles.
+            values: their scores, None where nobody looked.
+            images: their previews, for the listener.
+            selected: rows that live on; None for all. Scores that they were selected by count for the selection bias.
+            used: whether scores decided that, for all or bool ``[n]``; False where selection was by something else.
+            at: (step, of how many); default: where ``state`` is on the process's schedule.
+            sigma: noise level; default: of ``state``.
+            log_weight, gradient_scale: float64 ``[n]`` and ``[G]``. ess, resampled, inverse_temperature: ``[G]``.
+            score: float64 ``[n]`` to choose the best so far by (barred particles at -inf); default: ``values.score``,
+                or the latest scores of the ancestors where nobody looked.
+            remember: what would be handed out, default ``state``; it must have ``x0`` and the same rows.
+            known: the particles stand in the trace already and keep their ids.
+            phase: "search" or "final".
 
         Returns:
-            (state with x0, values with rewards float64 ``[n]`` (non-finite ones as -inf, counted) and the gradient
-            where asked, previews ``[n, H, W, 3]`` or None on the gradient path, which keeps none).
+            ``state`` with ``node`` at the new entries.
         """
-        if gradient:
-            self._members.begin()
-            state, values = self.process.value_gradient(state, self._value)
-            reward = self._clean(values.reward)
-            self._members.end(reward)
-            return state, Values(reward, values.grad), None
-        state = self.process.predict(state)
-        images = self.process.preview(state)
-        return state, Values(self.rate(state, images)), images
-
-    def score(self, images: Tensor, group: Tensor, held_out: bool = False) -> Tensor:
-        """Scores float64 ``[n]`` of images by the verifier (or the held-out one), in chunks, without gradients."""
-        judge = self.held_out if held_out else self.verifier
-        prompts = [self.prompts[g] for g in group.tolist()]
-
-        def chunk(rows: slice) -> Tensor:
-            self.ledger.check()
-            with torch.no_grad(), self.ledger.verify(len(prompts[rows]), held_out):
-                scores = as_float64_cpu(self._checked(judge, images[rows], prompts[rows]))
-            if not held_out:
-                self._members.add(judge, len(scores))
-            return scores
-
-        # Judges that compare the candidates with each other must see all of them at once; ``whole``: this time only.
-        if getattr(judge, "relative", False) or getattr(judge, "whole", False):
-            return chunk(slice(0, len(images)))
-        return self.process.chunker.cat(chunk, len(images))
-
-    def rate(self, state: State, images: Tensor) -> Tensor:
-        """Scores float64 ``[n]`` of previews that were made already; non-finite ones as -inf, counted."""
-        notice = getattr(self.verifier, "notice", None)
-        if notice is not None:  # a judge that wants to know what it is shown, see ``verifiers.human``
-            notice(self, state)
-        self._members.begin()
-        reward = self._clean(self.score(images, state.group))
-        self._members.end(reward)
-        return reward
-
-    def warn(self, message: str) -> None:
-        """Keep a sentence for the user, shortened to one line, and log all of it, once."""
-        if brief(message) not in self.warnings:
-            self.warnings.append(brief(message))
-            log.warning(message)
-
-    def remember(self, state: State, reward: Tensor | None, ids: Sequence[int], hint: Tensor | None = None) -> None:
-        """Note a population with ``x0`` as the best so far, in case the run is cut short.
-
-        ``hint`` chooses the winner where ``reward`` is None and there is no time left to score.
-        """
-        reward, hint = (None if value is None else value.reshape(-1) for value in (reward, hint))
-        self.remembered = _Remembered(state, reward, list(ids), hint)
-
-    def record(self, record: StepRecord, state: State, images: Tensor | None = None) -> None:
-        """Add a step to the trace with the ledger's totals."""
-        record.nfe, record.seconds = self.ledger.nfe, round(self.ledger.total_seconds, 4)
-        record.rewrites, self.rewrites = record.rewrites or self.rewrites, []
-        prompts = getattr(self.process, "prompts_of", lambda _: None)(state)
-        for entry, prompt in zip(record.particles, prompts or (), strict=False):
-            entry["prompt"] = prompt
-        self._members.write(record.particles)
+        number, of = at or (state.step, self.process.steps)
+        entries = self._entries(state, values, log_weight, gradient_scale, known)
+        ids = [entry["id"] for entry in entries]
+        chosen = range(len(ids)) if selected is None else torch.as_tensor(selected).tolist()
+        for row in set(chosen):
+            entries[row]["selected"] = True
+        self._family.note(entries, values is not None, [] if selected is None else chosen, used)
+        state = replace(state, node=torch.tensor(ids, dtype=torch.int64))
+        kept = state if remember is None else replace(remember, node=state.node)
+        if kept.x0 is not None:
+            ranking = score if score is not None or values is None else values.score
+            self.remember(kept, None if values is None else ranking, hint=ranking)
+        offset = 0 if self.walked is None else self.walked.steps
+        record = StepRecord(
+            number + offset,
+            of + offset,
+            float(self.process.sigmas[state.step] if sigma is None else sigma),
+            entries,
+            ess=_listed(ess),
+            resampled=_listed(resampled),
+            inverse_temperature=_listed(inverse_temperature),
+            nfe=self.ledger.nfe,
+            seconds=round(self.ledger.total_seconds, 4),
+            phase=phase,
+            rewrites=self._rewrites,
+        )
+        self._rewrites = []
         self.trace.add(record, state, images)
+        return state
 
-    def result(self, state: State, reward: Tensor, ids: Sequence[int], **fields) -> SearchResult:
-        """Result of a population: finalists sorted by group and score, the best of each group first.
+    def select(self, entries: Iterable[int]) -> None:
+        """Mark particles (ids) as selected after their step was written down."""
+        wanted = set(entries)
+        for record in reversed(self.trace.records):
+            for entry in record.particles:
+                if entry["id"] in wanted:
+                    entry["selected"] = True
+                    wanted.discard(entry["id"])
+                    self._family.use(entry["id"], entry["score"])
+            if not wanted:
+                return
 
-        ``fields`` may hold ``best`` (int64 ``[G]``, rows of the winners where the output rule is not the highest
-        score), ``optimism`` (number) and ``log_z`` (``[G]``).
+    def remember(self, state: State, score: Tensor | None, hint: Tensor | None = None) -> None:
+        """Note a population with ``x0`` as the best so far, in case the run is cut short."""
+        score, hint = (None if value is None else value.reshape(-1) for value in (score, hint))
+        self.remembered = _Remembered(state, score, self._family.latest(state.node) if hint is None else hint)
+
+    def rewrote(self, entries: Sequence[RewriteEntry]) -> None:
+        """Questions to the rewriter and its answers, for the step that is written down next."""
+        self._rewrites = [*self._rewrites, *entries]
+
+    def uses(self, rewriter: Rewriter) -> None:
+        """Name the rewriter in the trace."""
+        self.trace.meta["rewriter"] = rewriter.name
+
+    # ---------------------------------------------------------------------------------------------- handing out
+
+    def finish(
+        self,
+        state: State,
+        values: Values | None = None,
+        images: Tensor | None = None,
+        *,
+        score: Tensor | None = None,
+        log_weight: Tensor | None = None,
+        best: Tensor | None = None,
+        selection_bias: float | None = None,
+        log_z: Tensor | None = None,
+        at: tuple[int, int] | None = None,
+        **record,
+    ) -> SearchResult:
+        """The finished population: scored (unless it is already), written down, and the winners handed out.
+
+        Args:
+            state: all moves made.
+            values, images: where it was scored already.
+            score: float64 ``[n]`` that decides instead of ``values.score`` (barred particles at -inf).
+            log_weight: float64 ``[n]`` of the finalists, where the method weighs them.
+            best: int64 ``[G]`` rows of the winners; default: by the rule ``output``.
+            selection_bias: see ``SearchResult``; default: from the selections that were written down.
+            log_z: see ``SearchResult``. at, record: as for ``step``.
         """
-        latents, reward = self.process.finish(state), reward.reshape(-1)
-        best = fields.pop("best", None)
+        if values is None and self.verifier is not None:
+            state, values, images = self.evaluate(state)
+        steps = self.process.steps
+        unknown = torch.full((len(state),), -math.inf, dtype=torch.float64)
+        score = (unknown if values is None else values.score) if score is None else score.reshape(-1)
+        best = self.winners(state, score, log_weight) if best is None else best
+        state = self.step(
+            state,
+            values,
+            images,
+            selected=best,
+            used=False,
+            at=at or (steps, steps),
+            sigma=self.process.sigmas[-1],
+            log_weight=log_weight,
+            phase="final",
+            **record,
+        )
+        if state.x0 is not None:
+            self.remember(state, score)
+        bias = self._family.selection_bias(state.node, score) if selection_bias is None else selection_bias
+        return self.result(state, score, best=best, selection_bias=bias, log_z=log_z)
+
+    def winners(self, state: State, score: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        """Rows int64 ``[G]`` of the winners by the rule ``output``; particles with a score of -inf never win."""
+        if self.output == "score" or log_weight is None:
+            return self._highest(score, state.group)
+        log_weight = log_weight.reshape(-1).masked_fill(torch.isneginf(score), -math.inf)
+        if self.output == "weight":
+            return self._highest(log_weight, state.group)
+        rows, streams = [], self.process.streams
+        for g in range(self.process.groups):
+            mine = torch.nonzero(state.group == g).flatten()
+            uniforms = streams.uniform(len(mine), group=g, step=self.process.steps, purpose="output")
+            rows.append(mine[gumbel_choice(log_weight[mine][None], uniforms[None])[0]])
+        return torch.stack(rows)
+
+    def result(self, state: State, score: Tensor, *, best: Tensor, status: str = "complete", **fields) -> SearchResult:
+        """Result of a population: finalists sorted by group, the winner ``best`` ``[G]`` first, then by score."""
+        latents, score = self.process.finish(state), score.reshape(-1)
+        winners = set(best.tolist())
         # Python's sort is stable: equal scores keep the lowest index first.
-        rank = {int(row): -1 for row in best} if best is not None else {}
-        order = sorted(range(len(state)), key=lambda i: (int(state.group[i]), rank.get(i, 0), -float(reward[i])))
+        order = sorted(
+            range(len(state)), key=lambda row: (int(state.group[row]), row not in winners, -float(score[row]))
+        )
         index = torch.tensor(order)
         group = state.group[index]
         first = torch.tensor([group.tolist().index(g) for g in range(self.process.groups)])
         finalists = latents[index.to(latents.device)]
+        self.trace.meta["winners"] = [int(state.node[order[row]]) for row in first.tolist()]
         return SearchResult(
             latents=finalists[first.to(finalists.device)],
             finalists=finalists,
-            scores=torch.where(torch.isneginf(reward), torch.nan, reward)[index],
+            scores=torch.where(torch.isneginf(score), torch.nan, score)[index],
             group=group,
-            particles=[ids[i] for i in order],
-            status=fields.pop("status", "complete"),
+            particles=state.node[index].tolist(),
+            status=status,
             trace=self.trace,
             ledger=self.ledger,
             warnings=self.warnings,
@@ -165,125 +285,57 @@ class Session:
         if self.remembered is None:
             return None
         kept = self.remembered
-        reward = kept.reward
-        if reward is None and may_score and self.verifier is not None:
+        score = kept.score
+        if score is None and may_score and self.verifier is not None:
             self.ledger.max_seconds = None
-            reward = self._clean(self.score(self.process.preview(kept.state), kept.state.group))
-        best = None
-        if reward is None:
-            reward = torch.full((len(kept.state),), -torch.inf, dtype=torch.float64)
-            best = None if kept.hint is None else self._highest(kept.hint, kept.state.group)
-        return self.result(kept.state, reward, kept.ids, status=status, best=best)
+            images = self.process.preview(kept.state)
+            score = self._clean(self.judge(images, self.context(kept.state)).score)
+        ranking = kept.hint if score is None else score
+        if score is None:
+            score = torch.full((len(kept.state),), -math.inf, dtype=torch.float64)
+        return self.result(kept.state, score, best=self._highest(ranking, kept.state.group), status=status)
+
+    # ---------------------------------------------------------------------------------------------- inside
+
+    def _entries(
+        self, state: State, values: Values | None, log_weight: Tensor | None, scale: Tensor | None, known: bool
+    ) -> list[ParticleEntry]:
+        """Entries of a population, rows in order, none selected yet."""
+        n, group = len(state), state.group.tolist()
+        parents: list[int | None] = [None if node == UNRECORDED else node for node in state.node.tolist()]
+        ids = state.node.tolist() if known else self.trace.new_ids(n)
+        none: list[float | None] = [None] * n
+        score = none if values is None else finite(values.score.reshape(-1))
+        weight = none if log_weight is None else finite(log_weight.reshape(-1))
+        scales = [0.0] * n if scale is None else [float(scale[g]) for g in group]
+        members = {} if values is None else {name: finite(part) for name, part in values.members.items()}
+        prompts = self.process.prompts_of(state)
+        entries = []
+        for row, slot in enumerate(state.slot.tolist()):
+            if self.walked is not None:
+                slot, scales[row] = self.walked.made_by(parents[row], group[row], slot, scales[row])
+            entry = ParticleEntry(
+                id=ids[row],
+                parent=None if known else parents[row],
+                group=group[row],
+                slot=slot,
+                score=score[row],
+                log_weight=weight[row],
+                gradient_scale=scales[row],
+                selected=False,
+            )
+            if members:
+                entry["members"] = {name: part[row] for name, part in members.items()}
+            if prompts is not None:
+                entry["prompt"] = prompts[row]
+            entries.append(entry)
+        return entries
 
     def _highest(self, values: Tensor, group: Tensor) -> Tensor:
         """Row of the highest value of every group, int64 ``[G]``, the first on ties."""
         rows = [torch.nonzero(group == g).flatten() for g in range(self.process.groups)]
         return torch.stack([mine[best_index(values[mine][None])[0]] for mine in rows])
 
-    def _clean(self, reward: Tensor) -> Tensor:
-        reward, bad = clean_rewards(reward)
-        if bad:
-            self.ledger.rejected_rewards += bad
-            if not getattr(self.verifier, "rejects", False):  # a person may
-                self.warn(f"verifier {self.verifier.name!r} gave NaN or infinite scores: such particles cannot win")
-        return reward
 
-    def _value(self, images: Tensor, group: Tensor) -> Tensor:
-        """Differentiable scores of a chunk, for ``Process.value_gradient``."""
-        prompts = [self.prompts[g] for g in group.tolist()]
-        with self.ledger.verify(len(prompts)):
-            scores = self._checked(self.verifier, images, prompts)
-        self._members.add(self.verifier, len(scores))
-        return scores
-
-    @staticmethod
-    def _checked(judge: Verifier, images: Tensor, prompts: list[str]) -> Tensor:
-        scores = judge.score(images, prompts)
-        if tuple(scores.shape) != (len(prompts),):
-            raise SearchError(
-                f"verifier {judge.name!r} returned shape {tuple(scores.shape)} for {len(prompts)} images: "
-                f"one number per image is needed"
-            )
-        return scores
-
-
-def run_search(
-    search: Search,
-    process: Process,
-    verifier: Verifier | None,
-    prompts: Sequence[str],
-    *,
-    held_out: Verifier | None = None,
-    listener: Listener | None = None,
-    max_nfe: int | None = None,
-    max_seconds: float | None = None,
-    interrupts: tuple[type[BaseException], ...] = (),
-) -> SearchResult:
-    """Run a search to the end, to the end of its budget, or until the user interrupts.
-
-    Args:
-        search: a method from ``samplers.methods``.
-        process: what is searched.
-        verifier: the judge (None only for methods that need none).
-        prompts: one per group.
-        held_out: reported, never steers.
-        listener: called after every step, see ``trace.Listener``.
-        max_nfe, max_seconds: budgets; when one is spent the best so far is returned with status "budget".
-        interrupts: a host's own cancellation exceptions. They end the run like ``Interrupted``: the best so far comes
-            back with status "interrupted". If nothing was computed yet the exception goes through.
-
-    Raises:
-        SearchError: bad input, or a budget that does not pay for the first step.
-    """
-    ledger = Ledger(max_nfe=max_nfe, max_seconds=max_seconds)
-    trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
-    session = Session(process, verifier, prompts, ledger, trace, held_out)
-    trace.meta.update(
-        {
-            "method": search.name,
-            "prompts": list(prompts),
-            "verifier": getattr(verifier, "name", None),
-            "eta": process.eta if isinstance(process.eta, int | float) else repr(process.eta),
-        }
-    )
-    search.check(process, verifier)
-    try:
-        result = search.run(session)
-    except BudgetSpent as spent:
-        session.warn(f"budget spent: {spent}; returning the best so far")
-        result = session.cut_short("budget", may_score=True)
-        if result is None:
-            raise SearchError(
-                f"the budget does not pay for the first step ({spent}): raise it, or use fewer particles"
-            ) from spent
-    except (Interrupted, *interrupts):
-        result = session.cut_short("interrupted", may_score=False)
-        if result is None:
-            raise
-    if held_out is not None and result.status != "interrupted":
-        _report_held_out(session, result, (Interrupted, *interrupts))
-    trace.meta.update({"status": result.status, "ledger": ledger.to_dict(), "warnings": session.warnings})
-    return result
-
-
-def _report_held_out(session: Session, result: SearchResult, interrupts: tuple[type[BaseException], ...]) -> None:
-    """Held-out scores of the finished latents (decoded once more: they may differ from the last previews).
-
-    They are only a report: neither an error in there nor a cancellation may cost a search that is done.
-    """
-    session.ledger.max_seconds = None
-    final, ledger = session.process.steps, session.ledger
-    flops = ledger.flops, ledger.decode_flops
-    state = State(result.finalists, result.group, torch.zeros_like(result.group), final, x0=result.finalists)
-    try:
-        result.held_out = session.score(session.process.preview(state), result.group, held_out=True)
-    except interrupts:
-        result.status = "interrupted"
-        return
-    except Exception as error:  # noqa: BLE001 - see the docstring
-        name = getattr(session.held_out, "name", "held out")
-        session.warn(f"held-out verifier {name!r} failed, its scores are missing: {type(error).__name__}: {error}")
-        return
-    finally:
-        ledger.flops, ledger.decode_flops = flops  # what a report costs is no cost of the search
-    session.trace.add_held_out(result.particles, result.held_out)
+def _listed(values: Tensor | None) -> list:
+    return [] if values is None else values.tolist()

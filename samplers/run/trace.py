@@ -2,7 +2,8 @@
 
 A particle is a node of the tree: it gets an id when it appears at a step, and names its parent at the step before.
 ``lineage`` walks from a node to its root and yields the noise slots that made it: with the seed that is all that is
-needed to run the winner alone.
+needed to run the winner alone. ``trace.schema.json`` beside this file is the schema of the JSON; the web panel reads
+its field names from there.
 """
 
 from __future__ import annotations
@@ -10,19 +11,96 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
 from ..protocols import Interrupted, State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SCHEMA_FILE = Path(__file__).with_name("trace.schema.json")
 log = logging.getLogger("testtime")
 
 # (record, state, images or None) after every step; images are the decoded previews [n, H, W, 3] where there were any.
 Listener = Callable[["StepRecord", State, "Tensor | None"], None]
+
+
+class _Always(TypedDict):
+    id: int
+    parent: int | None
+    group: int
+    slot: int
+    score: float | None
+    log_weight: float | None
+    gradient_scale: float
+    selected: bool
+
+
+class ParticleEntry(_Always, total=False):
+    """One particle of one step.
+
+    Keys:
+        id, parent: node of the tree, and the node at the step before (None at the root).
+        group, slot: image of the batch, and the noise stream that made the particle.
+        score: of the verifier (or value function), None where there is none.
+        log_weight: since the last resampling, None where there is none.
+        gradient_scale: multiplier of the score's gradient in the move that made it, 0 without guidance.
+        selected: lives on; in the final record: is handed out.
+        held_out: score of the held-out verifier, finalists only.
+        members: scores of the parts that the score was made of, by name.
+        prompt: rewritten prompt, None for the original; only in searches that rewrite.
+    """
+
+    held_out: float | None
+    members: dict[str, float | None]
+    prompt: str | None
+
+
+class RewriteEntry(TypedDict):
+    """What the rewriter was asked and said: one question about one particle's preview."""
+
+    group: int
+    slot: int
+    missing: list[str]
+    prompts: list[str]
+    aligned: bool
+    failed: bool
+    note: str
+    calls: int
+
+
+class TraceMeta(TypedDict, total=False):
+    """What is known of the whole run.
+
+    Keys:
+        method, title: key of the method, and the search in words ("SVDD, re-prompted, within 500 passes").
+        prompts: one per image. verifier, held_out, rewriter: names.
+        eta: noise of the moves, a number or a rule's description. sigmas: schedule. cfg: guidance scale.
+        run: number of the run in the host. stream_ids: places of the images in the batch they were taken from.
+        continued: where the search began, for one that went on from a particle.
+        winners: ids of the particles that were handed out, one per image.
+        status, ledger, warnings: how it ended.
+    """
+
+    method: str
+    title: str
+    prompts: list[str]
+    verifier: str | None
+    held_out: str | None
+    rewriter: str
+    eta: float | str
+    sigmas: list[float]
+    cfg: float | list[float] | None
+    run: str | None
+    stream_ids: list[int] | None
+    continued: dict[str, Any]
+    winners: list[int]
+    status: str
+    ledger: dict[str, Any]
+    warnings: list[str]
 
 
 @dataclass
@@ -32,73 +110,25 @@ class StepRecord:
     Attributes:
         step, steps: which of how many; ``step == steps`` is the record of the finished images.
         sigma: noise level of the states that were scored.
-        particles: one dict per particle: ``id``, ``parent`` (id or None), ``group``, ``slot`` (stream that made it),
-            ``score`` (float or None), ``log_weight`` (float or None), ``selected`` (has children), ``gradient_scale``
-            (multiplier of the reward gradient in the move that made it, 0 without guidance); finalists of a run with a
-            held-out verifier also have ``held_out`` (float or None), particles that an ensemble or a rubric scored
-            ``members`` (its own parts' scores by name, float or None), particles of a search that re-prompts ``prompt``
-            (None: the original).
+        particles: one entry per particle.
         ess: effective sample size per group; resampled: per group.
-        temperature: lambda / alpha in force per group (0 = not scored).
+        inverse_temperature: lambda / alpha in force per group (0 = not scored).
         nfe, seconds: ledger totals after the step.
         phase: "search" or "final".
-        rewrites: what the rewriter was asked and said before this step's particles were predicted, a dict per question:
-            ``group``, ``slot``, ``missing``, ``prompts``, ``aligned``, ``failed``, ``note``, ``calls``.
+        rewrites: questions to the rewriter before this step's particles were predicted.
     """
 
     step: int
     steps: int
     sigma: float
-    particles: list[dict[str, Any]]
+    particles: list[ParticleEntry]
     ess: list[float] = field(default_factory=list)
     resampled: list[bool] = field(default_factory=list)
-    temperature: list[float] = field(default_factory=list)
+    inverse_temperature: list[float] = field(default_factory=list)
     nfe: int = 0
     seconds: float = 0.0
     phase: str = "search"
-    rewrites: list[dict[str, Any]] = field(default_factory=list)
-
-
-def particle_entries(
-    state: State,
-    ids: Sequence[int],
-    parents: Sequence[int | None],
-    scores: Tensor | None = None,
-    *,
-    log_w: Tensor | None = None,
-    gradient_scale: Tensor | None = None,
-    selected: Iterable[int] | None = None,
-) -> list[dict[str, Any]]:
-    """``StepRecord.particles`` of a population, rows in order.
-
-    Args:
-        state: ``n`` particles; ids, parents: ``n`` each.
-        scores, log_w: float64 ``[n]`` or None; non-finite entries become None.
-        gradient_scale: float64 ``[G]`` or None for an unguided move.
-        selected: rows that live on, None for all.
-    """
-    group, n = state.group.tolist(), len(ids)
-    score = [None] * n if scores is None else _finite(scores)
-    weight = [None] * n if log_w is None else _finite(log_w)
-    scale = None if gradient_scale is None else gradient_scale.tolist()
-    chosen = set(range(n) if selected is None else selected)
-    return [
-        {
-            "id": ids[row],
-            "parent": parents[row],
-            "group": group[row],
-            "slot": slot,
-            "score": score[row],
-            "log_weight": weight[row],
-            "gradient_scale": 0.0 if scale is None else scale[group[row]],
-            "selected": row in chosen,
-        }
-        for row, slot in enumerate(state.slot.tolist())
-    ]
-
-
-def _finite(values: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+    rewrites: list[RewriteEntry] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -123,10 +153,12 @@ class Trace:
     ``Interrupted`` (and anything that is not an ``Exception``) goes through.
     """
 
-    def __init__(self, listener: Listener | None = None, seed: int = 0, propagate: tuple[type, ...] = ()):
+    def __init__(
+        self, listener: Listener | None = None, seed: int = 0, propagate: tuple[type[BaseException], ...] = ()
+    ):
         self.seed = seed
         self.records: list[StepRecord] = []
-        self.meta: dict[str, Any] = {}
+        self.meta: TraceMeta = {}
         self._listener = listener
         self._propagate = (Interrupted, *propagate)
         self._next_id = 0
@@ -155,12 +187,16 @@ class Trace:
 
         Finalists of a run that was cut short before they were recorded are left out.
         """
-        known = {entry["id"]: entry for record in self.records for entry in record.particles}
-        for particle, score in zip(particles, _finite(scores), strict=True):
+        known = self.table()
+        for particle, score in zip(particles, finite(scores), strict=True):
             if particle in known:
                 known[particle]["held_out"] = score
 
-    def node(self, particle: int) -> tuple[StepRecord, dict[str, Any]]:
+    def table(self) -> dict[int, ParticleEntry]:
+        """All entries by id; of a particle that stands in several records the latest."""
+        return {entry["id"]: entry for record in self.records for entry in record.particles}
+
+    def node(self, particle: int) -> tuple[StepRecord, ParticleEntry]:
         """Record and entry of a particle id. KeyError if unknown."""
         for record in self.records:
             for entry in record.particles:
@@ -169,13 +205,13 @@ class Trace:
         raise KeyError(f"particle {particle} is not in this trace")
 
     def lineage(self, particle: int) -> Lineage:
-        """The chain of stream slots from the initial noise to ``particle``."""
-        table = {entry["id"]: entry for record in self.records for entry in record.particles}
+        """The chain of stream slots from the initial noise to ``particle``. KeyError if unknown."""
+        table = self.table()
         if particle not in table:
             raise KeyError(f"particle {particle} is not in this trace")
         chain = [table[particle]]
-        while chain[-1]["parent"] is not None:
-            chain.append(table[chain[-1]["parent"]])
+        while (parent := chain[-1]["parent"]) is not None:
+            chain.append(table[parent])
         chain.reverse()
         return Lineage(
             seed=self.seed,
@@ -185,13 +221,13 @@ class Trace:
             prompts=tuple(entry.get("prompt") for entry in chain) if any(e.get("prompt") for e in chain) else (),
         )
 
-    def finalists(self) -> list[dict[str, Any]]:
+    def finalists(self) -> list[ParticleEntry]:
         """Entries of the last record, best score first within each group."""
         if not self.records:
             return []
         return sorted(self.records[-1].particles, key=lambda e: (e["group"], -_rank(e["score"]), e["id"]))
 
-    def winners(self) -> list[dict[str, Any]]:
+    def winners(self) -> list[ParticleEntry]:
         """The entry that was handed out for every image, in order; empty while nothing was recorded.
 
         The run says which (``meta["winners"]``). Traces that do not (of earlier versions, or of a run that goes on)
@@ -199,11 +235,10 @@ class Trace:
         """
         if not self.records:
             return []
-        table = {entry["id"]: entry for record in self.records for entry in record.particles}
-        told = self.meta.get("winners") or []
+        table, told = self.table(), self.meta.get("winners", [])
         if told and all(particle in table for particle in told):
             return [table[particle] for particle in told]
-        best: dict[int, dict[str, Any]] = {}
+        best: dict[int, ParticleEntry] = {}
         for entry in self.records[-1].particles:
             kept = best.get(entry["group"])
             if kept is None or (entry["selected"], _rank(entry["score"])) > (kept["selected"], _rank(kept["score"])):
@@ -211,7 +246,7 @@ class Trace:
         return [best[group] for group in sorted(best)]
 
     def to_json(self) -> str:
-        """JSON text (versioned; NaN and infinities as null)."""
+        """JSON text (versioned; NaN and infinities as null), see ``trace.schema.json``."""
         body = {
             "schema": SCHEMA_VERSION,
             "seed": self.seed,
@@ -222,7 +257,7 @@ class Trace:
 
     @classmethod
     def from_json(cls, text: str) -> Trace:
-        """Read ``to_json``'s text. ValueError names what is wrong with another file."""
+        """Read ``to_json``'s text, of this schema or an earlier one. ValueError names what is wrong with another."""
         try:
             body = json.loads(text)
         except json.JSONDecodeError as error:
@@ -232,10 +267,20 @@ class Trace:
         if body.get("schema", 0) > SCHEMA_VERSION:
             raise ValueError(f"trace schema {body['schema']} is newer than what this version reads: update the pack")
         trace = cls(seed=int(body.get("seed", 0)))
-        trace.meta = body.get("meta", {})
-        trace.records = [StepRecord(**record) for record in body["records"]]
+        trace.meta = cast(TraceMeta, body.get("meta", {}))
+        trace.records = [StepRecord(**_today(record)) for record in body["records"]]
         trace._next_id = 1 + max((e["id"] for r in trace.records for e in r.particles), default=-1)
         return trace
+
+
+def _today(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the field names of this schema: version 1 called the inverse temperature a temperature."""
+    return {"inverse_temperature" if name == "temperature" else name: value for name, value in record.items()}
+
+
+def finite(values: Tensor) -> list[float | None]:
+    """Numbers for JSON: non-finite ones as None."""
+    return [value if math.isfinite(value) else None for value in values.detach().double().cpu().tolist()]
 
 
 def _rank(score: float | None) -> float:

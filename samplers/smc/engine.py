@@ -2,9 +2,9 @@
 
 Target: ``p(x0) exp(r(x0) / alpha)``. Per step, for all particles of all groups:
 
-    x0_i = D(x_i);  r_i = r(decode(x0_i));  g_i = grad_x r_i                       evaluate
+    x0_i = D(x_i);  r_i = r(decode(x0_i));  g_i = grad_x r_i                       look
     log_w += potential(r_i, lambda_i / alpha)                                      weigh
-    ESS < tau N  ->  ancestors ~ W;  everything follows the ancestors              resample
+    ESS < threshold * N  ->  ancestors ~ W;  everything follows the ancestors      resample
     x_{i+1} ~ N(mean + v (lambda_{i+1} / alpha) g_i,  v)                           move
     log_w += log p - log q                                                         correct
 
@@ -17,44 +17,47 @@ Sources: DAS (Kim et al. 2025, alg. 1), FK steering (Singhal et al. 2025, alg. 1
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..protocols import Process, SearchError, SearchResult, State, Values, Verifier
+from ..checks import above, at_least, between, one_of, window
+from ..method import SearchMethod
+from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
-from ..run.trace import StepRecord, particle_entries
-from ..values import ValueFunction, check_value, values_of
+from ..state import State
+from ..values import AnyValue, as_value, values_of
 from .population import Population
 from .potentials import POTENTIALS
 from .resampling import SCHEMES
 from .tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
-from .weights import best_index, ess_threshold, gumbel_choice
-
-OUTPUTS = ("argmax_reward", "argmax_weight", "sample")
+from .weights import ess_threshold
 
 
 @dataclass(frozen=True)
-class Engine:
+class Engine(SearchMethod):
     """Settings of the SMC engine.
 
     Attributes:
         particles: N per group, >= 1.
         alpha: temperature of the target.
         tempering: "exponential", "linear", "none" or "adaptive"; ``gamma`` as in ``tempering.exponential``.
-        potential: "diff", "max", "rt" or "add", see ``potentials``.
-        guidance: 0 = no gradient proposal, 1 = DAS; scales the shift (weights stay correct for any value).
+        potential: "diff", "max", "rt" or "sum", see ``potentials``.
+        guidance: 0 = no gradient proposal, 1 = DAS; scales the gradient (weights stay correct for any value).
         start, end, every: resampling is allowed at steps ``start*T, start*T + every, ...`` up to ``end*T``.
-        tau: ESS threshold as a fraction of N, None for the default by N, >= 1 to resample at every allowed step.
-        scheme: resampling scheme.
-        output: rule for the winner: "argmax_reward", "argmax_weight", or "sample" in proportion to the weights.
+        ess_threshold: ESS below which a group is resampled, as a fraction of N; None for the default by N, >= 1 to
+            resample at every allowed step.
+        resampling: scheme, see ``resampling``.
         adaptive_target: ESS fraction of adaptive tempering.
         value_function: a learned value, replaces decode and verify on the way; see ``samplers.values``. The finished
             images are judged by the verifier.
-        name: for the trace.
     """
+
+    name: ClassVar[str] = "engine"
+    width: ClassVar[str] = "particles"
+    weighted: ClassVar[bool] = True
 
     particles: int = 4
     alpha: Alpha = Alpha()
@@ -65,54 +68,34 @@ class Engine:
     start: float = 0.0
     end: float = 0.9
     every: int = 1
-    tau: float | None = None
-    scheme: str = "systematic"
-    output: str = "argmax_reward"
+    ess_threshold: float | None = None
+    resampling: str = "systematic"
     adaptive_target: float = 0.9
-    value_function: ValueFunction | None = None
-    name: str = "engine"
-    width_field: ClassVar[str] = "particles"
+    value_function: AnyValue | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Clones must separate; guidance follows gradients."""
+        needs = {"can_branch"} if self.particles > 1 else set()
+        return frozenset(needs | ({"can_differentiate"} if self.guidance > 0 else set()))
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
-        """Raise SearchError for settings that cannot work on ``process`` with ``verifier``."""
-        self.check_settings()
-        if verifier is None:
-            raise SearchError("verifier is missing: connect one, a search needs a judge")
-        if self.particles > 1 and not process.stochastic:
-            raise SearchError(
-                f"eta is {process.eta}: clones of a particle never separate on an ODE; use eta > 0 (1 = ancestral), "
-                f"or Best-of-N"
-            )
-        if self.guidance > 0 and not verifier.differentiable:
-            raise SearchError(
-                f"verifier {verifier.name!r} is not differentiable: guidance must be 0 with it (SMC instead of DAS)"
-            )
-        check_value(self.value_function, process)
+        """Raise SearchError for a value function that was made for another model."""
+        if self.value_function is not None:
+            as_value(self.value_function).check(process)
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        if self.particles < 1:
-            raise SearchError(f"particles is {self.particles}: at least 1 is needed")
-        if self.tempering not in (*TEMPERINGS, "adaptive"):
-            raise SearchError(f"tempering is {self.tempering!r}: choose one of {', '.join(TEMPERINGS)}, adaptive")
-        if self.potential not in POTENTIALS:
-            raise SearchError(f"potential is {self.potential!r}: choose one of {', '.join(POTENTIALS)}")
-        if self.scheme not in SCHEMES:
-            raise SearchError(f"resampling is {self.scheme!r}: choose one of {', '.join(SCHEMES)}")
-        if self.output not in OUTPUTS:
-            raise SearchError(f"output is {self.output!r}: choose one of {', '.join(OUTPUTS)}")
-        if not 0.0 <= self.start <= self.end <= 1.0:
-            raise SearchError(f"start {self.start} and end {self.end}: 0 <= start <= end <= 1 is needed")
-        if self.every < 1:
-            raise SearchError(f"every is {self.every}: it must be at least 1")
-        if not self.guidance >= 0:  # written so that NaN is refused too
-            raise SearchError(f"guidance is {self.guidance}: it must be >= 0")
-        if self.tau is not None and not self.tau >= 0:
-            raise SearchError(f"tau is {self.tau}: it must be >= 0 (>= 1 resamples at every allowed step)")
-        if self.gamma is not None and not self.gamma > 0:
-            raise SearchError(f"gamma is {self.gamma}: it must be > 0")
-        if not 0.0 < self.adaptive_target < 1.0:
-            raise SearchError(f"adaptive_target is {self.adaptive_target}: it must lie between 0 and 1")
+        at_least(1, particles=self.particles, every=self.every)
+        at_least(0, guidance=self.guidance)
+        one_of((*TEMPERINGS, "adaptive"), tempering=self.tempering)
+        one_of(POTENTIALS, potential=self.potential)
+        one_of(tuple(SCHEMES), resampling=self.resampling)
+        window(self.start, self.end)
+        above(0, gamma=self.gamma)
+        between(0, 1, adaptive_target=self.adaptive_target)
+        if self.ess_threshold is not None:
+            at_least(0, ess_threshold=self.ess_threshold)
         if self.guidance > 0 and self.value_function is not None:
             raise SearchError("guidance follows the gradient of the verifier: leave out the value function, or use 0")
         if self.guidance > 0 and self.particles == 1 and self.alpha.mode == "relative":
@@ -123,148 +106,143 @@ class Engine:
         first, last = math.ceil(self.start * steps), min(math.floor(self.end * steps), steps - 2)
         return list(range(first, last + 1, self.every))
 
-    def calls(self, process: Process) -> int:
-        """Denoiser calls per image; a guided one also goes backward."""
-        return self.particles * process.steps
+    def denoiser_calls(self, process: Outline) -> int:
+        """Denoiser calls per image; a guided one also goes backward. A schedule that stops above 0 costs one more."""
+        return self.particles * (process.steps + (0 if process.capabilities.ends_clean else 1))
 
-    def looks(self, process: Process) -> int:
+    def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
         if self.guidance > 0:
             return self.particles * process.steps
         on_the_way = 0 if self.value_function is not None else len(self.resampling_steps(process.steps))
         return self.particles * ((on_the_way if self.particles > 1 else 0) + 1)
 
+    def unguided(self) -> Engine:
+        """The same settings without the gradient proposal."""
+        return replace(self, guidance=0.0)
+
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the module docstring."""
-        process = session.process
-        steps, groups, n = process.steps, process.groups, self.particles
-        lambdas = TEMPERINGS["exponential" if self.tempering == "adaptive" else self.tempering](
-            steps, self.gamma, self.start
-        )
-        allowed = set(self.resampling_steps(steps)) if n > 1 else set()
-        tau = ess_threshold(n, self.tau)
-        if self.tau is not None and tau != self.tau:
-            session.warn(f"tau is {self.tau}: with {n} particles it could never resample, {tau:g} is used")
-        scale = AlphaScale(self.alpha, groups)
-        if allowed and getattr(session.verifier, "relative", False):
-            session.warn(
-                f"verifier {session.verifier.name!r} compares the candidates of a step with each other, "
-                f"but {self.name} compares scores of different steps: combine by zscore or sum"
-            )
-
-        state = process.start(n)
-        pop = Population(groups, n, self.potential, session.trace.new_ids(groups * n))
-        parents: list[int | None] = [None] * (groups * n)
-
-        for i in range(steps):
-            last = i == steps - 1
-            guided = self.guidance > 0 and not last and lambdas[i + 1] > 0
-            scored = guided or (i in allowed and lambdas[i] > 0) or (last and process.ends_clean)
-            images, grad, temperature = None, None, torch.zeros(groups, dtype=torch.float64)
-            if scored:
-                if self.value_function is not None and not last:
-                    state = session.process.predict(state)
-                    values = Values(values_of(session, self.value_function, state))
-                else:
-                    state, values, images = session.evaluate(state, gradient=guided)
-                grad = values.grad
-                if pop.observe(values.reward):
-                    alpha = scale.update(pop.reward)
-                    temperature = self._lambda(i, lambdas, pop, alpha) / alpha
-                    if lambdas[i] > 0:
-                        pop.add(pop.potential.weigh(pop.reward, temperature, final=last))
-                else:
-                    session.warn("no particle has a finite score: selection is skipped where that happens")
+        process, n = session.process, self.particles
+        lambdas, allowed, threshold = self._schedule(session)
+        scale = AlphaScale(self.alpha, process.groups)
+        pop = Population(process.groups, n, self.potential)
+        state, values = process.start(n), None
+        for i in range(process.steps):
+            last = i == process.steps - 1
+            guided = self.guidance > 0 and not last and bool(lambdas[i + 1] > 0)
+            if guided or (i in allowed and lambdas[i] > 0) or (last and process.capabilities.ends_clean):
+                state, values, images = self._look(session, state, guided, last)
+                beta = self._weigh(session, pop, values, scale, lambdas, i)
             else:
-                state = process.predict(state)
-            session.remember(state, pop.winnable() if scored else None, pop.ids, hint=pop.winnable())
-
-            ess = pop.ess()
-            chosen = (ess < tau * n) if i in allowed else torch.zeros(groups, dtype=torch.bool)
-            entries = self._entries(state, pop, parents, scored)
-            rows = pop.resample(chosen, self.scheme, process.streams, i) if chosen.any() else None
-            survivors = set(pop.ids)
-            for entry in entries:
-                entry["selected"] = entry["id"] in survivors
-            session.record(
-                StepRecord(i, steps, process.sigmas[i], entries, ess.tolist(), chosen.tolist(), temperature.tolist()),
+                state, values, images = process.predict(state), None, None
+                beta = torch.zeros(process.groups, dtype=torch.float64)
+            ess, log_w, ranking = pop.ess(), pop.log_w, pop.winnable()
+            chosen = ess < threshold * n if i in allowed else torch.zeros_like(ess, dtype=torch.bool)
+            rows = pop.resample(chosen, self.resampling, process.streams, i)
+            state = session.step(
                 state,
+                values,
                 images,
+                selected=rows,
+                score=ranking,
+                log_weight=log_w,
+                gradient_scale=pop.gradient_scale,
+                ess=ess,
+                resampled=chosen,
+                inverse_temperature=beta,
             )
-            if rows is not None:
+            if chosen.any():
                 # After a resampling the slot, not the ancestor, owns the stream: clones get different noise.
-                state = state.select(rows, slot=torch.arange(n).repeat(groups))
-                grad = None if grad is None else grad[rows.to(grad.device)]
+                state = state.select(rows, slot=torch.arange(n).repeat(process.groups))
+            gradient = None
+            if guided and values is not None:
+                gradient = self._guide(pop, values.select(rows), lambdas[i + 1], beta, scale, state)
+            else:
+                pop.gradient_scale = torch.zeros_like(beta)
+            state, log_ratio = session.advance(state, gradient)
+            pop.add(log_ratio.view(process.groups, n))
+        return self._finish(session, state, values, pop, scale)
 
-            parents = pop.ids
-            pop.ids = session.trace.new_ids(groups * n)
-            pop.gradient_scale = torch.zeros(groups, dtype=torch.float64)
-            shift = None
-            if guided:
-                # The NEXT lambda: the move leads into the distribution that is weighed next (DAS, eq. 12).
-                strength = torch.maximum(lambdas[i + 1].expand(groups), temperature * scale.value())
-                # Scores that are all equal give no scale; a gradient over next to nothing would blow the move up.
-                pop.gradient_scale = torch.where(scale.known(), self.guidance * strength / scale.value(), 0.0)
-                shift = grad * _column(pop.gradient_scale, state).to(grad)
-            state, log_ratio = process.advance(state, shift)
-            pop.add(log_ratio.view(groups, n))
+    def _schedule(self, session: Session) -> tuple[Tensor, set[int], float]:
+        """(lambda of every step, steps at which resampling is allowed, ESS threshold as a fraction of N)."""
+        steps, n = session.process.steps, self.particles
+        name = "exponential" if self.tempering == "adaptive" else self.tempering
+        allowed = set(self.resampling_steps(steps)) if n > 1 else set()
+        threshold = ess_threshold(n, self.ess_threshold)
+        if self.ess_threshold is not None and threshold != self.ess_threshold:
+            session.warn(
+                f"ess_threshold is {self.ess_threshold}: with {n} particles it could never resample, {threshold:g} is "
+                f"used"
+            )
+        if allowed and session.verifier is not None and session.verifier.relative:
+            session.warn(
+                f"verifier {session.verifier.name!r} compares the candidates of a step with each other, but "
+                f"{self.title} compares scores of different steps: combine by zscore or sum"
+            )
+        return TEMPERINGS[name](steps, self.gamma, self.start), allowed, threshold
 
-        return self._finish(session, state, pop, parents, scale)
+    def _look(self, session: Session, state: State, guided: bool, last: bool) -> tuple[State, Values, Tensor | None]:
+        """Scores of the clean estimates, or values of the states where a learned value stands for them."""
+        if self.value_function is None or last:
+            return session.evaluate(state, gradient=guided)
+        state = session.process.predict(state)
+        return state, values_of(session, self.value_function, state), None
+
+    def _weigh(
+        self, session: Session, pop: Population, values: Values, scale: AlphaScale, lambdas: Tensor, i: int
+    ) -> Tensor:
+        """Count the scores in; returns lambda / alpha ``[G]``, 0 where nobody has a finite score."""
+        if not pop.observe(values.score):
+            session.warn("no particle has a finite score: selection is skipped where that happens")
+            return torch.zeros(pop.groups, dtype=torch.float64)
+        alpha = scale.update(pop.score)
+        beta = self._lambda(i, lambdas, pop, alpha) / alpha
+        if lambdas[i] > 0:
+            pop.add(pop.potential.weigh(pop.score, beta, final=i == session.process.steps - 1))
+        return beta
 
     def _lambda(self, i: int, lambdas: Tensor, pop: Population, alpha: Tensor) -> Tensor:
         """Tempering exponent of step i per group ``[G]``."""
         if self.tempering != "adaptive":
             return lambdas[i].expand(pop.groups)
         floor = float(lambdas[i])
-        return adaptive(pop.log_w, pop.reward, alpha, pop.potential.log_past, floor, self.adaptive_target)
+        return adaptive(pop.log_w, pop.score, alpha, pop.potential.log_past, floor, self.adaptive_target)
+
+    def _guide(
+        self, pop: Population, values: Values, lambda_next: Tensor, beta: Tensor, scale: AlphaScale, state: State
+    ) -> Tensor | None:
+        """Gradient of the log-potential that the move is drawn by.
+
+        It takes the NEXT lambda: the move leads into the distribution that is weighed next (DAS, eq. 12).
+        """
+        strength = torch.maximum(lambda_next.expand(pop.groups), beta * scale.value())
+        # Scores that are all equal give no scale; a gradient over next to nothing would blow the move up.
+        pop.gradient_scale = torch.where(scale.known(), self.guidance * strength / scale.value(), 0.0)
+        if values.gradient is None:
+            return None
+        column = pop.gradient_scale[state.group].view(-1, *[1] * (state.x.dim() - 1))
+        return values.gradient * column.to(values.gradient)
 
     def _finish(
-        self, session: Session, state: State, pop: Population, parents: list[int | None], scale: AlphaScale
+        self, session: Session, state: State, values: Values | None, pop: Population, scale: AlphaScale
     ) -> SearchResult:
-        """Terminal weight and output rule."""
-        process = session.process
+        """Terminal weights and the winners; ``values`` are those of the last clean estimates."""
         images = None
-        if not process.ends_clean:  # the schedule stops at some noise level: judge what it is on the way to
+        if not session.process.capabilities.ends_clean:  # stops at some noise level: judge what it is on the way to
             state, values, images = session.evaluate(state)
-            pop.observe(values.reward)
-            scale.update(pop.reward)
-        if torch.isfinite(pop.reward).any():
-            pop.add(pop.potential.weigh(pop.reward, 1.0 / scale.value(), final=True))
-        log_z = pop.log_z + torch.logsumexp(pop.log_w, 1) - math.log(pop.particles)
-        reward = pop.winnable()
-        session.remember(state, reward, pop.ids)
-        best = self._best(session, pop, reward)
-        rows = best + torch.arange(pop.groups) * pop.particles
-        entries = self._entries(state, pop, parents, True, selected=rows.tolist())
-        final = StepRecord(process.steps, process.steps, process.sigmas[-1], entries, pop.ess().tolist(), phase="final")
-        session.record(final, state, images)
-        return session.result(state, reward, pop.ids, best=rows, optimism=pop.optimism(), log_z=log_z)
-
-    def _best(self, session: Session, pop: Population, reward: Tensor) -> Tensor:
-        """Index of the winner per group ``[G]`` by the output rule; barred particles never win."""
-        if self.output == "argmax_reward":
-            return best_index(reward)
-        log_w = pop.log_w.masked_fill(torch.isneginf(reward), -math.inf)
-        if self.output == "argmax_weight":
-            return best_index(log_w)
-        streams, steps = session.process.streams, session.process.steps
-        uniforms = [streams.uniform(pop.particles, group=g, step=steps, purpose="output") for g in range(pop.groups)]
-        return gumbel_choice(log_w, torch.stack(uniforms))
-
-    @staticmethod
-    def _entries(state: State, pop: Population, parents: list[int | None], scored: bool, selected=None) -> list[dict]:
-        """Trace entries of the population, rows in order."""
-        return particle_entries(
+            pop.observe(values.score)
+            scale.update(pop.score)
+        if torch.isfinite(pop.score).any():
+            pop.add(pop.potential.weigh(pop.score, 1.0 / scale.value(), final=True))
+        return session.finish(
             state,
-            pop.ids,
-            parents,
-            pop.reward.flatten() if scored else None,
-            log_w=pop.log_w.flatten(),
+            values,
+            images,
+            score=pop.winnable(),
+            log_weight=pop.log_w,
             gradient_scale=pop.gradient_scale,
-            selected=selected,
+            ess=pop.ess(),
+            selection_bias=pop.selection_bias(),
+            log_z=pop.log_z + torch.logsumexp(pop.log_w, 1) - math.log(pop.particles),
         )
-
-
-def _column(per_group: Tensor, state: State) -> Tensor:
-    """Per-group numbers ``[G]`` as ``[n, 1, ...]`` to multiply states with."""
-    return per_group[state.group].view(-1, *[1] * (state.x.dim() - 1))

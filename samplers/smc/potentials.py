@@ -9,7 +9,7 @@ With ``lambda_i`` the tempering exponent and ``alpha`` the temperature:
     diff   total = lambda_i r_i / alpha                            (SMC / DAS, and FK's difference potential)
     max    adds lambda_i max(r_1..r_i) / alpha each time           then corrects to r(x0) / alpha at the end
     rt     adds lambda_i r_i / alpha each time                     then corrects (importance sampling by value)
-    add    adds lambda_i (r_1 + .. + r_i) / alpha each time        then corrects; heavy-tailed, experimental
+    sum    adds lambda_i (r_1 + .. + r_i) / alpha each time        then corrects; heavy-tailed, experimental
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-POTENTIALS = ("diff", "max", "rt", "add")
+POTENTIALS = ("diff", "max", "rt", "sum")
 
 
 class Potential:
@@ -39,22 +39,22 @@ class Potential:
         self.log_past = self.log_past.gather(1, ancestors)
         self._running = self._running.gather(1, ancestors)
 
-    def weigh(self, reward: Tensor, temperature: Tensor, final: bool = False) -> Tensor:
-        """Log-weight increment ``[G, N]`` for rewards ``[G, N]`` at ``temperature = lambda / alpha`` ``[G]``.
+    def weigh(self, score: Tensor, inverse_temperature: Tensor, final: bool = False) -> Tensor:
+        """Log-weight increment ``[G, N]`` for scores ``[G, N]`` at ``inverse_temperature = lambda / alpha`` ``[G]``.
 
-        A reward of -inf gives -inf and leaves the particle's memory as it was.
+        A score of -inf gives -inf and leaves the particle's memory as it was.
         """
-        good = ~torch.isneginf(reward)
-        r = torch.where(good, reward, torch.zeros_like(reward))
-        temperature = temperature[:, None]
+        good = ~torch.isneginf(score)
+        r = torch.where(good, score, torch.zeros_like(score))
+        beta = inverse_temperature[:, None]
         if self.kind == "diff" or final:
-            increment = temperature * r - self.log_past
+            increment = beta * r - self.log_past
         else:
             combined = torch.maximum(r, self._running) if self.kind == "max" else r
-            if self.kind == "add":
+            if self.kind == "sum":
                 combined = r + self._running
             if self.kind != "rt":
                 self._running = torch.where(good, combined, self._running)
-            increment = temperature * combined
+            increment = beta * combined
         self.log_past = torch.where(good, self.log_past + increment, self.log_past)
         return torch.where(good, increment, torch.full_like(increment, -torch.inf))

@@ -1,7 +1,7 @@
 """Temperatures: how strongly a score counts, and from when.
 
 Target of every weighted method: ``p(x0) exp(r(x0) / alpha)``. ``Alpha`` says what alpha is, a tempering schedule
-``lambda_i`` in [0, 1] phases the reward in (DAS, Kim et al. 2025, section 4.1: early estimates are blurred guesses).
+``lambda_i`` in [0, 1] phases the score in (DAS, Kim et al. 2025, section 4.1: early estimates are blurred guesses).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Alpha:
     """Temperature of the target.
 
     Attributes:
-        value: > 0. In reward units ("absolute") or in standard deviations of the rewards seen ("relative").
+        value: > 0. In score units ("absolute") or in standard deviations of the scores seen ("relative").
         mode: "absolute" keeps the fixed target of the papers; "relative" makes one default work with any verifier,
             at the price that the target depends on the run.
     """
@@ -40,7 +40,7 @@ class Alpha:
 
 
 class AlphaScale:
-    """Alpha in reward units for every group, following the spread of the rewards in relative mode.
+    """Alpha in score units for every group, following the spread of the scores in relative mode.
 
     The spread is the largest group standard deviation seen so far: selection shrinks the spread of survivors, and a
     temperature that shrank along with it would raise the pressure without end.
@@ -50,10 +50,10 @@ class AlphaScale:
         self.alpha = alpha
         self._spread = torch.zeros(groups, dtype=torch.float64)
 
-    def update(self, reward: Tensor) -> Tensor:
-        """Take in rewards ``[G, N]`` (``-inf`` entries ignored); returns alpha ``[G]`` in reward units."""
+    def update(self, score: Tensor) -> Tensor:
+        """Take in scores ``[G, N]`` (``-inf`` entries ignored); returns alpha ``[G]`` in score units."""
         if self.alpha.mode == "relative":
-            for g, row in enumerate(reward):
+            for g, row in enumerate(score):
                 finite = row[torch.isfinite(row)]
                 if len(finite) > 1:
                     self._spread[g] = max(float(self._spread[g]), float(finite.std(correction=0)))
@@ -101,21 +101,21 @@ def none(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
 TEMPERINGS: dict[str, Callable[..., Tensor]] = {"exponential": exponential, "linear": linear, "none": none}
 
 
-def adaptive(log_w: Tensor, reward: Tensor, alpha: Tensor, log_past: Tensor, floor: float, target: float) -> Tensor:
+def adaptive(log_w: Tensor, score: Tensor, alpha: Tensor, log_past: Tensor, floor: float, target: float) -> Tensor:
     """The largest lambda per group that keeps ``ESS >= target * N``, but at least ``floor``: float64 ``[G]``.
 
     Bisection, 40 halvings. (The published code moves lambda by Adam and can creep only .05 a step.)
 
     Args:
         log_w: ``[G, N]`` weights before this step's increment.
-        reward: ``[G, N]``; alpha: ``[G]``; log_past: ``[G, N]`` log-potential already counted.
+        score: ``[G, N]``; alpha: ``[G]``; log_past: ``[G, N]`` log-potential already counted.
         floor: lower end, so that lambda reaches 1 by the end of the run whatever the weights do.
         target: fraction of N in (0, 1).
     """
     n = log_w.shape[-1]
 
     def ess(lam: Tensor) -> Tensor:
-        twist = torch.where(torch.isneginf(reward), reward, lam[:, None] * reward / alpha[:, None])
+        twist = torch.where(torch.isneginf(score), score, lam[:, None] * score / alpha[:, None])
         return effective_sample_size(log_w + twist - log_past)
 
     low = torch.full((log_w.shape[0],), floor, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """Log-weights of a population, per group, in float64 and log space only.
 
 ``log_w`` is ``[G, N]``: G groups (output slots) that never compete with each other, N particles each.
-``-inf`` marks a particle that must not survive; NaN never enters (``clean_rewards``).
+``-inf`` marks a particle that must not survive; NaN never enters (``clean_scores``).
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ def ess_threshold(particles: int, tau: float | None) -> float:
     return tau
 
 
-def clean_rewards(reward: Tensor) -> tuple[Tensor, int]:
-    """Rewards with every non-finite value as ``-inf``, and how many there were.
+def clean_scores(score: Tensor) -> tuple[Tensor, int]:
+    """Scores with every non-finite value as ``-inf``, and how many there were.
 
-    A NaN is not zero: where rewards are negative zero would win. ``-inf`` gives such a particle no weight at all.
+    A NaN is not zero: where scores are negative zero would win. ``-inf`` gives such a particle no weight at all.
     """
-    bad = ~torch.isfinite(reward)
-    return torch.where(bad, torch.full_like(reward, -math.inf), reward), int(bad.sum())
+    bad = ~torch.isfinite(score)
+    return torch.where(bad, torch.full_like(score, -math.inf), score), int(bad.sum())
 
 
-def best_index(reward: Tensor) -> Tensor:
+def best_index(score: Tensor) -> Tensor:
     """Index of the best per group, int64 ``[G]``; lowest index on ties; all ``-inf`` gives 0."""
     # argmax of torch does not promise the first of equal entries on every backend.
-    top = reward.max(-1, keepdim=True).values
-    return (reward == top).to(torch.int8).argmax(-1)
+    top = score.max(-1, keepdim=True).values
+    return (score == top).to(torch.int8).argmax(-1)
 
 
 def gumbel_choice(log_w: Tensor, uniforms: Tensor) -> Tensor:
@@ -62,3 +62,12 @@ def gumbel_choice(log_w: Tensor, uniforms: Tensor) -> Tensor:
     gumbel = -torch.log(-torch.log(uniforms.clamp(min=1e-300, max=1 - 1e-16)))
     perturbed = log_w + gumbel
     return best_index(torch.where(torch.isneginf(log_w), log_w, perturbed))
+
+
+def best_rows(score: Tensor, count: int) -> Tensor:
+    """Flat rows int64 ``[G * count]`` of the ``count`` best of every group ``[G, N]``, in the order of the particles.
+
+    Equal scores keep the lower row.
+    """
+    kept = score.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
+    return (kept + torch.arange(len(score))[:, None] * score.shape[1]).flatten()

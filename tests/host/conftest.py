@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from testtime.installation.locate import find_comfyui
+from testtime.samplers.protocols import Verifier
 
 
 def _import_comfyui() -> None:
@@ -226,7 +227,7 @@ def judged(given, latent, prompt: str = "a red square") -> torch.Tensor:
         return given.verifier.score(given.vae.decode(latent["samples"]), [prompt] * len(latent["samples"]))
 
 
-class Redness:
+class Redness(Verifier):
     """A small real verifier: how much redder than blue an image is; the prompt "blue" turns it round."""
 
     name = "redness"
@@ -235,7 +236,7 @@ class Redness:
     def __init__(self):
         self.calls: list[int] = []
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         self.calls.append(len(images))
         sign = torch.tensor([-1.0 if "blue" in prompt else 1.0 for prompt in prompts], device=images.device)
         return sign * (images[..., 0] - images[..., 2]).mean((1, 2))
@@ -251,7 +252,7 @@ class WeightedRedness(torch.nn.Module):
         super().__init__()
         self.filter = torch.nn.Conv2d(3, 1, 3)
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return self.filter(images.movedim(-1, 1)).mean((1, 2, 3))
 
 

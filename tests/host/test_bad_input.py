@@ -128,7 +128,7 @@ def test_windows_and_prompts_are_checked_when_queued():
 
 def test_a_verifier_of_the_wrong_shape_is_named(setup, search_ksampler):
     class Lumped(Redness):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             return super().score(images, prompts).mean()
 
     given = setup("eps")
@@ -144,7 +144,7 @@ class Broken(Redness):
         super().__init__()
         self.bad = bad
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         scores = super().score(images, prompts)
         return torch.where(self.bad(torch.arange(len(images))), torch.tensor(float("nan")), scores)
 
@@ -153,7 +153,7 @@ class Broken(Redness):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_scores_that_are_no_numbers_never_win(setup, search_ksampler, search, value):
     class Odd(Redness):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             scores = super().score(images, prompts)
             scores[0] = value
             return scores

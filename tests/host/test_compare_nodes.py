@@ -13,7 +13,7 @@ pytestmark = pytest.mark.host
 class Darkness(Brightness):
     name = "darkness"
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return -images.mean((1, 2, 3))
 
 

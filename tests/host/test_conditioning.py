@@ -12,7 +12,7 @@ from .conftest import SD15_CONFIG, conditioning, randomise
 
 pytestmark = pytest.mark.host
 
-STEERED = SMC(4, tau=1.5, start=0.0, end=1.0)
+STEERED = SMC(4, ess_threshold=1.5, start=0.0, end=1.0)
 
 
 def controlnet():

@@ -15,7 +15,7 @@ from .conftest import SD15_CONFIG, WITHOUT_BACKWARD, WeightedRedness, build_vae,
 
 pytestmark = pytest.mark.host
 
-GUIDED = DAS(2, alpha=Alpha(0.5), tau=1.5, start=0.0)
+GUIDED = DAS(2, alpha=Alpha(0.5), ess_threshold=1.5, start=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_without_a_gradient_the_search_goes_on_and_says_so(setup, search_ksample
     """A judge that promises a gradient and has none, as quantised kernels do."""
 
     class Opaque(WeightedRedness):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             return super().score(images.detach(), prompts).detach()
 
     given = setup("eps")

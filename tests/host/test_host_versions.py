@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from testtime.samplers.methods import DAS, SVDD, BestOfN
-from testtime.samplers.processes.sde import SDE, OnPath, ratio_of
+from testtime.samplers.plan import Plan
+from testtime.samplers.processes.sde import SDE, Schedule, ratio_of
 from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
 from testtime.samplers.smc.tempering import Alpha
@@ -102,7 +103,7 @@ def test_a_path_counts_in_signal_to_noise_whatever_the_scale(setup, search_ksamp
             seen["ratios"] = [ratio_of(process.interpolant, sigma) for sigma in process.sigmas]
             seen["sigmas"] = process.sigmas
 
-        path = OnPath(BestOfN(1), SDE("vp"), spacing="exp", levels=4, tail=2)
+        path = Plan(BestOfN(1), moves=SDE("vp"), schedule=Schedule("exp", "vp", levels=4, tail=2))
         options = SearchOptions(path, given.verifier, given.vae, "a red square", before_run=note)
         sigmas = schedule(given.model, "normal", 4, 1.0)
         conditions = (given.positive, given.negative)

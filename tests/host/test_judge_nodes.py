@@ -69,7 +69,8 @@ def test_an_endpoint_judges_and_its_axes_stay_visible(serve):  # noqa: F811
 
     server = serve(says(GOOD))
     verifier, scores = scored(EndpointJudgeNode, server.url, "m", "axes", "quality")
-    assert scores.tolist() == [5.0, 5.0] and len(verifier.last_scores) == len(NAMES)
+    assert scores.tolist() == [5.0, 5.0]
+    assert len(verifier.judge(torch.full((1, 8, 8, 3), 0.5), ["p"]).members) == len(NAMES)
 
 
 def test_objects_with_and_without_colours(model_folders, tokenizer_folder):  # noqa: F811

@@ -13,7 +13,7 @@ from .conftest import Redness, conditioning, watched
 
 pytestmark = pytest.mark.host
 
-STEERED = SMC(6, alpha=Alpha(0.5), tau=1.5, start=0.0, end=1.0)
+STEERED = SMC(6, alpha=Alpha(0.5), ess_threshold=1.5, start=0.0, end=1.0)
 
 
 def evict_all() -> None:
@@ -27,7 +27,7 @@ def evict_all() -> None:
 class EvictingRedness(Redness):
     """A verifier that needs the whole device for itself."""
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         evict_all()
         return super().score(images, prompts)
 

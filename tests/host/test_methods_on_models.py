@@ -24,8 +24,8 @@ def make(name: str, n: int = 3):
         "best_of_n": lambda: BestOfN(n),
         "importance": lambda: ImportanceSampling(n, **always),
         "svdd": lambda: SVDD(n, alpha=SHARP if rest == "soft" else None),
-        "smc": lambda: SMC(n, tempering=rest, tau=1.5, **always),
-        "das": lambda: DAS(n, gradient_through=rest, tau=1.5, guidance=0.1, **always),
+        "smc": lambda: SMC(n, tempering=rest, ess_threshold=1.5, **always),
+        "das": lambda: DAS(n, gradient_through=rest, ess_threshold=1.5, guidance=0.1, **always),
         "fk": lambda: FKSteering(n, potential=rest, **always),
     }[family]()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from testtime.samplers.protocols import Verifier
+
 pytestmark = pytest.mark.host
 
 PROMPTS = ["two red stars", "a ring above a cross"]
@@ -262,12 +264,12 @@ def test_a_search_never_picks_an_image_without_a_score(family, search_ksampler):
 
     from testtime.samplers.methods import BestOfN
 
-    class Picky:
+    class Picky(Verifier):
         """Scores only the second candidate of a call."""
 
         name, differentiable = "picky", False
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             return torch.where(torch.arange(len(images)) == 1, 1.0, float("nan"))
 
     _, model, clip, vae, *_ = family

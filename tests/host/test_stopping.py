@@ -85,7 +85,7 @@ def test_cancel_while_judging(setup, search_ksampler):
     import comfy.model_management as management
 
     class Slow(Redness):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             if len(self.calls) == 1:
                 management.interrupt_current_processing(True)
             return super().score(images, prompts)

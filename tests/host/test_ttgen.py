@@ -10,7 +10,8 @@ import torch
 
 from testtime.models.tiny.loading import missing_weights
 from testtime.samplers.methods import SVDD, BestOfN
-from testtime.samplers.processes.sde import SDE, OnPath
+from testtime.samplers.plan import Plan
+from testtime.samplers.processes.sde import SDE
 from testtime.samplers.protocols import Rewrite, SearchError
 
 from .test_memory import evict_all
@@ -79,7 +80,7 @@ def test_the_host_finds_what_the_library_finds(world):
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
     from testtime.samplers.methods import TTGen
     from testtime.samplers.processes.diffusion import Start
-    from testtime.samplers.run.session import run_search
+    from testtime.samplers.run.search import run_search
     from testtime.verifiers.registry import create
 
     best, _, _, trace = sample(world, ttgen(world, Fixed()))
@@ -140,9 +141,9 @@ def test_cancel_while_the_rewriter_thinks_keeps_the_best_so_far(world):
 def test_reprompted_search(world, path):
     from testtime.nodes.ttgen_nodes import RepromptedNode
 
-    inner = OnPath(SVDD(3), SDE("linear"), "sampler") if path else SVDD(3)
+    inner = Plan(SVDD(3), moves=SDE("linear") if path else None)
     search = RepromptedNode.execute(inner, Fixed(), 2, world[1], 4, 1).args[0]
-    assert isinstance(search, OnPath) == path
+    assert (search.moves is not None) == path
     _, _, _, trace = sample(world, search, eta=1.0)
     prompts = {entry.get("prompt") for record in trace.records for entry in record.particles}
     assert prompts == {None, *Fixed().answer.prompts}

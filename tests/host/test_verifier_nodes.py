@@ -7,15 +7,17 @@ import math
 import pytest
 import torch
 
+from testtime.samplers.protocols import Verifier
+
 pytestmark = pytest.mark.host
 
 
-class Brightness:
+class Brightness(Verifier):
     """A verifier that likes bright images; black ones have no score."""
 
     name, differentiable, needs_prompt = "brightness", True, False
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         values = images.mean((1, 2, 3))
         return torch.where(values == 0, math.nan, values)
 
@@ -184,7 +186,7 @@ def test_scoring_goes_on_in_smaller_pieces_when_memory_runs_out():
     from testtime.nodes.verifier_nodes import score_batch
 
     class Hungry(Brightness):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             if len(images) > 2:
                 raise torch.OutOfMemoryError("no room")
             return super().score(images, prompts)

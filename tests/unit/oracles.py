@@ -10,10 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from testtime.samplers.processes.diffusion import DiffusionProcess, Start
+from testtime.samplers.processes.diffusion import Denoised, DiffusionProcess, Start
 from testtime.samplers.processes.kernel import VE, VP, Flow, Interpolant
 from testtime.samplers.processes.schedules import karras
 from testtime.samplers.processes.streams import Streams
+from testtime.samplers.protocols import Verifier
 
 
 class FastStreams(Streams):
@@ -39,20 +40,24 @@ class MixtureDenoiser:
     means ``[K, d]``, weights ``[K]``, one variance.
     """
 
-    rows_per_particle = 1
+    nfe_per_call = 1
+    can_encode = False
 
     def __init__(self, means: Tensor, weights: Tensor, variance: float, interpolant: Interpolant):
         self.means, self.weights, self.variance = means.double(), weights.double(), variance
         self.interpolant = interpolant
 
-    def __call__(self, x: Tensor, sigma: float, group: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float, group: Tensor | None = None, prompts=None) -> Denoised:
         a, b = self.interpolant.coefficients(sigma)
         total = a * a * self.variance + b * b
         gap = x[:, None, :] - a * self.means[None]
         logits = self.weights.log() - gap.square().sum(-1) / (2 * total)
         gamma = torch.softmax(logits, 1)
         conditional = self.means[None] + a * self.variance / total * gap
-        return (gamma[..., None] * conditional).sum(1)
+        return Denoised((gamma[..., None] * conditional).sum(1), len(x))
+
+    def prompt_embedding(self, group):
+        return None
 
 
 class OracleProcess(DiffusionProcess):
@@ -73,7 +78,7 @@ class KeyedProcess(OracleProcess):
         return DiffusionProcess.initial_noise(self, group, slot).double()
 
 
-class FunctionVerifier:
+class FunctionVerifier(Verifier):
     """A verifier from a function of x0 ``[n, d]``."""
 
     differentiable = True
@@ -81,7 +86,7 @@ class FunctionVerifier:
     def __init__(self, function, name="function"):
         self.function, self.name = function, name
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return self.function(images)
 
 

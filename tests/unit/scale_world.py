@@ -10,6 +10,7 @@ from testtime.models.infinity.transformer import Infinity
 from testtime.models.infinity.vae import BSQVae, VaeConfig
 from testtime.samplers.processes.chunking import Chunker
 from testtime.samplers.processes.streams import Streams
+from testtime.samplers.protocols import Verifier
 
 from .infinity_reference import redraw
 
@@ -43,10 +44,10 @@ def process(nets, groups=1, seed=0, chunk=None, sampling=SAMPLING, preview=0, le
     )
 
 
-class Brightness:
+class Brightness(Verifier):
     """A judge that likes red."""
 
     name, differentiable = "brightness", False
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return images[..., 0].mean((1, 2)).double()

@@ -19,8 +19,9 @@ from testtime.samplers.methods import (
     RandomSearch,
     ZeroOrderSearch,
 )
-from testtime.samplers.methods.tts_var import Plan
-from testtime.samplers.run.session import run_search
+from testtime.samplers.methods.tts_var import PopulationPlan
+from testtime.samplers.protocols import Verifier
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace
 from testtime.samplers.smc.tempering import Alpha
 
@@ -50,7 +51,7 @@ def searches(alpha):
         "random_search": RandomSearch(4),
         "zero_order_search": ZeroOrderSearch(2, 2),
         "path_search": PathSearch(2, 2),
-        "tts_var": TTSVAR(1, plan=Plan(4, {}, {3: 3, 5: 2}), strength=1 / alpha.value),
+        "tts_var": TTSVAR(1, plan=PopulationPlan(4, {}, {3: 3, 5: 2}), strength=1 / alpha.value),
     }
 
 
@@ -79,7 +80,7 @@ def best_scores(result):
     return torch.stack([result.scores[result.group == g].max() for g in range(int(result.group.max()) + 1)])
 
 
-class Counting:
+class Counting(Verifier):
     """A verifier that counts images and calls, and can do something at a given call."""
 
     differentiable = True
@@ -88,12 +89,12 @@ class Counting:
         self.inner, self.at, self.action, self.name = inner, at, action, name
         self.calls = self.images = 0
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         self.calls += 1
         if self.calls == self.at:
             self.action()
         self.images += len(images)
-        return self.inner.score(images, prompts)
+        return self.inner.score(images, prompts, context)
 
 
 class CountingDenoiser:
@@ -101,13 +102,13 @@ class CountingDenoiser:
 
     def __init__(self, inner, at=None, action=None):
         self.inner, self.at, self.action, self.calls = inner, at, action, 0
-        self.rows_per_particle = 1
+        self.nfe_per_call, self.can_encode = 1, False
 
-    def __call__(self, x, sigma, group):
+    def __call__(self, x, sigma, group, prompts=None):
         self.calls += 1
         if self.calls == self.at:
             self.action()
-        return self.inner(x, sigma, group)
+        return self.inner(x, sigma, group, prompts)
 
 
 def raising(error):

@@ -8,8 +8,8 @@ import torch
 from testtime.samplers.methods import SVDD, BeamSearch
 from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.processes.streams import Streams
-from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.protocols import SearchError, Verifier
+from testtime.samplers.run.search import run_search
 
 from . import oracles
 
@@ -47,10 +47,10 @@ def test_all_beams_may_come_from_one_parent():
     """Selection is global: with one good parent its children take all places."""
     parents: dict[tuple[int, int], set[int]] = {}
 
-    class Lineage:
+    class Lineage(Verifier):
         name, differentiable = "lineage", False
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             return images[:, 0]
 
     groups = 50
@@ -70,7 +70,7 @@ def test_lookahead_sees_further():
         state, _ = process.advance(state)
         state = process.predict(state)
     end = state
-    ode = process.without_noise()
+    ode = process.variant(eta=0.0)
     while end.step < process.steps:
         end, _ = ode.advance(ode.predict(end))
     near = BeamSearch(lookahead=1)._ahead(process, state).x0

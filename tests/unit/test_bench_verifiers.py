@@ -9,6 +9,7 @@ import torch
 
 from testtime.bench import parity, parity_link, parity_rows, throughput
 from testtime.bench.official.pictures import PROMPTS
+from testtime.samplers.protocols import Verifier
 
 BODY = json.loads(parity.OUT.read_text(encoding="utf-8"))
 OFFICIAL = pytest.mark.skipif(parity_link.interpreter() is None, reason=parity_link.MISSING)
@@ -79,10 +80,10 @@ def test_an_official_side_that_fails_is_quoted(monkeypatch, tmp_path):
 
 
 def test_throughput_counts_every_image(monkeypatch, tmp_path):
-    class Judge:
+    class Judge(Verifier):
         name, calls = "judge", []
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             assert len(images) == len(prompts)
             self.calls.append(images.clone())
             return images.mean((1, 2, 3))

@@ -5,16 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.after.origin import MAX_BRANCH, continued
+from testtime.samplers.after.origin import MAX_BRANCH, Origin
 from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import DAS, SMC, SVDD, BeamSearch, BestOfN, FKSteering, RandomSearch, ZeroOrderSearch
+from testtime.samplers.plan import Plan
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace
 from testtime.samplers.smc.tempering import Alpha
 
 from .oracles import keyed
 from .searches import TARGET
+
+
+def continued(search, trace, particle=-1, **where):
+    return Plan(search, origin=Origin.at(trace, particle, **where))
+
 
 ALPHA = Alpha(0.3, "absolute")
 
@@ -119,7 +125,7 @@ def test_what_cannot_go_on_is_said():
         (lambda: continued(SVDD(3), trace, 10**6), "particle is 1000000"),
         (lambda: continued(SVDD(3), trace, finished, step=10), "step is 10: the particle has made 9 moves"),
         (lambda: searched(continued(SVDD(3), trace, finished)), "it is finished"),
-        (lambda: searched(continued(RandomSearch(3), trace, step=3)), "random_search' searches among starting"),
+        (lambda: searched(continued(RandomSearch(3), trace, step=3)), "Random Search searches among starting"),
         (lambda: searched(continued(SVDD(3), trace, step=3, branch=MAX_BRANCH + 1)), "new_noise is 4096"),
         (lambda: searched(continued(SVDD(0), trace, step=3)), "candidates is 0"),
         (lambda: run_search(continued(SVDD(3), trace, step=3), keyed(seed=4), TARGET, ["p", "q"]), "seed is 4"),
@@ -128,5 +134,5 @@ def test_what_cannot_go_on_is_said():
         with pytest.raises(SearchError, match=message):
             make()
     noise = run_search(ZeroOrderSearch(2, 1), keyed(), TARGET, ["p", "q"])
-    with pytest.raises(SearchError, match="cannot be replayed"):
+    with pytest.raises(SearchError, match="cannot be rendered again"):
         continued(SVDD(3), noise.trace, step=3)

@@ -16,11 +16,12 @@ from testtime.demo.page import render
 from testtime.demo.sections import DIFFUSION, METHOD_TEXTS, SECTIONS, VAR, About, Entry
 from testtime.samplers.clustering import PixelFeatures
 from testtime.samplers.methods import TTSVAR
-from testtime.samplers.processes.diffusion import DiffusionProcess
+from testtime.samplers.processes.diffusion import DiffusionProcess, PlainDenoiser
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.schedules import karras
 from testtime.samplers.processes.streams import Streams
-from testtime.samplers.run.session import run_search
+from testtime.samplers.protocols import Verifier
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.scene import TASKS
@@ -30,22 +31,18 @@ from . import scale_world
 ABOUT = About("the library", 4, 6, 0, "a machine", 1.0, "brightness", "redness")
 
 
-class Denoise:
-    """Exact for data from N(0, 1)."""
-
-    rows_per_particle = 2
-
-    def __call__(self, x, sigma, group):
-        return x / (1.0 + sigma * sigma)
+def exact(x, sigma, group):
+    """The clean estimate for data from N(0, 1)."""
+    return x / (1.0 + sigma * sigma)
 
 
-class Brightness:
+class Brightness(Verifier):
     """Scores the mean of all pixels."""
 
     name = "brightness"
     differentiable = True
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return images.mean((1, 2, 3))
 
 
@@ -55,7 +52,9 @@ def decode(x0):
 
 
 def search(method, prompt, seed=0):
-    process = DiffusionProcess(Denoise(), VE(), karras(6, 0.05, 10.0), decode, (3, 4, 4), 1, Streams(seed))
+    process = DiffusionProcess(
+        PlainDenoiser(exact, 2), VE(), karras(6, 0.05, 10.0), decode, (3, 4, 4), 1, Streams(seed)
+    )
     return found(DIFFUSION, method, prompt, process, search_for(method, 4, 6), decode)
 
 

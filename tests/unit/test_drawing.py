@@ -17,7 +17,7 @@ from testtime.reports.messages import whole
 from testtime.reports.tree import layout, numbered, winner_ids
 from testtime.samplers.after.trace_file import to_text
 from testtime.samplers.methods import RBF, SMC, BeamSearch, BestOfN, PathSearch, ZeroOrderSearch
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import StepRecord, Trace
 
 from ..conftest import load_tool

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from testtime.samplers.methods import SMC, FKSteering
-from testtime.samplers.run.session import run_search
+from testtime.samplers.plan import Plan
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
@@ -24,7 +25,7 @@ def engine_run(search, groups=6, steps=12, verifier=TARGET):
 def test_weights_ess_and_resampling_can_be_read_off_the_trace(tau, tempering):
     """Every weight recomputed from the scores: lambda_i r_i / alpha - lambda_{i-1} r_parent / alpha, 0 at birth."""
     n, groups, steps = 6, 5, 12
-    search = SMC(n, alpha=Alpha(0.2, "absolute"), tempering=tempering, tau=tau, adaptive_target=0.8)
+    search = SMC(n, alpha=Alpha(0.2, "absolute"), tempering=tempering, ess_threshold=tau, adaptive_target=0.8)
     result = engine_run(search, groups, steps)
     known = table(result.trace)
     allowed = search.resampling_steps(steps)
@@ -32,13 +33,13 @@ def test_weights_ess_and_resampling_can_be_read_off_the_trace(tau, tempering):
     for record in result.trace.records[:-1]:
         for entry in record.particles:
             group, expected = entry["group"], 0.0
-            if record.temperature[group] > 0:
-                expected = record.temperature[group] * entry["score"]
+            if record.inverse_temperature[group] > 0:
+                expected = record.inverse_temperature[group] * entry["score"]
             if entry["parent"] is not None:
                 before, parent = known[entry["parent"]]
                 expected += 0.0 if before.resampled[group] else parent["log_weight"]
-                if before.temperature[group] > 0:
-                    expected -= before.temperature[group] * parent["score"]
+                if before.inverse_temperature[group] > 0:
+                    expected -= before.inverse_temperature[group] * parent["score"]
             assert entry["log_weight"] == pytest.approx(expected, abs=1e-9)
         weights = torch.tensor([entry["log_weight"] for entry in record.particles]).double().view(groups, n)
         ess = 1.0 / torch.softmax(weights, 1).square().sum(1)
@@ -48,10 +49,10 @@ def test_weights_ess_and_resampling_can_be_read_off_the_trace(tau, tempering):
 
 
 @pytest.mark.parametrize("tempering", ["none", "exponential"])
-@pytest.mark.parametrize("potential", ["diff", "max", "rt", "add"])
+@pytest.mark.parametrize("potential", ["diff", "max", "rt", "sum"])
 def test_potentials_telescope_to_the_final_reward(potential, tempering):
     """Whatever was added on the way, the weights along every path sum up to r(x0) / alpha, through all resamplings."""
-    search = FKSteering(4, alpha=SHARP, potential=potential, tempering=tempering, every=2, tau=0.7)
+    search = FKSteering(4, alpha=SHARP, potential=potential, tempering=tempering, every=2, ess_threshold=0.7)
     result = engine_run(search)
     known = table(result.trace)
     resampled = 0
@@ -85,7 +86,7 @@ def wins_of_the_heaviest(output):
     """(share of images won by their heaviest particle, mean weight of the heaviest) over 1500 images."""
     groups = 1500
     denoiser = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, oracles.INTERPOLANTS["ve"])
-    search = SMC(4, alpha=Alpha(0.5, "absolute"), start=0.5, end=0.5, output=output)
+    search = Plan(SMC(4, alpha=Alpha(0.5, "absolute"), start=0.5, end=0.5), output=output)
     result = run_search(search, oracles.process(denoiser, 6, groups, 8), LINEAR, ["p"] * groups)
     entries = result.trace.records[-1].particles
     weights = torch.softmax(torch.tensor([e["log_weight"] for e in entries]).double().view(groups, 4), 1)
@@ -98,7 +99,7 @@ def wins_of_the_heaviest(output):
 
 
 def test_output_by_weight_takes_the_heaviest():
-    assert wins_of_the_heaviest("argmax_weight")[0] == 1.0
+    assert wins_of_the_heaviest("weight")[0] == 1.0
 
 
 def test_output_by_sampling_follows_the_weights():

@@ -26,7 +26,7 @@ from testtime.graph.workflow import apply_assignments, is_ui_format, read_workfl
 from testtime.installation.errors import CommandError
 from testtime.reports.page import render
 from testtime.reports.report import Finalists, report
-from testtime.samplers.after.origin import continued
+from testtime.samplers.after.origin import Origin
 from testtime.samplers.after.replay import replay_of
 from testtime.samplers.after.trace_file import (
     TraceFile,
@@ -38,7 +38,7 @@ from testtime.samplers.after.trace_file import (
 )
 from testtime.samplers.methods import SMC
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 
 from .oracles import keyed
@@ -146,7 +146,7 @@ def read(load) -> None:
         render(found.trace, found.thumbs)
     except ValueError as error:
         assert "the trace is empty" in str(error)
-    for use in (replay_of, lambda trace: continued(SMC(2), trace)):
+    for use in (replay_of, lambda trace: Origin.at(trace)):
         try:
             use(found.trace)
         except SearchError:

@@ -23,7 +23,7 @@ from testtime.samplers.methods import (
 )
 from testtime.samplers.processes.chunking import Chunker
 from testtime.samplers.processes.diffusion import Inpainting, Start
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
@@ -166,10 +166,10 @@ def test_a_constant_added_to_all_rewards_changes_nothing(name):
     assert torch.allclose(run_on(ABSOLUTE[name]).finalists, run_on(ABSOLUTE[name], other).finalists, atol=1e-6)
 
 
-@pytest.mark.parametrize("potential", ["diff", "max", "rt", "add"])
+@pytest.mark.parametrize("potential", ["diff", "max", "rt", "sum"])
 def test_without_pressure_all_particles_are_samples_of_the_model(potential):
     """alpha -> infinity: no resampling, the particles of Best-of-N, log Z -> 0."""
-    result = run_on(FKSteering(4, alpha=Alpha(1e9, "absolute"), tau=0.5, potential=potential))
+    result = run_on(FKSteering(4, alpha=Alpha(1e9, "absolute"), ess_threshold=0.5, potential=potential))
     plain = run_on(BestOfN(4))
     assert torch.allclose(result.finalists, plain.finalists, atol=1e-12)
     assert float(result.log_z.abs().max()) < 1e-6

@@ -10,7 +10,7 @@ from testtime.samplers.methods.noise_search import angle, neighbour
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 
 from . import oracles
 

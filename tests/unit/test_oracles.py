@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
+from testtime.samplers.plan import Plan
 from testtime.samplers.processes.kernel import VE
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
@@ -113,8 +114,8 @@ ONCE = {"start": 0.5, "end": 0.5}
 @pytest.mark.parametrize(
     "search",
     [
-        SMC(200, alpha=Alpha(1.0, "absolute"), output="sample"),
-        DAS(200, alpha=Alpha(1.0, "absolute"), output="sample"),
+        Plan(SMC(200, alpha=Alpha(1.0, "absolute")), output="sample"),
+        Plan(DAS(200, alpha=Alpha(1.0, "absolute")), output="sample"),
         FKSteering(200, alpha=Alpha(1.0, "absolute"), potential="diff"),
         FKSteering(200, alpha=Alpha(1.0, "absolute"), potential="max", **ONCE),
         FKSteering(200, alpha=Alpha(1.0, "absolute"), potential="rt", **ONCE),
@@ -194,7 +195,7 @@ def grid_mixture(groups, seed, steps=100):
 def test_nine_modes_become_three(method):
     """E r = -.2907 and nearly all mass in the middle row, a third in each column."""
     runs = 100
-    search = method(100, alpha=Alpha(1.0, "absolute"), output="sample")
+    search = Plan(method(100, alpha=Alpha(1.0, "absolute")), output="sample")
     result = run_search(search, grid_mixture(runs, 1), QUADRATIC, ["p"] * runs)
     reward = weighted(result, runs, lambda x: -x[..., 0].square() / 100 - x[..., 1].square()).mean()
     middle = weighted(result, runs, lambda x: (x[..., 1].abs() < 2).double()).mean()

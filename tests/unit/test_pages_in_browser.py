@@ -12,7 +12,7 @@ from testtime.demo.sections import SECTIONS
 from testtime.reports.page import render
 from testtime.reports.thumbs import thumbnail
 from testtime.samplers.methods import SMC
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.scene import TASKS

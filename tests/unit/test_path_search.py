@@ -8,7 +8,7 @@ import torch
 from testtime.samplers.methods import PathSearch
 from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 
 from . import oracles
 

@@ -16,8 +16,8 @@ from testtime.pipelines.schedulers import Parameterisation
 from testtime.samplers.methods import DAS, RBF, SMC, SVDD, BeamSearch, BestOfN, FKSteering, PathSearch
 from testtime.samplers.processes.kernel import VP, Flow, transition
 from testtime.samplers.processes.sde import SDE, clock_grid
-from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.protocols import SearchError, Verifier
+from testtime.samplers.run.search import run_search
 
 from . import pipes
 from .pipes import diffusers
@@ -26,10 +26,10 @@ KINDS = list(pipes.BUILD)
 SIZE = {"height": 32, "width": 48}
 
 
-class Redness:
+class Redness(Verifier):
     name, differentiable = "redness", True
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return (images[..., 0] - images[..., 2]).mean((1, 2))
 
 

@@ -86,7 +86,7 @@ def test_equal_scores_do_not_blow_up_guided_moves():
 
     from testtime.samplers.methods import DAS
     from testtime.samplers.processes.kernel import VE
-    from testtime.samplers.run.session import run_search
+    from testtime.samplers.run.search import run_search
 
     from . import oracles
 

@@ -10,8 +10,8 @@ import torch
 from testtime.samplers.methods import RBF
 from testtime.samplers.processes.kernel import Flow
 from testtime.samplers.processes.sde import SDE, clock_grid
-from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.protocols import SearchError, Verifier
+from testtime.samplers.run.search import run_search
 
 from . import oracles
 
@@ -36,7 +36,7 @@ def flow(levels: int, tail: int = 0, groups: int = 1, seed: int = 0, dim: int = 
     )
 
 
-class Stream:
+class Stream(Verifier):
     """A verifier that answers by a rule of (transition, number of the candidate in it), whatever the image.
 
     ``improves(transition, number)`` says whether a candidate is better than all before it.
@@ -48,7 +48,7 @@ class Stream:
         self.improves, self.chains, self.quota = improves, chains, quota
         self.left, self.transition, self.number, self.best, self.budget = initial * chains, 0, 0, 0.0, quota
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         values = []
         for _ in range(len(images) // self.chains):
             if self.left > 0:
@@ -98,10 +98,10 @@ def test_a_bar_of_the_parent_is_beaten_where_the_global_one_is_not():
     """After a step that ended worse, "current" accepts what only beats the parent; "global" still wants the record."""
     rewards = {0: [1.0], 1: [0.2, 0.3], 2: [0.5]}
 
-    class Fixed:
+    class Fixed(Verifier):
         name, differentiable, calls = "fixed", False, 0
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             flat = [r for step in sorted(rewards) for r in rewards[step]]
             values = [flat[min(self.calls + i, len(flat) - 1)] for i in range(len(images))]
             self.calls += len(images)
@@ -128,7 +128,7 @@ def test_search_gains_and_reports_its_optimism():
     single = float(target.score(state.x, None).mean())
     assert float(result.scores.mean()) > single + 1.0
     assert result.ledger.nfe <= groups * search.budget
-    assert result.optimism > 0  # early estimates flatter themselves on a curved flow
+    assert result.selection_bias > 0  # early estimates flatter themselves on a curved flow
 
 
 def test_groups_do_not_influence_each_other():
@@ -150,7 +150,7 @@ def test_non_finite_scores_never_win():
     bad = oracles.FunctionVerifier(lambda x: torch.where(x[:, 0] > 0, torch.nan, -x[:, 0].abs()))
     result = run_search(RBF(budget=120, chains=2, initial=10), flow(6), bad, ["p"])
     assert float(result.latents[0, 0]) <= 0
-    assert result.ledger.rejected_rewards > 0
+    assert result.ledger.rejected_scores > 0
 
 
 @pytest.mark.parametrize(

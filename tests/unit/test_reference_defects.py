@@ -11,13 +11,13 @@ from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.schedules import karras
 from testtime.samplers.processes.streams import Streams
-from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.protocols import SearchError, Verifier
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.population import Population
 from testtime.samplers.smc.potentials import Potential
 from testtime.samplers.smc.resampling import SCHEMES, resample
 from testtime.samplers.smc.tempering import Alpha
-from testtime.samplers.smc.weights import best_index, clean_rewards, ess_threshold, normalise
+from testtime.samplers.smc.weights import best_index, clean_scores, ess_threshold, normalise
 
 from . import oracles
 
@@ -64,7 +64,7 @@ def test_01b_the_shift_of_a_move_is_the_gradient_at_its_own_state():
         return advance(state, shift)
 
     process.advance = spy
-    result = run_search(DAS(6, alpha=SHARP, tau=0.9), process, quadratic, ["p"] * 4)
+    result = run_search(DAS(6, alpha=SHARP, ess_threshold=0.9), process, quadratic, ["p"] * 4)
     assert sum(any(record.resampled) for record in result.trace.records) > 2 and len(seen) == 11
     for record, (shift, gradient) in zip(result.trace.records[1:], seen, strict=False):
         scale = torch.tensor([entry["gradient_scale"] for entry in record.particles], dtype=torch.float64)
@@ -123,12 +123,12 @@ def test_07_a_broken_score_never_wins(search, bad):
     """DAS turns NaN into 0, the best score there is where rewards are negative; SVDD's argmax picks the NaN itself."""
     verifier = oracles.FunctionVerifier(lambda x: torch.where(x[:, 0] > 0.5, bad, -(x[:, 0] - 3).square()))
     result = run_search(search, mixture(groups=8, seed=3), verifier, ["p"] * 8)
-    assert result.ledger.rejected_rewards > 0
+    assert result.ledger.rejected_scores > 0
     for g in range(8):
         mine = result.scores[result.group == g]
         if torch.isfinite(mine).any():
             assert float(result.latents[g, 0]) <= 0.5
-    assert clean_rewards(torch.tensor([-5.0, math.nan]))[0].argmax() == 0
+    assert clean_scores(torch.tensor([-5.0, math.nan]))[0].argmax() == 0
 
 
 def test_07b_if_all_scores_are_broken_the_run_goes_on_and_says_so():
@@ -138,10 +138,10 @@ def test_07b_if_all_scores_are_broken_the_run_goes_on_and_says_so():
     assert torch.isfinite(result.latents).all() and torch.isnan(result.scores).all()
     assert any("no particle has a finite score" in text for text in result.warnings)
 
-    class Half:
+    class Half(Verifier):
         name, differentiable = "half", False
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             return torch.tensor([math.nan if p == "a" else float(x[0]) for p, x in zip(prompts, images, strict=True)])
 
     result = run_search(SMC(4, alpha=SHARP), mixture(groups=2), Half(), ["a", "b"])
@@ -161,7 +161,7 @@ def test_08_large_rewards_neither_tie_nor_overflow():
 def test_09_rewards_between_resamplings_are_not_forgotten():
     """Adaptive FK drops the weights when it does not resample; then Z is biased and the mean falls short."""
     runs = 300
-    search = FKSteering(64, alpha=Alpha(0.5, "absolute"), tau=0.5)
+    search = FKSteering(64, alpha=Alpha(0.5, "absolute"), ess_threshold=0.5)
     result = run_search(search, mixture(runs, 5, 20, 1.0, GAUSS, 1), LINEAR, ["p"] * runs)
     m, v = oracles.linear_gaussian(20)
     assert float(oracles.weighted_mean(result, runs).mean()) == pytest.approx(m + v / 0.5, abs=0.06)
@@ -180,7 +180,7 @@ def test_10_running_maximum_starts_below_every_reward():
 def test_11_two_particles_can_resample():
     """ESS is at least 1 and the test is strict: tau = .5 with N = 2 would never resample."""
     assert ess_threshold(2, 0.5) * 2 > 1
-    result = run_search(FKSteering(2, alpha=SHARP, tau=0.5), mixture(groups=10), LINEAR, ["p"] * 10)
+    result = run_search(FKSteering(2, alpha=SHARP, ess_threshold=0.5), mixture(groups=10), LINEAR, ["p"] * 10)
     assert any(any(record.resampled) for record in result.trace.records)
 
 
@@ -233,7 +233,7 @@ def test_16_no_noise_is_left_unscored_at_the_end():
     result = run_search(SVDD(6), mixture(groups=5), LINEAR, ["p"] * 5)
     for g in range(5):
         assert float(result.scores[result.group == g][0]) == float(result.latents[g, 0])
-    assert abs(result.optimism) < 1e-9
+    assert abs(result.selection_bias) < 1e-9
 
 
 @pytest.mark.parametrize("search", [SMC(4), FKSteering(4), SVDD(4), DAS(4)])
@@ -248,10 +248,10 @@ def test_18_resampling_stops_before_clones_cannot_diverge():
 
     And never before the noise-free move, whatever the settings.
     """
-    result = run_search(SMC(8, alpha=SHARP, tau=1.5), mixture(steps=30), LINEAR, ["p"])
+    result = run_search(SMC(8, alpha=SHARP, ess_threshold=1.5), mixture(steps=30), LINEAR, ["p"])
     steps = [record.step for record in result.trace.records if any(record.resampled)]
     assert steps and max(steps) <= 27
-    ends = run_search(SMC(8, alpha=SHARP, tau=1.5, end=1.0), mixture(steps=30), LINEAR, ["p"])
+    ends = run_search(SMC(8, alpha=SHARP, ess_threshold=1.5, end=1.0), mixture(steps=30), LINEAR, ["p"])
     assert max(r.step for r in ends.trace.records if any(r.resampled)) == 28
 
 
@@ -304,10 +304,10 @@ def test_21_weights_are_float64_and_the_last_one_catches_all():
 def test_22_verifiers_read_the_prompt_of_their_group():
     """Published rewards take prompts in batch order, which is not that of repeated and resampled particles."""
 
-    class Reader:
+    class Reader(Verifier):
         name, differentiable = "reader", False
 
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             return torch.tensor([1.0 if prompt == "b" else 0.0 for prompt in prompts])
 
     result = run_search(BestOfN(3), mixture(groups=3), Reader(), ["a", "b", "c"])
@@ -321,7 +321,7 @@ def test_23_masks_are_applied_after_selection():
     process = mixture(groups=2, seed=6)
     known = torch.tensor([[0.25, -0.75], [0.5, 0.125]], dtype=torch.float64)
     process.inpainting = Inpainting(known, torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64))
-    result = run_search(SMC(6, alpha=SHARP, tau=1.5), process, LINEAR, ["p", "q"])
+    result = run_search(SMC(6, alpha=SHARP, ess_threshold=1.5), process, LINEAR, ["p", "q"])
     assert torch.allclose(result.finalists[:, 1], known[result.group, 1], atol=1e-12)
     assert result.finalists[:, 0].std() > 0.01
 
@@ -340,7 +340,7 @@ def test_25_ess_is_one_over_the_sum_of_squares():
 
     log_w = torch.log(torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64))
     assert float(effective_sample_size(log_w)) == pytest.approx(1 / (0.25 + 0.0625 + 0.0625))
-    population = Population(1, 3, "diff", [0, 1, 2])
+    population = Population(1, 3, "diff")
     population.add(log_w)
     assert float(population.ess()) == pytest.approx(2.6667, abs=1e-4)
 

@@ -20,7 +20,7 @@ from testtime.samplers.methods import (
 from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace
 from testtime.samplers.smc.tempering import Alpha
 

@@ -14,7 +14,7 @@ from testtime.reports.page import render
 from testtime.reports.thumbs import thumbnail
 from testtime.samplers.after.trace_file import to_text
 from testtime.samplers.methods import SMC, BestOfN, PathSearch
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace
 from testtime.samplers.smc.tempering import Alpha
 

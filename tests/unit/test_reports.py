@@ -13,7 +13,7 @@ from testtime.reports.report import MARGIN, WIDTH, Finalists, cost_line, grid_la
 from testtime.reports.tree import columns_of, draw_tree, lanes, layout, numbered, score_range, winner_ids
 from testtime.samplers.methods import METHODS, SMC, RandomSearch, ZeroOrderSearch
 from testtime.samplers.processes.kernel import VE
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import StepRecord, Trace
 
 from . import oracles

@@ -12,7 +12,7 @@ from testtime.samplers.smc.resampling import SCHEMES, resample
 from testtime.samplers.smc.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
 from testtime.samplers.smc.weights import (
     best_index,
-    clean_rewards,
+    clean_scores,
     effective_sample_size,
     ess_threshold,
     gumbel_choice,
@@ -107,7 +107,7 @@ def test_weights_survive_any_magnitude():
 
 
 def test_rewards_are_cleaned_and_ties_go_to_the_first():
-    clean, bad = clean_rewards(torch.tensor([1.0, math.nan, math.inf, -math.inf, -2.0], dtype=torch.float64))
+    clean, bad = clean_scores(torch.tensor([1.0, math.nan, math.inf, -math.inf, -2.0], dtype=torch.float64))
     assert bad == 3 and clean.tolist() == [1.0, -math.inf, -math.inf, -math.inf, -2.0]
     rewards = torch.tensor([[1.0, 3.0, 3.0], [-math.inf] * 3], dtype=torch.float64)
     assert best_index(rewards).tolist() == [1, 0]
@@ -175,7 +175,7 @@ def test_adaptive_tempering_meets_its_target():
     assert (adaptive(zero, reward, alpha, zero, 0.5, 0.8) >= 0.5).all()
 
 
-@pytest.mark.parametrize("kind", ["diff", "max", "rt", "add"])
+@pytest.mark.parametrize("kind", ["diff", "max", "rt", "sum"])
 def test_every_potential_ends_at_the_same_total(kind):
     """Along any path the log-potentials sum to r(x0) / alpha: the target does not depend on the potential."""
     generator = torch.Generator().manual_seed(1)

@@ -255,7 +255,7 @@ def test_wrong_settings_are_refused(settings, message):
 def test_no_image_is_lost_whatever_the_server_does(server):
     """A search whose every call meets another trouble finishes, uses what answers it got, and counts the rest."""
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
-    from testtime.samplers.run.session import run_search
+    from testtime.samplers.run.search import run_search
     from testtime.verifiers.registry import create
 
     good = says(json.dumps({"aligned": False, "prompts": ["a red star and a blue ring", "a big blue ring"]}))

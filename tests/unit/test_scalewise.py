@@ -20,7 +20,7 @@ from testtime.samplers.methods import (
 )
 from testtime.samplers.processes.chunking import is_out_of_memory
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 
 from .scale_world import SAMPLING, SCHEDULE, Brightness, networks, process
 
@@ -116,9 +116,9 @@ def test_without_guidance_only_one_branch_runs(nets):
 
 def test_low_temperature_is_greedy(nets):
     cold = draw(process(nets, sampling=ScaleSampling(cfg=1.5, tau=1e-4)), 2).x
-    greedy = draw(process(nets).without_noise(), 2).x
+    greedy = draw(process(nets).variant(eta=0.0), 2).x
     assert torch.allclose(cold, greedy, atol=1e-5) and torch.allclose(greedy[0], greedy[1], atol=1e-5)
-    assert not process(nets).without_noise().stochastic
+    assert not process(nets).variant(eta=0.0).capabilities.can_branch
 
 
 def test_costs_are_in_the_books(nets):
@@ -237,7 +237,11 @@ def test_winner_is_replayed_alone(nets, search):
 
 @pytest.mark.parametrize(
     "search, message",
-    [(DAS(particles=2), "discrete"), (BeamSearch(lookahead=2), "does not have"), (RBF(), "joins populations")],
+    [
+        (DAS(2), "next-scale model: it follows the gradient"),
+        (BeamSearch(2, 2, 2), "next-scale model: it moves between noise levels"),
+        (RBF(), "next-scale model: its chains stand at different steps"),
+    ],
 )
 def test_searches_that_cannot_work_say_why(nets, search, message):
     judge = Brightness()

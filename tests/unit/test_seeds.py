@@ -58,9 +58,9 @@ def measured(process: str, name: str) -> dict:
 def small_tts_var():
     """A plan for the six scales of the small next-scale model."""
     from testtime.samplers.methods import TTSVAR
-    from testtime.samplers.methods.tts_var import Plan
+    from testtime.samplers.methods.tts_var import PopulationPlan
 
-    return TTSVAR(1, plan=Plan(4, {}, {2: 3, 4: 2}), strength=10.0)
+    return TTSVAR(1, plan=PopulationPlan(4, {}, {2: 3, 4: 2}), strength=10.0)
 
 
 @pytest.mark.parametrize("process,name", RUNS)

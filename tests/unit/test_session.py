@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
+from testtime.samplers.processes.diffusion import PlainDenoiser
 from testtime.samplers.protocols import Interrupted, SearchError
 from testtime.samplers.run import ledger as ledger_module
 from testtime.samplers.smc.tempering import Alpha
@@ -90,10 +91,9 @@ def test_time_is_a_budget(name, seconds, monkeypatch):
 
     def slow(x, sigma, group):
         clock.tick()
-        return inner(x, sigma, group)
+        return inner(x, sigma, group).x0
 
-    process.denoise = slow
-    slow.rows_per_particle = 1
+    process.denoise = PlainDenoiser(slow)
     verifier = Counting()
     try:
         result = run(ABSOLUTE[name], verifier, process, max_seconds=seconds)
@@ -187,7 +187,7 @@ def test_what_is_no_interruption_goes_through():
 
 def test_cancelled_between_scores_the_last_known_leader_comes_first():
     """FK scores every other step; cancelled in between, the descendant of the best score is handed out."""
-    search = FKSteering(6, alpha=Alpha(5.0, "absolute"), start=0.3, end=0.9, every=4, tau=0.2)
+    search = FKSteering(6, alpha=Alpha(5.0, "absolute"), start=0.3, end=0.9, every=4, ess_threshold=0.2)
     process, _ = watched(6, raising(Interrupted()))
     result = run(search, process=process)
     scored = next(r for r in result.trace.records if r.particles[0]["score"] is not None)
@@ -247,7 +247,7 @@ def test_listeners_see_every_record_with_running_totals():
 
 def test_a_verifier_that_runs_out_of_memory_gets_less_at_once():
     class Tight(Counting):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             if len(images) > 3:
                 raise torch.OutOfMemoryError("too many")
             return super().score(images, prompts)

@@ -11,7 +11,7 @@ import torch
 from testtime.samplers.methods import DAS, RBF, SMC, BestOfN
 from testtime.samplers.protocols import SearchError
 from testtime.samplers.run.ledger import Ledger
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
@@ -46,19 +46,19 @@ def test_broken_scores_never_win_nor_poison(name, bad):
     process = oracles.keyed(groups=6)
     result = run(ABSOLUTE[name], oracles.FunctionVerifier(function, "shaky"), process)
     check_whole(result, "complete", 6)
-    assert result.ledger.rejected_rewards == sum(counted) > 0
+    assert result.ledger.rejected_scores == sum(counted) > 0
     assert "verifier 'shaky' gave NaN or infinite scores: such particles cannot win" in result.warnings
     for g in range(6):
         if torch.isfinite(result.scores[result.group == g]).any():
             assert float(result.latents[g, 0]) <= 0.8 + 1e-9
     assert result.log_z is None or not torch.isnan(result.log_z).any()
-    assert math.isfinite(result.optimism)
+    assert math.isfinite(result.selection_bias)
 
 
 @every_method
 def test_one_image_of_broken_scores_leaves_the_others_alone(name):
     class Partial(Counting):
-        def score(self, images, prompts):
+        def score(self, images, prompts, context=None):
             scores = super().score(images, prompts)
             bad = torch.tensor([prompt == "bad" for prompt in prompts])
             return torch.where(bad, torch.full_like(scores, math.nan), scores)
@@ -76,7 +76,7 @@ def test_nothing_but_broken_scores_still_gives_images(name):
     nothing = oracles.FunctionVerifier(lambda x: x[:, 0] * math.nan)
     result = run(ABSOLUTE[name], nothing)
     check_whole(result, "complete")
-    assert torch.isnan(result.scores).all() and result.ledger.rejected_rewards > 0
+    assert torch.isnan(result.scores).all() and result.ledger.rejected_scores > 0
 
 
 def test_broken_gradients_leave_the_move_unguided():
@@ -151,19 +151,18 @@ def test_guidance_needs_a_differentiable_verifier():
     ("settings", "message"),
     [
         ({"tempering": "fast"}, "tempering is 'fast'"),
-        ({"scheme": "fair"}, "resampling is 'fair'"),
-        ({"output": "worst"}, "output is 'worst'"),
+        ({"resampling": "fair"}, "resampling is 'fair'"),
         ({"start": 0.6, "end": 0.5}, "start 0.6 and end 0.5"),
         ({"start": -0.1}, "start -0.1"),
         ({"end": 1.5}, "end 1.5"),
         ({"every": 0}, "every is 0"),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": math.nan}, "guidance is nan"),
-        ({"tau": -0.5}, "tau is -0.5"),
-        ({"tau": math.nan}, "tau is nan"),
+        ({"ess_threshold": -0.5}, "ess_threshold is -0.5"),
+        ({"ess_threshold": math.nan}, "ess_threshold is nan"),
         ({"gamma": 0.0}, "gamma is 0.0"),
         ({"tempering": "adaptive", "adaptive_target": 1.5}, "adaptive_target is 1.5"),
-        ({"potential": "sum"}, "potential is 'sum'"),
+        ({"potential": "mean"}, "potential is 'mean'"),
         ({"particles": 1, "guidance": 1.0}, "alpha mode is 'relative' with 1 particle"),
     ],
 )
@@ -178,9 +177,9 @@ def test_gradients_go_through_denoiser_or_decoder():
 
 
 def test_a_threshold_that_can_never_be_met_is_raised_aloud():
-    result = run(SMC(2, tau=0.5))
-    assert "tau is 0.5: with 2 particles it could never resample, 0.75 is used" in result.warnings
-    assert run(SMC(4, tau=0.5)).warnings == []
+    result = run(SMC(2, ess_threshold=0.5))
+    assert "ess_threshold is 0.5: with 2 particles it could never resample, 0.75 is used" in result.warnings
+    assert run(SMC(4, ess_threshold=0.5)).warnings == []
 
 
 def test_prompts_must_match_images():
@@ -258,13 +257,13 @@ def test_optimism_is_the_last_score_used_minus_the_final_one(name):
                 gaps.append(entry["score"] - final["score"])
                 break
             parent = entry["parent"]
-    assert gaps and result.optimism == pytest.approx(sum(gaps) / len(gaps), abs=1e-9)
-    assert abs(result.optimism) > 1e-6
+    assert gaps and result.selection_bias == pytest.approx(sum(gaps) / len(gaps), abs=1e-9)
+    assert abs(result.selection_bias) > 1e-6
 
 
 def test_without_a_selection_there_is_no_optimism():
-    assert run(BestOfN(4)).optimism == 0.0
-    assert run(SMC(4, alpha=Alpha(1e9, "absolute"))).optimism == 0.0
+    assert run(BestOfN(4)).selection_bias == 0.0
+    assert run(SMC(4, alpha=Alpha(1e9, "absolute"))).selection_bias == 0.0
 
 
 def test_budget_of_rbf_is_named_too():

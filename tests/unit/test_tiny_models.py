@@ -134,7 +134,7 @@ def test_shipped_family_follows_colours():
     """One denoising step from mid noise must pull the picture towards the prompt's colour (red against blue)."""
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
     from testtime.samplers.methods import BestOfN
-    from testtime.samplers.run.session import run_search
+    from testtime.samplers.run.search import run_search
 
     family = load_family()
     prompts = ["a red circle", "a blue circle"]

@@ -21,7 +21,7 @@ from testtime.samplers.after.trace_file import (
     to_text,
 )
 from testtime.samplers.methods import SMC, SVDD
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import SCHEMA_VERSION
 from testtime.samplers.smc.tempering import Alpha
 

@@ -9,11 +9,13 @@ import torch
 
 from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, TTGen
+from testtime.samplers.plan import Plan
+from testtime.samplers.processes.diffusion import Denoised
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.sharing import SharedRows
 from testtime.samplers.protocols import Interrupted, Rewrite, SearchError
-from testtime.samplers.rewriting import Reprompted, Rounds
-from testtime.samplers.run.session import run_search
+from testtime.samplers.rewriting import Rewriting, Rounds
+from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace
 
 from . import oracles
@@ -25,7 +27,8 @@ TARGET = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1), "target")
 class Prompted:
     """``E[x0 | x]`` of N(m, 0.25) data, where a prompt is its mean m: "m=0.5"; the original means 0."""
 
-    rows_per_particle = 1
+    nfe_per_call = 1
+    can_encode = True
     interpolant = VE()
 
     def __init__(self):
@@ -40,7 +43,10 @@ class Prompted:
         self.calls, self.rows = self.calls + 1, self.rows + len(x)
         means = torch.tensor([0.0 if text is None else self.known[text] for text in prompts or [None] * len(x)])
         pull = 0.25 / (0.25 + sigma * sigma)
-        return means[:, None].to(x) + pull * (x - means[:, None].to(x))
+        return Denoised(means[:, None].to(x) + pull * (x - means[:, None].to(x)), len(x))
+
+    def prompt_embedding(self, group):
+        return None
 
 
 class Canned:
@@ -248,13 +254,13 @@ def test_winners_replay_with_their_prompts():
     result = run(TTGen(Canned(NEAR, FAR), 2, 4, particles=2), process=prompted(eta=1.0))
     replayed = run(replay_of(result.trace, group=1), process=prompted(eta=1.0))
     assert torch.allclose(replayed.latents[0], result.latents[1])
-    with pytest.raises(SearchError, match="connect the clip"):
+    with pytest.raises(SearchError, match="clip is missing"):
         run(replay_of(result.trace), process=oracles.keyed(STEPS))
 
 
 @pytest.mark.parametrize(
     "search",
-    [SVDD(3), SVDD(4, every=2), SMC(4, tau=1.5, start=0.0), FKSteering(4, start=0.0, end=1.0, every=2)],
+    [SVDD(3), SVDD(4, every=2), SMC(4, ess_threshold=1.5, start=0.0), FKSteering(4, start=0.0, end=1.0, every=2)],
     ids=lambda search: f"{search.name}-{search.every}",
 )
 def test_reprompting_inside_a_particle_search(search):
@@ -262,7 +268,7 @@ def test_reprompting_inside_a_particle_search(search):
     process = prompted(eta=1.0)
     plain = run(search, process=prompted(eta=1.0))
     rewriter = Canned(NEAR, FAR)
-    wrapped = Reprompted(search, rewriter, 2, Rounds(1, 6))
+    wrapped = Plan(search, rewriting=Rewriting(rewriter, 2, Rounds(1, 6)))
     result = run(wrapped, process=process)
     assert result.ledger.nfe == plain.ledger.nfe == process.denoise.rows
     assert result.trace.meta["method"] == search.name and result.trace.meta["rewriter"] == "canned"
@@ -278,7 +284,7 @@ def test_reprompting_inside_a_particle_search(search):
 
 def test_reprompting_asks_once_per_family_and_not_between_rounds():
     rewriter = Canned(NEAR, FAR)
-    run(Reprompted(SVDD(3), rewriter, 2, Rounds(1, 6, interval=3)), process=prompted(eta=1.0, groups=1))
+    run(Plan(SVDD(3), rewriting=Rewriting(rewriter, 2, Rounds(1, 6, interval=3))), process=prompted(eta=1.0, groups=1))
     assert [request.step for request in rewriter.requests] == [1, 4]
 
 
@@ -294,9 +300,9 @@ def test_reprompting_asks_once_per_family_and_not_between_rounds():
         (TTGen(Canned(), particles=0), "particles is 0"),
         (TTGen(Canned(), choice="fair"), "choice is 'fair'"),
         (TTGen(Canned(), after="never"), "after is 'never'"),
-        (Reprompted(DAS(2), Canned()), "follows gradients"),
-        (Reprompted(SVDD(2)), "rewriter is missing"),
-        (Reprompted(SVDD(0), Canned()), "candidates is 0"),
+        (Plan(DAS(2), rewriting=Rewriting(Canned())), "follows gradients"),
+        (Plan(SVDD(2), rewriting=Rewriting()), "rewriter is missing"),
+        (Plan(SVDD(0), rewriting=Rewriting(Canned())), "candidates is 0"),
     ],
 )
 def test_wrong_settings_are_refused(search, message):
@@ -305,7 +311,7 @@ def test_wrong_settings_are_refused(search, message):
 
 
 def test_a_model_without_prompts_is_refused():
-    for search in (TTGen(Canned(NEAR)), Reprompted(SVDD(2), Canned(NEAR))):
+    for search in (TTGen(Canned(NEAR)), Plan(SVDD(2), rewriting=Rewriting(Canned(NEAR)))):
         with pytest.raises(SearchError, match="clip is missing"):
             run(search, process=oracles.keyed(STEPS))
 

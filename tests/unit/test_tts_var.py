@@ -7,9 +7,9 @@ import torch
 
 from testtime.models.infinity.flops import decode_flops
 from testtime.samplers.after.replay import replay_of
-from testtime.samplers.methods.tts_var import PLANS, TTSVAR, Plan, default_plan
+from testtime.samplers.methods.tts_var import PLANS, TTSVAR, PopulationPlan, default_plan
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 
 from . import oracles
 from .scale_world import Brightness, networks, process
@@ -31,7 +31,7 @@ class Same(Patches):
         return torch.ones(len(images), 16, 3)
 
 
-PLAN = Plan(4, {1: 3}, {3: 2, 4: 1})
+PLAN = PopulationPlan(4, {1: 3}, {3: 2, 4: 1})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def populations(result, groups=1):
 def test_published_populations():
     """What the published code draws each of the 13 scales with (its batch list is what is left after a selection)."""
     assert PLANS[13].populations(13) == [8, 8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1]
-    listed = Plan.from_batches([8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1], [2, 5], [6, 9], 13)
+    listed = PopulationPlan.from_batches([8, 8, 6, 6, 6, 4, 2, 2, 2, 1, 1, 1, 1], [2, 5], [6, 9], 13)
     assert listed.populations(13) == PLANS[13].populations(13)
 
 
@@ -65,10 +65,10 @@ def test_default_plans_fit(steps):
 @pytest.mark.parametrize(
     "plan, message",
     [
-        (Plan(4, {2: 3}, {2: 2}), "scale 2 is clustered and resampled"),
-        (Plan(4, {1: 6}, {}), "rises from 4 N to 6 N at scale 1"),
-        (Plan(4, {}, {5: 1}), "selection after scale 5: with 6 scales"),
-        (Plan(4, {}, {2: 0}), "rises|fall"),
+        (PopulationPlan(4, {2: 3}, {2: 2}), "scale 2 is clustered and resampled"),
+        (PopulationPlan(4, {1: 6}, {}), "rises from 4 N to 6 N at scale 1"),
+        (PopulationPlan(4, {}, {5: 1}), "selection after scale 5: with 6 scales"),
+        (PopulationPlan(4, {}, {2: 0}), "rises|fall"),
     ],
 )
 def test_plans_that_cannot_work(nets, plan, message):
@@ -86,7 +86,7 @@ def test_plans_that_cannot_work(nets, plan, message):
 )
 def test_batch_lists_that_cannot_work(batches, message):
     with pytest.raises(SearchError, match=message):
-        Plan.from_batches(batches, [1], [3, 4], 6)
+        PopulationPlan.from_batches(batches, [1], [3, 4], 6)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_strength_zero_leaves_selection_to_chance_but_not_to_rejected_scores(net
 
 
 def test_clones_separate(nets):
-    plan = Plan(4, {}, {1: 4})
+    plan = PopulationPlan(4, {}, {1: 4})
     result = run_search(search(plan=plan, strength=1000.0), process(nets), Brightness(), ["a"])
     record = result.trace.records[3]
     assert len({entry["parent"] for entry in record.particles}) < 8  # hard selection made copies
@@ -191,7 +191,7 @@ def test_clones_separate(nets):
 
 
 def test_clusters_keep_different_images_and_their_streams(nets):
-    plan = Plan(4, {1: 2}, {})
+    plan = PopulationPlan(4, {1: 2}, {})
     result = run_search(search(plan=plan), process(nets), Brightness(), ["a"])
     kept = [e for e in result.trace.records[2].particles if e["selected"]]
     assert len(kept) == 4
@@ -219,7 +219,9 @@ def test_images_that_are_only_clustered_may_be_smaller(nets):
 def test_diffusion_models_decode_at_one_size_only():
     proc = oracles.keyed()
     with pytest.raises(SearchError, match="cluster_side is 4: only next-scale models"):
-        run_search(TTSVAR(2, Plan(4, {0: 3}, {1: 2}), Patches(), cluster_side=4), proc, TARGET, ["p"] * proc.groups)
+        run_search(
+            TTSVAR(2, PopulationPlan(4, {0: 3}, {1: 2}), Patches(), cluster_side=4), proc, TARGET, ["p"] * proc.groups
+        )
 
 
 def test_identical_features_are_warned_of(nets):
@@ -266,7 +268,7 @@ def test_budget_and_the_best_so_far(nets):
 
 def test_it_runs_on_diffusion():
     proc = oracles.keyed()
-    plan = default_plan(proc.steps) if proc.steps >= 6 else Plan(4, {0: 3}, {1: 2})
+    plan = default_plan(proc.steps) if proc.steps >= 6 else PopulationPlan(4, {0: 3}, {1: 2})
 
     class Own(Patches):
         def tokens(self, images):
@@ -275,5 +277,5 @@ def test_it_runs_on_diffusion():
     result = run_search(TTSVAR(2, plan, Own()), proc, TARGET, ["p"] * proc.groups)
     assert result.status == "complete"
     assert populations(result, proc.groups) == [2 * size for size in plan.populations(proc.steps)]
-    alone = run_search(TTSVAR(1, Plan(1, {}, {})), oracles.keyed(), TARGET, ["p"] * proc.groups)
+    alone = run_search(TTSVAR(1, PopulationPlan(1, {}, {})), oracles.keyed(), TARGET, ["p"] * proc.groups)
     assert float(result.scores.max()) >= float(alone.scores.max()) - 1e-9

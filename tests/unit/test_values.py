@@ -8,7 +8,7 @@ import torch
 from testtime.samplers.methods import DAS, SMC, SVDD
 from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 from testtime.values.learned import LearnedValue
 from testtime.values.network import ValueConfig, ValueNetwork, load_value

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from testtime.samplers.methods import SMC, BestOfN
-from testtime.samplers.run.session import run_search
+from testtime.samplers.protocols import Verifier
+from testtime.samplers.run.search import run_search
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice, ranks, shares, standardise
 from testtime.verifiers.jpeg import JPEGVerifier
@@ -16,7 +17,7 @@ from testtime.verifiers.jpeg import JPEGVerifier
 from . import oracles
 
 
-class Brightness:
+class Brightness(Verifier):
     """Mean of one colour, times a factor."""
 
     differentiable = True
@@ -24,7 +25,7 @@ class Brightness:
     def __init__(self, channel=0, factor=1.0, name="brightness"):
         self.channel, self.factor, self.name = channel, factor, name
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         return images[..., self.channel].mean((1, 2)) * self.factor
 
 
@@ -108,9 +109,9 @@ def test_default_scale_of_a_member_is_used():
 def test_members_own_scores_stay_readable():
     judge = EnsembleVerifier([Voice(Brightness(0, name="x")), Voice(Brightness(1, name="x"))])
     x = images().requires_grad_()
-    judge.score(x, "p")
-    assert list(judge.last_scores) == ["x", "x#2"]
-    assert torch.equal(judge.last_scores["x#2"], x[:, 0, 0, 1].detach()) and not judge.last_scores["x"].requires_grad
+    members = judge.judge(x, ["p"] * len(x)).members
+    assert list(members) == ["x", "x#2"]
+    assert torch.equal(members["x#2"], x[:, 0, 0, 1].detach()) and not members["x"].requires_grad
 
 
 @pytest.mark.parametrize("combine", ["zscore", "sum"])
@@ -172,7 +173,7 @@ class Blue(Brightness):
 
     differentiable = False
 
-    def score(self, images, prompts):
+    def score(self, images, prompts, context=None):
         assert not images.requires_grad
         values = super().score(images, prompts).clone()
         values[0] = math.nan
@@ -187,7 +188,8 @@ def test_a_member_of_weight_0_is_reported_and_never_steers(combine):
     alone = EnsembleVerifier(voices, combine)
     torch.testing.assert_close(watched.score(x, "p"), alone.score(x, "p"))
     assert watched.differentiable is alone.differentiable
-    assert list(watched.last_scores) == ["a", "b", "c"] and torch.isnan(watched.last_scores["c"][0])
+    members = watched.judge(x, "p").members
+    assert list(members) == ["a", "b", "c"] and torch.isnan(members["c"][0])
 
 
 def test_softmax_at_temperature_1_is_the_published_mean_of_softmaxes():

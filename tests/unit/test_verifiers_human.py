@@ -10,7 +10,7 @@ import torch
 
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, RandomSearch
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.session import run_search
+from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.human import Answer, HumanVerifier, parse_marks, reordered

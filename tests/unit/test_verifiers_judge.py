@@ -146,9 +146,10 @@ class TestJudge:
 
     def test_every_axis_stays_visible(self):
         judge = VLMJudgeVerifier(Scripted(), "unified_reward", axis="mean")
-        scores = judge.score(grey(0.3, 0.4), "a cat")
-        assert list(judge.last_scores) == [f"{judge.name}.{axis}" for axis in ("alignment", "coherence", "style")]
-        assert torch.allclose(torch.stack(list(judge.last_scores.values())).mean(0), scores)
+        values = judge.judge(grey(0.3, 0.4), "a cat")
+        scores, axes = values.score, values.members
+        assert list(axes) == [f"{judge.name}.{axis}" for axis in ("alignment", "coherence", "style")]
+        assert torch.allclose(torch.stack(list(axes.values())).mean(0), scores)
 
     def test_a_broken_image_is_not_asked_about_and_gets_no_neutral_score(self):
         judge = VLMJudgeVerifier(Scripted(), "axes", on_failure="neutral")
@@ -287,10 +288,11 @@ class TestEndpoint:
     def test_a_rubric_asks_for_json_and_gets_all_axes(self, serve):
         server = serve(says(GOOD))
         judge = endpoint_judge(server.url, "m", rubric="axes", axis="quality")
-        assert judge.score(grey(0.5), "a cat").tolist() == [5.0]
+        values = judge.judge(grey(0.5), "a cat")
+        assert values.score.tolist() == [5.0]
         schema = server.requests[0][2]["response_format"]["json_schema"]["schema"]
         assert schema["required"] == list(NAMES)
-        assert float(judge.last_scores[f"{judge.name}.overall"]) == 8.0
+        assert float(values.members[f"{judge.name}.overall"]) == 8.0
 
     def test_overload_and_dropped_answers_are_retried(self, serve):
         server = serve((503, {}), (429, {}), says(GOOD))

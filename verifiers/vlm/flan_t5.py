@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...samplers.protocols import ScoreContext, Verifier
 from ..base import VerifierError, check_images, check_prompts, freeze, module_device
 from ..caching import ImageCache
 from ..clip_weights import read_weights
@@ -96,7 +97,7 @@ def to_modules(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-class CLIPFlanT5Verifier:
+class CLIPFlanT5Verifier(Verifier):
     """VQAScore of the paper, 0 to 1.
 
     Args:
@@ -123,7 +124,7 @@ class CLIPFlanT5Verifier:
         self._before, self._answer = self._ids(BEFORE), self._ids(ANSWER)
         self._after: dict[str, Tensor] = {}
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores float32 ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``samplers.protocols.Verifier``."""
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name)

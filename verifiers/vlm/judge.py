@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...chat.conversation import NotUnderstood, Turn, Unanswered
 from ...chat.local import LocalVLM, load_local_vlm
+from ...samplers.protocols import ScoreContext, Values, Verifier
 from ..base import VerifierError, check_images, check_prompts
 from ..caching import ImageCache
 from ..pictures import finite_rows, to_bytes, to_pictures
@@ -82,7 +83,7 @@ class LocalAsker:
         return reason
 
 
-class VLMJudgeVerifier:
+class VLMJudgeVerifier(Verifier):
     """Scores of a vision-language model.
 
     Args:
@@ -95,7 +96,6 @@ class VLMJudgeVerifier:
 
     Attributes:
         failed: how many images got no answer so far.
-        last_scores: every axis of the last call, ``[n]`` each, by name.
 
     Raises:
         VerifierError: unknown rubric, axis or manner.
@@ -126,11 +126,14 @@ class VLMJudgeVerifier:
         self.name = name or f"vlm_judge({asker.name})"
         self.default_scale = self.rubric.scale
         self.failed = 0
-        self.last_scores: dict[str, Tensor] = {}
         self._images = ImageCache(batch=batch)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores float32 ``[n]`` of ``images [n, H, W, 3]`` in 0..1; see ``on_failure`` for what cannot be had."""
+        return self.judge(images, prompts, context).score
+
+    def judge(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Values:
+        """``score``, and every axis of the rubric where it has several."""
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name)
         good, pixels = finite_rows(images), to_bytes(images)
@@ -145,10 +148,9 @@ class VLMJudgeVerifier:
             table[chosen] = kept
         if self.on_failure == "neutral":
             table[good] = table[good].nan_to_num(sum(self.rubric.span) / 2)
-        self.last_scores = {f"{self.name}.{axis}": table[:, i] for i, axis in enumerate(self.rubric.axes)}
-        if len(self.rubric.axes) == 1:
-            self.last_scores = {}
-        return table.mean(1) if self.axis == MEAN else table[:, self.rubric.axes.index(self.axis)].clone()
+        score = table.mean(1) if self.axis == MEAN else table[:, self.rubric.axes.index(self.axis)].clone()
+        axes = {f"{self.name}.{axis}": table[:, i] for i, axis in enumerate(self.rubric.axes)}
+        return Values(score, None, axes if len(axes) > 1 else {})
 
     def _ask(self, pixels: Tensor, prompts: list[str]) -> Tensor:
         """Scores ``[k, axes]``, NaN where there was no answer."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...chat.conversation import Turn
 from ...chat.local import LocalVLM, load_local_vlm
+from ...samplers.protocols import ScoreContext, Verifier
 from ..base import VerifierError, check_images, check_prompts
 from ..caching import ImageCache
 from ..pictures import finite_rows, to_bytes, to_pictures
@@ -22,7 +23,7 @@ from ..pictures import finite_rows, to_bytes, to_pictures
 QUESTION = 'Does this figure show "{}"? Please answer Yes or No.'
 
 
-class VQAScoreVerifier:
+class VQAScoreVerifier(Verifier):
     """P("Yes"), 0 to 1.
 
     Args:
@@ -60,7 +61,7 @@ class VQAScoreVerifier:
         self._yes, self._no = vlm.answer_token("Yes"), vlm.answer_token("No")
         self._images = ImageCache(batch=batch)
 
-    def score(self, images: Tensor, prompts: Sequence[str] | str) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Scores float32 ``[n]`` of ``images [n, H, W, 3]`` in 0..1; NaN for an image with a pixel that is none."""
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name)

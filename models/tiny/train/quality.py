@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ....installation.files import write_text
 from ....samplers.methods import BestOfN
-from ....samplers.run.session import run_search
+from ....samplers.run.search import run_search
 from ....shapes_world.captions import sample_prompt
 from ....shapes_world.drawing import draw
 from ....shapes_world.evaluator import evaluate

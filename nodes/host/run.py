@@ -1,0 +1,241 @@
+"""The one life of a search inside ComfyUI: live panel, budget, run, interruption, what is kept, what is handed on.
+
+Diffusion samplers and next-scale models differ in how a process is built (``HostCall``); everything else is here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...samplers.after.replay import Replay
+from ...samplers.method import SearchMethod
+from ...samplers.needs import check_needs
+from ...samplers.plan import Plan, Prepared, as_plan
+from ...samplers.processes.kernel import is_stochastic
+from ...samplers.protocols import Capabilities, Process, SearchError, SearchResult, Verifier
+from ...samplers.run.notes import brief
+from ...samplers.run.search import run_search
+from ...samplers.run.trace import Listener
+from ..compat import InterruptProcessing
+from .live import LiveRun
+from .live import store as live_store
+from .pixels import HostVerifier
+from .process import GradientUnavailable
+from .progress import both
+from .residency import Residency
+from .results import HostResult, host_result, store
+from .rewriting import HostRewriter
+
+log = logging.getLogger("testtime")
+
+STOP = "stop"
+FINISH = "finish with best so far"
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What a search needs besides the model.
+
+    Attributes:
+        search: the plan.
+        verifier: the judge (None only where the method needs none).
+        vae: decodes previews for the judge.
+        prompt: what the images should show; one for all images of the batch.
+        eta: noise of the moves where the plan has none of its own: 0 = ODE, 1 = ancestral.
+        held_out: a verifier that is reported and never steers, or None.
+        max_nfe: forward passes allowed, 0 = no limit.
+        max_seconds: seconds allowed, 0 = no limit.
+        on_cancel: ``STOP`` keeps the best so far for Recover Search and cancels; ``FINISH`` goes on with it.
+        stream_ids: see ``HostSettings.stream_ids``.
+        on_result: called with the ``HostResult`` of every run, whole or cut short.
+        listener: called after every step besides the progress report.
+        before_run: called with the process before the search begins, to refuse it (SearchError).
+    """
+
+    search: Plan
+    verifier: Verifier | None
+    vae: Any
+    prompt: str
+    eta: float = 1.0
+    held_out: Verifier | None = None
+    max_nfe: int = 0
+    max_seconds: float = 0.0
+    on_cancel: str = STOP
+    stream_ids: Sequence[int] | None = None
+    on_result: Callable[[HostResult], None] | None = None
+    listener: Listener | None = None
+    before_run: Callable[[Process], None] | None = None
+
+    def __post_init__(self):
+        if isinstance(self.search, SearchMethod):  # a method alone, as Python code may give it
+            object.__setattr__(self, "search", as_plan(self.search))
+
+    def check(self, kind: str = "diffusion or flow") -> None:
+        """Raise SearchError for options that are wrong whatever the model of this kind is."""
+        plan = self.search
+        if plan is None:
+            raise SearchError("search is missing: connect a method node, e.g. Best-of-N")
+        if not 0.0 <= self.eta <= 1.0:
+            raise SearchError(f"eta is {self.eta}: it must lie in 0 (ODE) .. 1 (ancestral)")
+        if not self.prompt.strip():
+            raise SearchError("prompt is empty: write what the image should show, the verifier judges against it")
+        if self.on_cancel not in (STOP, FINISH):
+            raise SearchError(f"on_cancel is {self.on_cancel!r}: choose {STOP!r} or {FINISH!r}")
+        if self.vae is None and (self.verifier is not None or not isinstance(plan.method, Replay)):
+            raise SearchError("vae is missing: connect one, a verifier judges decoded images")
+        plan.check_settings()
+        if self.verifier is None and plan.method.needs_verifier:
+            raise SearchError(f"verifier is missing: connect one, {plan.method.title} needs a judge")
+        if kind == "next-scale":
+            return  # what it can do is known, and said, when its process is there
+        eta = self.eta if plan.moves is None else plan.moves
+        can = Capabilities(kind=kind, can_branch=is_stochastic(eta), can_reprompt=plan.encoder is not None)
+        check_needs(plan.method.title, plan.method.needs, can, eta)
+
+
+class HostCall(Protocol):
+    """A call of a sampler node, as far as its search has to know it.
+
+    Attributes:
+        groups: images G of the batch.
+    """
+
+    @property
+    def groups(self) -> int: ...
+
+    def prepare(self, options: SearchOptions) -> Prepared:
+        """The plan with its schedule and what its budget pays for."""
+        ...
+
+    def process(self, prepared: Prepared, options: SearchOptions) -> tuple[Process, Residency]:
+        """The process to search, and who keeps its models loaded."""
+        ...
+
+    def report(self, process: Process) -> Listener:
+        """What moves the progress bar and shows previews on the node."""
+        ...
+
+    def to_graph(self, result: SearchResult) -> Callable[[Tensor], Tensor]:
+        """Map of the search's latents to latents of the graph."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the trace's meta says of the call: cfg and such."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """Sentences about the call that a user should know."""
+        ...
+
+
+def run_in_host(call: HostCall, options: SearchOptions) -> SearchResult:
+    """Run a search; keep what it found whatever happens.
+
+    Raises:
+        The host's interruption exception when cancelled under ``STOP``; SearchError for bad input; what a model, VAE
+        or verifier raised, after the best so far was kept for Recover Search.
+    """
+    live = live_run(options)
+
+    def keep(result: SearchResult) -> None:
+        hosted = host_result(result, options.verifier, options.held_out, call.to_graph(result))
+        store.add(hosted)
+        if options.on_result is not None:
+            options.on_result(hosted)
+
+    try:
+        result = _guided_if_possible(call, options, live, keep)
+    except BaseException as error:
+        if live is not None:
+            live.finish("failed", [brief(f"{type(error).__name__}: {error}")])
+        raise
+    if live is not None:
+        live.finish(result.status, result.warnings)
+    keep(result)
+    if result.status == "interrupted" and options.on_cancel == STOP:
+        log.info("search cancelled: the best so far is kept, see the Recover Search node")
+        raise InterruptProcessing()
+    if result.status != "complete":
+        log.warning("search ended early (%s): returning the best so far", result.status)
+    return result
+
+
+def _guided_if_possible(
+    call: HostCall, options: SearchOptions, live: LiveRun | None, keep: Callable[[SearchResult], None]
+) -> SearchResult:
+    """Run; once more without guidance where the first gradient cannot be had."""
+    prepared = call.prepare(options)
+    try:
+        return _run(call, prepared, options, live, keep)
+    except GradientUnavailable as reason:
+        message = f"no gradient through this model, VAE or verifier ({reason}): searching without guidance"
+    log.warning(message)
+    result = _run(call, replace(prepared, plan=prepared.plan.unguided()), options, live, keep)
+    result.warnings.append(brief(message))
+    return result
+
+
+def _run(
+    call: HostCall,
+    prepared: Prepared,
+    options: SearchOptions,
+    live: LiveRun | None,
+    keep: Callable[[SearchResult], None],
+) -> SearchResult:
+    process, residency = call.process(prepared, options)
+    if options.before_run is not None:
+        options.before_run(process)
+    if live is not None:
+        live.process = process
+    facts = {
+        "run": None if live is None else live.run,
+        "stream_ids": None if options.stream_ids is None else list(options.stream_ids),
+        "sigmas": list(process.sigmas),
+        **call.facts(),
+    }
+
+    def rescue(result: SearchResult) -> None:
+        result.trace.meta.update(facts)
+        keep(result)
+
+    result = run_search(
+        replace(prepared, plan=prepared.plan.asking(lambda rewriter: HostRewriter(rewriter, residency))),
+        process,
+        _hosted(options.verifier, residency),
+        [options.prompt] * call.groups,
+        held_out=_hosted(options.held_out, residency),
+        listener=both(both(call.report(process), options.listener), live),
+        max_nfe=options.max_nfe or None,
+        max_seconds=options.max_seconds or None,
+        interrupts=(InterruptProcessing,),
+        rescue=rescue,
+    )
+    result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings())]
+    result.trace.meta.update({**facts, "warnings": result.warnings})
+    return result
+
+
+def live_run(options: SearchOptions) -> LiveRun | None:
+    """What shows a run in the front end, or None when that is switched off."""
+    if not live_store.enabled:
+        return None
+    return LiveRun(
+        {
+            "method": options.search.method.name,
+            "title": options.search.title,
+            "prompts": [options.prompt],
+            "verifier": None if options.verifier is None else options.verifier.name,
+            "held_out": None if options.held_out is None else options.held_out.name,
+            "max_nfe": options.max_nfe or None,
+            "max_seconds": options.max_seconds or None,
+        }
+    )
+
+
+def _hosted(verifier: Verifier | None, residency: Residency) -> HostVerifier | None:
+    return None if verifier is None else HostVerifier(verifier, residency)

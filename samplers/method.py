@@ -1,0 +1,101 @@
+"""``SearchMethod``: the base class of the methods, with the defaults of ``protocols.Method``.
+
+A method is a frozen dataclass of its settings with a ``run`` that reads like the algorithm of its paper;
+``docs/methods.md`` says how to write one, with a template that a test runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .protocols import Outline, Process, SearchError, SearchResult, Verifier
+from .run.session import Session
+
+
+@dataclass(frozen=True)
+class SearchMethod:
+    """Settings of a method, and what the house wants to know of it.
+
+    Attributes:
+        name: key in the registry, the trace and on the command line.
+        width: field that a budget may change (the number of particles, candidates, beams), "" for none.
+        weighted: finalists have weights, so that ``Plan.output`` may be "weight" or "sample".
+        fixed_schedule: the number of steps is not a budget's to change.
+        holds_budget: the budget is a setting of the method itself, see ``within``.
+        from_noise: chooses among starting noises, so it cannot go on from a particle.
+        replayable: particles come from one move after the other on the process's own schedule.
+    """
+
+    name: ClassVar[str] = ""
+    width: ClassVar[str] = ""
+    weighted: ClassVar[bool] = False
+    fixed_schedule: ClassVar[bool] = False
+    holds_budget: ClassVar[bool] = False
+    from_noise: ClassVar[bool] = False
+    replayable: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        """The method's name as a person knows it."""
+        from .methods.registry import title_of  # the registry holds the classes, so it is imported late
+
+        return title_of(self.name)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of ``Capabilities`` that these settings cannot go without."""
+        return frozenset()
+
+    @property
+    def needs_verifier(self) -> bool:
+        """Whether a search without a judge makes no sense."""
+        return True
+
+    @property
+    def population(self) -> int:
+        """Particles per image that run at once, at most."""
+        return int(getattr(self, self.width)) if self.width else 1
+
+    @property
+    def beginners(self) -> int:
+        """Particles per image at the first step."""
+        return self.population
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong by themselves."""
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError for what is special to this method on this process; ``needs`` are met already."""
+
+    def denoiser_calls(self, process: Outline) -> int:
+        """Denoiser calls per image, at most; one call of one particle counts as one."""
+        raise SearchError(f"{self.title} has no automatic budget: set its particles and steps yourself")
+
+    def verifications(self, process: Outline) -> int:
+        """Decodes and verifications per image, at most."""
+        raise SearchError(f"{self.title} has no automatic budget: set its particles and steps yourself")
+
+    def nfe(self, process: Outline, per_call: int) -> int:
+        """Forward passes per image, at most, at ``per_call`` passes per denoiser call."""
+        return self.denoiser_calls(process) * per_call
+
+    def least_calls(self, process: Outline) -> int:
+        """Denoiser calls of the smallest search; only where ``holds_budget``."""
+        return self.denoiser_calls(process)
+
+    def within(self, calls: int, process: Outline) -> SearchMethod | None:
+        """These settings with a budget of ``calls``, None if that is too few; only where ``holds_budget``."""
+        raise NotImplementedError
+
+    def populations(self, steps: int) -> list[int]:
+        """Particles per image that each step is made with, to reserve memory."""
+        return [self.population] * steps
+
+    def unguided(self) -> SearchMethod:
+        """These settings without gradients, where they have any."""
+        return self
+
+    def run(self, session: Session) -> SearchResult:
+        """Search; see ``protocols.Method``."""
+        raise NotImplementedError

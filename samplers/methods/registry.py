@@ -1,0 +1,136 @@
+"""One row per method: panel, demo, presets, docs, README and command line read their names from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..method import SearchMethod
+from .beam import BeamSearch
+from .best_of_n import BestOfN
+from .das import DAS
+from .fk_steering import FKSteering
+from .importance_sampling import ImportanceSampling
+from .noise_search import RandomSearch, ZeroOrderSearch
+from .path_search import PathSearch
+from .rbf import RBF
+from .smc import SMC
+from .svdd import SVDD
+from .ttgen import TTGen
+from .tts_var import TTSVAR
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method as people meet it.
+
+    Attributes:
+        method: its class. title: its name, in the node menu too.
+        paper: authors, year and arXiv number, "" for what is nobody's. node: id of its node.
+        summary: what it does, in a line.
+    """
+
+    method: type[SearchMethod]
+    title: str
+    paper: str
+    node: str
+    summary: str
+
+    @property
+    def key(self) -> str:
+        """Name in traces, results and on the command line."""
+        return self.method.name
+
+
+ROWS = (
+    Row(BestOfN, "Best-of-N", "", "TestTimeBestOfN", "Draws N images and keeps the best."),
+    Row(
+        RandomSearch,
+        "Random Search",
+        "Ma et al. 2025, arXiv 2501.09732",
+        "TestTimeRandomSearch",
+        "Best-of-N that drops the worse half partway through.",
+    ),
+    Row(
+        SVDD,
+        "SVDD",
+        "Li et al. 2024, arXiv 2408.08252",
+        "TestTimeSVDD",
+        "Tries M moves at every step and takes the one that promises most.",
+    ),
+    Row(
+        SMC,
+        "SMC",
+        "Del Moral et al. 2006; Kim et al. 2025, arXiv 2501.05803",
+        "TestTimeSMC",
+        "Particles with good previews branch, others die, as often as their weights say.",
+    ),
+    Row(
+        DAS,
+        "DAS",
+        "Kim et al. 2025, arXiv 2501.05803",
+        "TestTimeDAS",
+        "SMC whose moves follow the gradient of the score.",
+    ),
+    Row(
+        FKSteering,
+        "FK Steering",
+        "Singhal et al. 2025, arXiv 2501.06848",
+        "TestTimeFKSteering",
+        "Resamples at a few steps by how scores rise.",
+    ),
+    Row(
+        ImportanceSampling,
+        "Importance Sampling",
+        "Chen et al. 2025, arXiv 2507.18537 (baseline)",
+        "TestTimeImportanceSampling",
+        "Resamples at a few steps by the scores alone.",
+    ),
+    Row(
+        RBF,
+        "Rollover Budget Forcing",
+        "Kim et al. 2025, arXiv 2503.19385",
+        "TestTimeRBF",
+        "Moves on as soon as a candidate is better, and saves the rest of the budget for later steps.",
+    ),
+    Row(
+        BeamSearch,
+        "Beam Search",
+        "Oshima et al. 2025, arXiv 2501.19252",
+        "TestTimeBeamSearch",
+        "Keeps the best B of all children at every step.",
+    ),
+    Row(
+        ZeroOrderSearch,
+        "Zero-Order Search",
+        "Ma et al. 2025, arXiv 2501.09732",
+        "TestTimeZeroOrderSearch",
+        "Climbs from noise to better noise.",
+    ),
+    Row(
+        PathSearch,
+        "Path Search",
+        "Ma et al. 2025, arXiv 2501.09732",
+        "TestTimePathSearch",
+        "Adds noise back and removes it again, keeping what got better.",
+    ),
+    Row(
+        TTGen,
+        "TTGen",
+        "Qiao et al., OPPO Research",
+        "TestTimeTTGen",
+        "A language model rewrites the prompt during sampling.",
+    ),
+    Row(
+        TTSVAR,
+        "TTS-VAR",
+        "Chen et al. 2025, arXiv 2507.18537",
+        "TestTimeTTSVAR",
+        "Many images while they are small, few when they are large.",
+    ),
+)
+METHODS = {row.key: row for row in ROWS}
+
+
+def title_of(key: str) -> str:
+    """A method's title by its key; the key itself for one that is not ours."""
+    return METHODS[key].title if key in METHODS else key

@@ -1,0 +1,222 @@
+"""``Plan``: what a search is before it meets a model, and ``prepare``, the only place that reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .budget import Budget, NoiseOutline, Pace
+from .checks import one_of
+from .methods.ttgen import TTGen
+from .needs import check_needs
+from .processes.kernel import Noise
+from .processes.sde import SDE, Schedule
+from .protocols import Capabilities, Outline, Process, Rewriter, SearchError, Verifier
+from .run.session import OUTPUTS
+
+if TYPE_CHECKING:
+    from .after.origin import Origin
+    from .method import SearchMethod
+    from .rewriting import Rewriting
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method and what modifies it. Nodes edit it with ``dataclasses.replace``.
+
+    Attributes:
+        method: Best-of-N, SVDD, ...
+        moves: noise of the moves, eta or an SDE; None leaves the process's.
+        schedule: another grid of noise levels, None leaves the process's.
+        budget: what the search may cost; its width (and steps) are chosen to use that up.
+        rewriting: prompts are rewritten on the way.
+        origin: a particle of an earlier search to go on from.
+        output: which finalist is handed out: "score" (the highest), "weight" (the highest weight), or "sample" (drawn
+            in proportion to the weights: an exact draw from the target as N grows).
+        encoder: a host's text encoder for prompts of particles, None where the process brings its own.
+    """
+
+    method: SearchMethod
+    moves: float | Noise | None = None
+    schedule: Schedule | None = None
+    budget: Budget | None = None
+    rewriting: Rewriting | None = None
+    origin: Origin | None = None
+    output: str = "score"
+    encoder: Any = None
+
+    @property
+    def title(self) -> str:
+        """The search in words: "SVDD, re-prompted, within 500 passes"."""
+        parts = [self.method.title]
+        if self.origin is not None:
+            parts.append(f"from step {self.origin.step}")
+        if self.rewriting is not None:
+            parts.append("re-prompted")
+        if isinstance(self.moves, SDE):
+            parts.append(f"on the {'VP' if self.moves.path == 'vp' else 'linear'} SDE")
+        if self.budget is not None:
+            parts.append(self.budget.title)
+        return ", ".join(parts)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of ``Capabilities`` that this search cannot go without."""
+        needs = set(self.method.needs)
+        if self.schedule is not None or isinstance(self.moves, SDE):
+            needs.add("can_renoise")
+        if self.rewriting is not None:
+            needs.add("can_reprompt")
+        if self.origin is not None:
+            needs |= self.origin.needs
+        return frozenset(needs)
+
+    def check_settings(self) -> None:
+        """Raise SearchError for settings that are wrong whatever the model is."""
+        one_of(OUTPUTS, output=self.output)
+        if self.output != "score" and not self.method.weighted:
+            raise SearchError(f"output is {self.output!r}: {self.method.title} has no weights, choose 'score'")
+        for part in (self.method, self.budget, self.rewriting, self.origin):
+            if part is not None:
+                part.check_settings()
+        if self.rewriting is not None and "can_differentiate" in self.method.needs:
+            raise SearchError(
+                f"{self.method.title} follows gradients: prompt rewriting goes with searches without guidance, e.g. SMC"
+            )
+        if self.origin is not None and self.method.from_noise:
+            raise SearchError(f"{self.method.title} searches among starting noises: it cannot go on from a particle")
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError where this search cannot run on ``process`` with ``verifier``, before the first pass."""
+        self.check_settings()
+        self.check_needs(process.capabilities, process.eta)
+        if verifier is None and self.method.needs_verifier:
+            raise SearchError(f"verifier is missing: connect one, {self.method.title} needs a judge")
+        if "can_differentiate" in self.needs and verifier is not None and not verifier.differentiable:
+            raise SearchError(
+                f"verifier {verifier.name!r} is not differentiable: guidance must be 0 with it (SMC instead of DAS)"
+            )
+        if self.origin is not None:
+            self.origin.check(process, verifier)
+            process = self.origin.rest(process)
+        self.method.check(process, verifier)
+
+    def check_needs(self, capabilities: Capabilities, eta: float | Noise) -> None:
+        """Raise SearchError for what a kind of process cannot do."""
+        check_needs(self.method.title, self.method.needs, capabilities, eta)
+        modifiers = (
+            ("Set SDE", self.schedule is not None or isinstance(self.moves, SDE), {"can_renoise"}),
+            ("Prompt rewriting", self.rewriting is not None, {"can_reprompt"}),
+            ("Continue Search", self.origin is not None, set() if self.origin is None else self.origin.needs),
+        )
+        for title, there, needs in modifiers:
+            if there:
+                check_needs(title, needs, capabilities, eta)
+
+    def asking(self, change: Callable[[Rewriter], Rewriter]) -> Plan:
+        """The same search with its rewriter exchanged, where it has one."""
+        plan = self
+        if isinstance(self.method, TTGen) and self.method.rewriter is not None:
+            plan = replace(plan, method=replace(self.method, rewriter=change(self.method.rewriter)))
+        if self.rewriting is not None and self.rewriting.rewriter is not None:
+            plan = replace(plan, rewriting=replace(self.rewriting, rewriter=change(self.rewriting.rewriter)))
+        return plan
+
+    def unguided(self) -> Plan:
+        """The same search without gradients."""
+        origin = None if self.origin is None else replace(self.origin, guided=False)
+        return replace(self, method=self.method.unguided(), origin=origin)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan that has met a model.
+
+    Attributes:
+        plan: its method has the width that the budget pays for.
+        title: of the plan as it was made.
+        sigmas, eta: schedule and noise of the moves.
+        max_nfe, max_seconds: what the budget allows the whole run, None for no limit.
+    """
+
+    plan: Plan
+    title: str
+    sigmas: Sequence[float]
+    eta: float | Noise
+    max_nfe: int | None = None
+    max_seconds: float | None = None
+
+
+def as_plan(search: Plan | SearchMethod) -> Plan:
+    """A method alone is a plan without modifiers."""
+    return search if isinstance(search, Plan) else Plan(search)
+
+
+def prepare(
+    plan: Plan,
+    outline: Outline,
+    eta: float | Noise,
+    *,
+    nfe_per_call: int,
+    groups: int = 1,
+    top: float = math.inf,
+    pace: Callable[[Sequence[float], float | Noise], Pace] | None = None,
+) -> Prepared:
+    """Set the grid and fit the budget.
+
+    Args:
+        plan: the search.
+        outline: schedule of the process; one that ``can_renoise`` may get another. eta: noise of its moves.
+        nfe_per_call: forward passes per denoiser call. groups: images of the run, which share its seconds.
+        top: largest sigma of the model.
+        pace: measures this machine's seconds on (sigmas, eta); only called for a budget in seconds.
+
+    Raises:
+        SearchError: a modifier that this kind of process cannot have, or a budget that does not pay for one image.
+    """
+    plan.check_settings()
+    moves = eta if plan.moves is None else plan.moves
+    plan.check_needs(replace(outline.capabilities, can_branch=True, can_reprompt=True, can_differentiate=True), moves)
+    sigmas = [float(sigma) for sigma in outline.sigmas]
+    if outline.capabilities.can_renoise:
+        if plan.schedule is not None:
+            sigmas, moves = plan.schedule.apply(outline.interpolant, sigmas, moves, top)
+        outline = NoiseOutline(outline.interpolant, sigmas, moves, outline.capabilities)
+    prepared = Prepared(plan, plan.title, sigmas, moves)
+    if plan.budget is None:
+        return prepared
+    budget, measured = plan.budget, None
+    if budget.seconds:
+        if pace is None:
+            raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
+        measured = pace(sigmas, moves)
+        budget = budget.after(measured.spent)
+    method, steps = budget.fit(plan, outline, nfe_per_call, groups, measured)
+    if steps < outline.steps:
+        sigmas = list(outline.thinned(steps).sigmas)  # type: ignore[attr-defined]  # only a NoiseOutline is thinned
+    return replace(
+        prepared,
+        plan=replace(plan, method=method),
+        sigmas=sigmas,
+        max_nfe=budget.nfe * groups or None,
+        max_seconds=budget.seconds or None,
+    )
+
+
+def prepare_on(plan: Plan, process: Process, verifier: Verifier | None, prompts: Sequence[str]) -> Prepared:
+    """``prepare`` with everything that a process knows."""
+
+    def pace(sigmas: Sequence[float], eta: float | Noise) -> Pace:
+        return Pace.measure(process.variant(sigmas=sigmas, eta=eta), verifier, prompts)
+
+    return prepare(
+        plan,
+        process,
+        process.eta,
+        nfe_per_call=process.nfe_per_call,
+        groups=process.groups,
+        top=process.sigmas[0],
+        pace=pace,
+    )

@@ -1,0 +1,143 @@
+"""``run_search``: a plan meets a process; the run ends whole, at its budget, at a cancellation, or at an error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..method import SearchMethod
+from ..plan import Plan, Prepared, as_plan, prepare_on
+from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
+from ..state import State
+from .ledger import Ledger
+from .session import Session
+from .trace import Listener, Trace
+
+log = logging.getLogger("testtime")
+
+
+def run_search(
+    search: Plan | SearchMethod | Prepared,
+    process: Process,
+    verifier: Verifier | None,
+    prompts: Sequence[str],
+    *,
+    held_out: Verifier | None = None,
+    listener: Listener | None = None,
+    max_nfe: int | None = None,
+    max_seconds: float | None = None,
+    interrupts: tuple[type[BaseException], ...] = (),
+    rescue: Callable[[SearchResult], None] | None = None,
+) -> SearchResult:
+    """Run a search to the end, to the end of its budget, or until the user interrupts.
+
+    Args:
+        search: a method from ``samplers.methods``, or a ``Plan`` of one with what modifies it. (Hosts that prepared it
+            themselves hand over the ``Prepared`` and a process that was built on it.)
+        process: what is searched.
+        verifier: the judge (None only for methods that need none).
+        prompts: one per group.
+        held_out: reported, never steers.
+        listener: called after every step, see ``trace.Listener``.
+        max_nfe, max_seconds: budgets; when one is spent the best so far is returned with status "budget".
+        interrupts: a host's own cancellation exceptions. They end the run like ``Interrupted``: the best so far comes
+            back with status "interrupted". If nothing was computed yet the exception goes through.
+        rescue: called with the best so far, status "failed", before an error of a model, VAE or verifier goes through.
+
+    Raises:
+        SearchError: bad input, a search that this kind of process cannot run, or a budget that does not pay for the
+            first step.
+    """
+    prepared = search if isinstance(search, Prepared) else prepare_on(as_plan(search), process, verifier, prompts)
+    if list(prepared.sigmas) != [float(sigma) for sigma in process.sigmas] or prepared.eta != process.eta:
+        process = process.variant(sigmas=prepared.sigmas, eta=prepared.eta)
+    plan = prepared.plan
+    ledger = Ledger(_least(max_nfe, prepared.max_nfe), _least(max_seconds, prepared.max_seconds))
+    trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
+    session = Session(process, verifier, prompts, ledger, trace, held_out, plan.output)
+    trace.meta.update(
+        method=plan.method.name,
+        title=prepared.title,
+        prompts=list(prompts),
+        verifier=None if verifier is None else verifier.name,
+        held_out=None if held_out is None else held_out.name,
+        eta=process.eta if isinstance(process.eta, int | float) else repr(process.eta),
+    )
+    plan.check(process, verifier)
+    try:
+        result = _run(plan, session)
+    except BudgetSpent as spent:
+        session.warn(f"budget spent: {spent}; returning the best so far")
+        result = session.cut_short("budget", may_score=True)
+        if result is None:
+            raise SearchError(
+                f"the budget does not pay for the first step ({spent}): raise it, or use fewer particles"
+            ) from spent
+    except (Interrupted, *interrupts):
+        result = session.cut_short("interrupted", may_score=False)
+        if result is None:
+            raise
+    except BaseException as error:
+        _rescue(session, rescue, error)
+        raise
+    if held_out is not None and result.status != "interrupted":
+        _report_held_out(session, result, (Interrupted, *interrupts))
+    trace.meta.update(status=result.status, ledger=ledger.to_dict(), warnings=session.warnings)
+    return result
+
+
+def _run(plan: Plan, session: Session) -> SearchResult:
+    """The way to the particle that the search goes on from, then the method."""
+    if plan.rewriting is not None:
+        session.rewriting = plan.rewriting.begin(session)
+    if plan.origin is not None:
+        plan.origin.walk(session)
+    return plan.method.run(session)
+
+
+def _rescue(session: Session, rescue: Callable[[SearchResult], None] | None, error: BaseException) -> None:
+    """Hand the best so far to ``rescue``; a failure in there must not hide ``error``."""
+    if rescue is None:
+        return
+    try:
+        session.warn(f"failed: {type(error).__name__}: {error}; this is the best so far")
+        result = session.cut_short("failed", may_score=False)
+        if result is not None:
+            session.trace.meta.update(status=result.status, ledger=session.ledger.to_dict(), warnings=session.warnings)
+            rescue(result)
+    except Exception as other:  # noqa: BLE001 - see the docstring
+        log.warning("the best so far could not be kept: %s: %s", type(other).__name__, other)
+
+
+def _least(*limits: float | None):
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _report_held_out(session: Session, result: SearchResult, interrupts: tuple[type[BaseException], ...]) -> None:
+    """Held-out scores of the finished latents (decoded once more: they may differ from the last previews).
+
+    They are only a report: neither an error in there nor a cancellation may cost a search that is done.
+    """
+    if session.held_out is None:
+        return
+    session.ledger.max_seconds = None
+    final, ledger = session.process.steps, session.ledger
+    flops = ledger.flops, ledger.decode_flops
+    state = State(result.finalists, result.group, torch.zeros_like(result.group), final, x0=result.finalists)
+    try:
+        images = session.process.preview(state)
+        result.held_out = session.judge(images, session.context(state), held_out=True).score
+    except interrupts:
+        result.status = "interrupted"
+        return
+    except Exception as error:  # noqa: BLE001 - see the docstring
+        session.warn(
+            f"held-out verifier {session.held_out.name!r} failed, its scores are missing: "
+            f"{type(error).__name__}: {error}"
+        )
+        return
+    finally:
+        ledger.flops, ledger.decode_flops = flops  # what a report costs is no cost of the search
+    session.trace.add_held_out(result.particles, result.held_out)

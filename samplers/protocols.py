@@ -11,14 +11,14 @@ Images are float32 ``[n, H, W, 3]`` in 0..1 (ComfyUI's IMAGE). Scores are float6
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from .state import PROMPT, State
+from .verifier import ScoreContext, Values, Verifier
 
 if TYPE_CHECKING:
     from .processes.chunking import Chunker
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .run.ledger import Ledger
     from .run.trace import Trace
 
-__all__ = ["PROMPT", "State"]
+__all__ = ["PROMPT", "ScoreContext", "State", "Values", "Verifier"]
 
 
 class SearchError(ValueError):
@@ -40,118 +40,6 @@ class BudgetSpent(Exception):
 
 class Interrupted(Exception):
     """Raised by a host hook when the user cancels. Searches return the best so far, marked ``interrupted``."""
-
-
-@dataclass(frozen=True)
-class Values:
-    """What was said of a population.
-
-    Attributes:
-        score: float64 ``[n]``, of a verifier or of a value function.
-        gradient: like ``State.x``, of the score with respect to it, where asked.
-        members: the parts that a score was made of (an ensemble's members, a rubric's axes), name -> ``[n]``.
-    """
-
-    score: Tensor
-    gradient: Tensor | None = None
-    members: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def select(self, rows: Tensor) -> Values:
-        """The values of some rows."""
-        gradient = None if self.gradient is None else self.gradient[rows.to(self.gradient.device)]
-        return Values(self.score[rows], gradient, {name: part[rows] for name, part in self.members.items()})
-
-    @staticmethod
-    def joined(parts: Sequence[Values]) -> Values:
-        """Values of several chunks or rounds, rows in order; gradients are kept where all have one."""
-        gradients = [part.gradient for part in parts if part.gradient is not None]
-        names = list(dict.fromkeys(name for part in parts for name in part.members))
-        return Values(
-            torch.cat([part.score for part in parts]),
-            torch.cat(gradients) if len(gradients) == len(parts) else None,
-            {name: torch.cat([_part(part, name) for part in parts]) for name in names},
-        )
-
-
-def _part(values: Values, name: str) -> Tensor:
-    """A member's scores, NaN where it gave none."""
-    missing = torch.full((len(values.score),), torch.nan, dtype=torch.float64)
-    return values.members.get(name, missing).detach().double().cpu()
-
-
-def _nothing(seconds: float) -> None:
-    """Nobody counts."""
-
-
-@dataclass(frozen=True)
-class ScoreContext:
-    """Which images of a run a verifier is shown.
-
-    Attributes:
-        group: int64 ``[n]`` image of the batch that each candidate competes for.
-        step, steps: moves made, of how many.
-        final: whether these are finished images.
-        run: stands for the run: the same object throughout one run. Verifiers may keep a weak reference to it.
-        excuse: takes seconds that were spent waiting for a person out of the run's time.
-        sources: per group the images that the user gave to be edited, ``[H, W, 3]`` in 0..1 each; empty without.
-        instruction: what is to be done to them, "" without.
-    """
-
-    group: Tensor
-    step: int = 0
-    steps: int = 1
-    final: bool = True
-    run: object = None
-    excuse: Callable[[float], None] = _nothing
-    sources: Sequence[Tensor] = ()
-    instruction: str = ""
-
-    def rows(self, rows: slice) -> ScoreContext:
-        """The context of a chunk."""
-        return replace(self, group=self.group[rows])
-
-
-class Verifier:
-    """Images + prompts -> one number per image. Subclass it and write ``score``.
-
-    Attributes:
-        name: short name for reports.
-        differentiable: whether ``score`` can be differentiated with respect to the images.
-        relative: scores compare the candidates of one call with each other, so all of a step must come in one call,
-            and scores of different steps mean different things.
-        rejects: -inf is a verdict (a person dropped the image), not a failure to be warned of.
-        needs_prompt: whether the prompt is read.
-        default_scale: usual (mean, standard deviation) of scores, to weigh verifiers against each other.
-        members: verifiers that this one is made of.
-        module: its network, where it has one that a host may move between devices.
-        bytes_per_image: working memory of a score, None where nothing is known.
-    """
-
-    name: str = "verifier"
-    differentiable: bool = False
-    relative: bool = False
-    rejects: bool = False
-    needs_prompt: bool = True
-    default_scale: tuple[float, float] = (0.0, 1.0)
-    members: Sequence[Verifier] = ()
-    module: Any = None
-    bytes_per_image: float | None = None
-
-    def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
-        """Scores ``[n]`` of ``images`` ``[n, H, W, 3]`` in 0..1 for ``prompts`` (one per image), higher is better.
-
-        When grad mode is on and ``images.requires_grad``, a differentiable verifier keeps the graph. The caller
-        decides about grad mode; the verifier never turns it on by itself. ``context`` is None outside a search.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no score()")
-
-    def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
-        """``score`` with the scores of its parts; what a search calls. Override it where there are some."""
-        return Values(self.score(images, prompts, context))
-
-    def wants_all(self, context: ScoreContext) -> bool:
-        """Whether the images of ``context`` must come in one call, none left for a second chunk."""
-        return self.relative
 
 
 @dataclass(frozen=True)

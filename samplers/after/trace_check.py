@@ -101,13 +101,18 @@ RECORD: dict[str, Check] = {
     "sigma": is_number,
     "ess": _list_of(_maybe_number),
     "resampled": _list_of(lambda value: isinstance(value, bool)),
-    "temperature": _list_of(_maybe_number),
+    "inverse_temperature": _list_of(_maybe_number),
+    "temperature": _list_of(_maybe_number),  # its name in schema 1
     "nfe": is_int,
     "seconds": is_number,
     "phase": _text,
 }
 META: dict[str, Check] = {
     "method": _text,
+    "title": _text,
+    "held_out": _text,
+    "rewriter": _text,
+    "winners": _list_of(is_int),
     "prompts": _list_of(_text),
     "verifier": _text,
     "eta": _scalar,

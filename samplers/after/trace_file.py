@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..run.trace import SCHEMA_VERSION, StepRecord, Trace
+from ..run.trace import SCHEMA_VERSION, StepRecord, Trace, todays
 from .trace_check import TraceFileError, check_meta, check_schema, check_trace, check_winner, is_int, parsed
 
 FORMAT = "testtime-trace"
 ESSENTIALS_KEY = "testtime"
 """Name of the text chunk of a PNG that holds the essentials."""
-KEPT_SETTINGS = ("method", "prompts", "verifier", "eta", "sigmas", "cfg", "stream_ids", "status", "continued")
+KEPT_SETTINGS = ("title", "method", "prompts", "verifier", "eta", "sigmas", "cfg", "stream_ids", "status", "continued")
 KEPT_COSTS = ("nfe", "decodes", "verifier_images", "rewriter_calls", "total_seconds")
 LARGEST_FILE = 512 << 20
 """Bytes of a trace file that are read."""
@@ -67,7 +67,7 @@ def from_text(text: str) -> TraceFile:
     check_trace(body)
     trace = Trace(seed=body.get("seed", 0))
     trace.meta = body.get("meta", {})
-    trace.records = [StepRecord(**record) for record in body["records"]]
+    trace.records = [StepRecord(**todays(record)) for record in body["records"]]
     trace._next_id = 1 + max((entry["id"] for record in trace.records for entry in record.particles), default=-1)
     return TraceFile(trace, _thumbs(body.get("thumbs")), _version(body))
 

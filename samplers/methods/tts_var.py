@@ -16,7 +16,7 @@ from ..method import SearchMethod
 from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
 from ..run.session import Session
 from ..smc.resampling import SCHEMES, resample, uniforms_for
-from ..smc.weights import normalise
+from ..smc.weights import best_rows, normalise
 from ..state import State
 
 POTENTIALS = ("value", "max", "sum", "diff")
@@ -235,7 +235,11 @@ class TTSVAR(SearchMethod):
                 images = self._glimpse(process, state) if images is None else images
                 rows = self._cluster(session, images, self.particles * plan.cluster[scale], scale)
             elif scale in plan.resample:
-                rows = self._resample(session, past, self.particles * plan.resample[scale], scale)
+                keep = self.particles * plan.resample[scale]
+                if process.branches(state.step):
+                    rows = self._resample(session, past, keep, scale)
+                else:  # copies could never separate any more: the best are kept, each once
+                    rows = best_rows(self.log_potential(past).view(process.groups, -1), keep)
                 # Copies must not draw the same bits again: the place owns the stream.
                 slot = torch.arange(len(rows) // process.groups).repeat(process.groups)
             resampled = torch.full((process.groups,), scale in plan.resample)

@@ -268,13 +268,13 @@ class Trace:
             raise ValueError(f"trace schema {body['schema']} is newer than what this version reads: update the pack")
         trace = cls(seed=int(body.get("seed", 0)))
         trace.meta = cast(TraceMeta, body.get("meta", {}))
-        trace.records = [StepRecord(**_today(record)) for record in body["records"]]
+        trace.records = [StepRecord(**todays(record)) for record in body["records"]]
         trace._next_id = 1 + max((e["id"] for r in trace.records for e in r.particles), default=-1)
         return trace
 
 
-def _today(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the field names of this schema: version 1 called the inverse temperature a temperature."""
+def todays(record: dict[str, Any]) -> dict[str, Any]:
+    """A stored record with the field names of this schema: version 1 called the inverse temperature a temperature."""
     return {"inverse_temperature" if name == "temperature" else name: value for name, value in record.items()}
 
 

@@ -167,13 +167,13 @@ def test_gradients_pass_through_the_pipeline(built, kind):
     state = process.start(1)
     value = lambda images, group: Redness().score(images, None)  # noqa: E731
     _, values = process.value_gradient(state, value)
-    direction = values.grad / values.grad.norm()
+    direction = values.gradient / values.gradient.norm()
     ends = []
     for sign in (1, -1):
         moved = process.predict(type(state)(state.x + sign * 0.05 * direction, state.group, state.slot, 0))
         # Not clamped: the straight-through gradient is that of the unclamped image.
         ends.append(float(value(process.decode(moved.x0), None)[0]))
-    assert (ends[0] - ends[1]) / 0.1 == pytest.approx(float(values.grad.norm()), rel=0.05)
+    assert (ends[0] - ends[1]) / 0.1 == pytest.approx(float(values.gradient.norm()), rel=0.05)
     assert run_search(DAS(2), process, Redness(), ["a fox"]).ledger.backward > 0
 
 
@@ -186,7 +186,7 @@ def test_prompts_are_encoded_once_and_the_pipeline_is_left_alone(built):
     hook.remove()
     assert len(calls) == 4  # two prompts, each with the negative one
     assert pipe.scheduler is scheduler and "encode_prompt" not in pipe.__dict__
-    condition = process.denoise.condition(torch.tensor([1, 0, 1]))
+    condition = process.prompt_embedding(torch.tensor([1, 0, 1]))
     assert condition.shape == (3, 16) and torch.equal(condition[0], condition[2])
     assert not torch.equal(condition[0], condition[1])
 
@@ -196,8 +196,8 @@ def test_particles_take_other_prompts(built):
     process = process_of(built("sd"), "sd", ["a fox"])
     other = process_of(built("sd"), "sd", ["an owl"])
     x, group = process.start(1).x, torch.tensor([0])
-    assert torch.equal(process.denoise(x, 5.0, group, ["an owl"]), other.denoise(x, 5.0, group))
-    assert torch.equal(process.denoise(x, 5.0, group, [None]), process.denoise(x, 5.0, group))
+    assert torch.equal(process.denoise(x, 5.0, group, ["an owl"]).x0, other.denoise(x, 5.0, group).x0)
+    assert torch.equal(process.denoise(x, 5.0, group, [None]).x0, process.denoise(x, 5.0, group).x0)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def temperature(value=2.0):
         ("diff", [2.0, 4.0, -10.0]),  # 2 (r_i - r_{i-1})
         ("max", [2.0, 6.0, 6.0]),  # 2 max(r_1..r_i)
         ("rt", [2.0, 6.0, -4.0]),  # 2 r_i
-        ("add", [2.0, 8.0, 4.0]),  # 2 (r_1 + .. + r_i)
+        ("sum", [2.0, 8.0, 4.0]),  # 2 (r_1 + .. + r_i)
     ],
 )
 def test_increments_are_the_published_formulas(kind, increments):
@@ -76,8 +76,8 @@ def test_a_broken_score_weighs_nothing_and_is_not_remembered(kind):
 
 
 def test_unknown_potentials_are_named():
-    with pytest.raises(ValueError, match="potential is 'sum': choose one of diff, max, rt, add"):
-        Potential("sum", 1, 1)
+    with pytest.raises(ValueError, match="potential is 'mean': choose one of diff, max, rt, sum"):
+        Potential("mean", 1, 1)
 
 
 def test_equal_scores_do_not_blow_up_guided_moves():

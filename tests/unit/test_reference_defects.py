@@ -56,12 +56,12 @@ def test_01b_the_shift_of_a_move_is_the_gradient_at_its_own_state():
     process, seen = mixture(groups=4, seed=2), []
     advance = process.advance
 
-    def spy(state, shift=None):
-        if shift is not None:
+    def spy(state, gradient=None):
+        if gradient is not None:
             x = state.x.clone().requires_grad_()
-            reward = quadratic.function(process.denoise(x, process.sigmas[state.step], state.group))
-            seen.append((shift, torch.autograd.grad(reward.sum(), x)[0]))
-        return advance(state, shift)
+            reward = quadratic.function(process.denoise(x, process.sigmas[state.step], state.group).x0)
+            seen.append((gradient, torch.autograd.grad(reward.sum(), x)[0]))
+        return advance(state, gradient)
 
     process.advance = spy
     result = run_search(DAS(6, alpha=SHARP, ess_threshold=0.9), process, quadratic, ["p"] * 4)
@@ -76,7 +76,7 @@ def test_02_clean_estimates_belong_to_their_states():
     process = mixture(groups=3, seed=4)
     state = process.predict(process.start(5))
     picked = state.select(torch.randint(0, 15, (15,), generator=torch.Generator().manual_seed(0)))
-    again = process.denoise(picked.x, process.sigmas[0], picked.group)
+    again = process.denoise(picked.x, process.sigmas[0], picked.group).x0
     assert torch.allclose(again, picked.x0, atol=1e-12)
 
 
@@ -205,7 +205,7 @@ def test_14_conditioning_belongs_to_the_group():
     seen = []
 
     class Spy(oracles.MixtureDenoiser):
-        def __call__(self, x, sigma, group=None):
+        def __call__(self, x, sigma, group=None, prompts=None):
             seen.append(group.clone())
             return super().__call__(x, sigma)
 
@@ -219,7 +219,7 @@ def test_15_estimates_use_the_time_of_their_states():
     sigmas = []
 
     class Spy(oracles.MixtureDenoiser):
-        def __call__(self, x, sigma, group=None):
+        def __call__(self, x, sigma, group=None, prompts=None):
             sigmas.append(sigma)
             return super().__call__(x, sigma)
 
@@ -329,9 +329,9 @@ def test_23_masks_are_applied_after_selection():
 def test_24_early_guesses_count_little():
     """Early blurred estimates differ by far more than alpha: without tempering the first resampling picks by luck."""
     result = run_search(SMC(8, alpha=Alpha(0.25, "absolute")), mixture(steps=20), LINEAR, ["p"])
-    first = next(r for r in result.trace.records if r.temperature and 0 < r.temperature[0])
+    first = next(r for r in result.trace.records if r.inverse_temperature and 0 < r.inverse_temperature[0])
     last = result.trace.records[-2]
-    assert first.temperature[0] < 0.2 * last.temperature[0]
+    assert first.inverse_temperature[0] < 0.2 * last.inverse_temperature[0]
 
 
 def test_25_ess_is_one_over_the_sum_of_squares():
@@ -350,7 +350,7 @@ def test_26_memory_errors_halve_the_chunk_and_keep_the_noise():
     from testtime.samplers.processes.chunking import Chunker
 
     class Tight(oracles.MixtureDenoiser):
-        def __call__(self, x, sigma, group=None):
+        def __call__(self, x, sigma, group=None, prompts=None):
             if len(x) > 3:
                 raise torch.OutOfMemoryError("too many")
             return super().__call__(x, sigma)

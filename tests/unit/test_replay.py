@@ -93,7 +93,7 @@ def test_what_cannot_be_replayed_is_said():
     with pytest.raises(SearchError, match="trace is empty"):
         replay_of(Trace())
     noise = run_search(ZeroOrderSearch(2, 1), process(), TARGET, ["p", "q"])
-    with pytest.raises(SearchError, match="zero_order_search"):
+    with pytest.raises(SearchError, match="Zero-Order Search"):
         replay_of(noise.trace)
     with pytest.raises(SearchError, match="this batch has 1"):
         run_search(replay_of(result.trace, group=1), process(groups=1), None, ["p"])
@@ -121,6 +121,6 @@ def test_other_settings_are_refused():
 def test_replay_is_one_particle():
     result = run_search(BestOfN(3), process(), TARGET, ["p", "q"])
     replay = replay_of(result.trace)
-    assert isinstance(replay, Replay) and replay.guidance == 0
+    assert isinstance(replay, Replay) and replay.guided == 0
     again = run_search(replay, process(), None, ["p", "q"])
     assert again.ledger.nfe == process().steps

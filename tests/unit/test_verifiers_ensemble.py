@@ -10,7 +10,7 @@ import torch
 from testtime.samplers.methods import SMC, BestOfN
 from testtime.samplers.protocols import Verifier
 from testtime.samplers.run.search import run_search
-from testtime.verifiers.base import VerifierError
+from testtime.verifiers.base import VerifierError, WrappedVerifier
 from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice, ranks, shares, standardise
 from testtime.verifiers.jpeg import JPEGVerifier
 
@@ -202,17 +202,11 @@ def test_softmax_at_temperature_1_is_the_published_mean_of_softmaxes():
         ensemble("softmax", temperature=0)
 
 
-class Framed:
+class Framed(WrappedVerifier):
     """The oracle's states [n, 3] as images of one pixel; everything else is the judge's."""
 
-    def __init__(self, judge):
-        self.judge = judge
-
-    def __getattr__(self, name):
-        return getattr(self.judge, name)
-
-    def score(self, states, prompts):
-        return self.judge.score(states.sigmoid()[:, None, None], prompts)
+    def judge(self, states, prompts, context=None):
+        return self.inner.judge(states.sigmoid()[:, None, None], prompts, context)
 
 
 class TestTrace:

@@ -55,8 +55,8 @@ class Replay(SearchMethod):
 
     @property
     def needs_verifier(self) -> bool:
-        """Only to follow its gradient."""
-        return self.guided
+        """Never to choose; ``check`` asks for the one whose gradient is followed."""
+        return False
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError if this process cannot have made the path."""
@@ -65,6 +65,8 @@ class Replay(SearchMethod):
                 f"the particle belongs to image {self.lineage.group} of its batch and this batch has {process.groups}: "
                 f"use the latent batch of the search"
             )
+        if self.guided and verifier is None:
+            raise SearchError("the particle was guided by a gradient: connect the verifier (and vae) of that search")
         moves = len(self.lineage.slots) - 1
         noisy = sum(process.branches(i) for i in range(process.steps))
         if not noisy <= moves <= process.steps:

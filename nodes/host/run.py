@@ -155,7 +155,7 @@ def run_in_host(call: HostCall, options: SearchOptions) -> SearchResult:
             live.finish("failed", [brief(f"{type(error).__name__}: {error}")])
         raise
     if live is not None:
-        live.finish(result.status, result.warnings)
+        live.finish(result.status, result.warnings, result.trace.meta.get("winners"))
     keep(result)
     if result.status == "interrupted" and options.on_cancel == STOP:
         log.info("search cancelled: the best so far is kept, see the Recover Search node")

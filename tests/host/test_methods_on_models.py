@@ -31,7 +31,7 @@ def make(name: str, n: int = 3):
 
 
 UNGUIDED = ["importance", "svdd-greedy", "svdd-soft", "smc-adaptive", "smc-exponential"]
-UNGUIDED += ["fk-diff", "fk-max", "fk-rt", "fk-add"]
+UNGUIDED += ["fk-diff", "fk-max", "fk-rt", "fk-sum"]
 GUIDED = ["das-denoiser", "das-decoder"]
 
 

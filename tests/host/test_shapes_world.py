@@ -115,10 +115,10 @@ def test_gradient_through_host_equals_the_librarys(family):
         comfy.sample.sample_custom(model, noise, 4.0, sampler, sigmas, positive, negative, latent, seed=7)
     judge = create("shapes_preference")
     _, ours = process.value_gradient(process.start(1), lambda images, group: judge.score(images, texts(group)))
-    largest = float(ours.grad.abs().max())
+    largest = float(ours.gradient.abs().max())
     assert largest > 0
     assert found["values"].reward.tolist() == pytest.approx(ours.reward.tolist(), abs=1e-4)
-    assert float((found["values"].grad - ours.grad).abs().max()) < 1e-3 * largest
+    assert float((found["values"].gradient - ours.gradient).abs().max()) < 1e-3 * largest
     (result,) = found_result
     assert result.status == "complete" and not result.warnings
     assert None not in result.scores.values

@@ -180,7 +180,7 @@ def test_winner_is_replayed_with_its_prompts(world):
         }  # fmt: skip
         again = ReplayParticleNode.execute(**inputs, clip=clip).result[0]
         assert torch.allclose(again["samples"], best["samples"], atol=1e-3)
-        with pytest.raises(SearchError, match="connect the clip"):
+        with pytest.raises(SearchError, match="clip is missing, connect the CLIP"):
             ReplayParticleNode.execute(**inputs)
 
 

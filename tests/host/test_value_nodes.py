@@ -7,7 +7,6 @@ import torch
 
 from testtime.samplers.methods import SVDD
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.values import prompt_embedding
 from testtime.values.network import ValueConfig, ValueNetwork
 
 pytestmark = pytest.mark.host
@@ -94,7 +93,7 @@ def test_the_prompt_reaches_the_network_as_in_the_library():
             search=SVDD(2, value_function=Looking()),
         )  # fmt: skip
     process = shapes_process(["a red star"], SamplingSettings(model="flow", steps=3))
-    expected = prompt_embedding(process.denoise, torch.tensor([0, 0]))
+    expected = process.prompt_embedding(torch.tensor([0, 0]))
     assert seen and torch.allclose(seen[0].cpu(), expected, atol=1e-5)
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..samplers.method import SearchMethod
-from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
+from ..samplers.methods.registry import METHODS as EVERY
 
-Preset = Callable[[int, int], SearchMethod]
-
-METHODS: dict[str, Preset] = {
-    "plain": lambda budget, steps: BestOfN(particles=1),
-    "best_of_n": lambda budget, steps: BestOfN(particles=budget),
-    "importance_sampling": lambda budget, steps: ImportanceSampling(particles=budget),
-    "svdd": lambda budget, steps: SVDD(candidates=budget),
-    "smc": lambda budget, steps: SMC(particles=budget),
-    "das": lambda budget, steps: DAS(particles=budget),
-    "fk": lambda budget, steps: FKSteering(particles=budget),
+COMPARED = ("best_of_n", "importance_sampling", "svdd", "smc", "das", "fk")
+METHODS: dict[str, type[SearchMethod]] = {
+    "plain": EVERY["best_of_n"].method,
+    **{key: EVERY[key].method for key in COMPARED},
 }
+"""Classes of the compared methods, by key; plain sampling is Best-of-N with one particle."""
 
 
 def search_for(method: str, budget: int, steps: int) -> SearchMethod:
@@ -30,4 +23,5 @@ def search_for(method: str, budget: int, steps: int) -> SearchMethod:
         raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
     if budget < 1:
         raise ValueError(f"budget is {budget}: at least 1 (plain sampling)")
-    return METHODS[method](budget, steps)
+    kind = METHODS[method]
+    return kind(**{kind.width: 1 if method == "plain" else budget})

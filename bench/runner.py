@@ -76,7 +76,7 @@ def measure(
     steers, watches = judges_of(suite.settings)
     texts = [prompt.text for prompt in prompts]
     process = suite.process(row, texts, first, batch)
-    search = suite.search(row, process)
+    search = row.search
     began = clock()
     heard = None if listener is None else listener(process, texts)
     result = run_search(search, process, steers, texts, held_out=watches, listener=heard)

@@ -110,10 +110,6 @@ class Suite(ABC):
     def process(self, row: Row, prompts: Sequence[str], first: int, batch: int) -> Any:
         """The process of a group of images; ``first`` is the number of its first image, for the noise."""
 
-    def search(self, row: Row, process: Any) -> SearchMethod | Plan:
-        """The search as it runs on ``process``."""
-        return row.search
-
     def width(self, row: Row) -> int:
         """Particles per image that run at once."""
         return as_plan(row.search).method.population

@@ -10,6 +10,7 @@ import torch
 from testtime.bench.flow import METHODS, FlowSuite, diversities, main
 from testtime.bench.results_files import load_results
 from testtime.models.tiny.loading import WEIGHTS
+from testtime.samplers.plan import as_plan, prepare_on
 
 pytestmark = pytest.mark.skipif(not (WEIGHTS / "flow.safetensors").exists(), reason="the flow model is not there")
 
@@ -19,7 +20,9 @@ def test_every_method_spends_the_budget(method):
     suite = FlowSuite(budgets=(10,))
     (row,) = (row for row in suite.rows() if row.method == method)
     process = suite.process(row, ["two red stars"], 0, 64)
-    calls = suite.search(row, process).calls(process)
+    prepared = prepare_on(as_plan(row.search), process, None, ["two red stars"])
+    process = process.variant(sigmas=prepared.sigmas, eta=prepared.eta)
+    calls = prepared.plan.method.denoiser_calls(process)
     assert process.sigmas[-1] == 0.0 and process.steps in (25, 24)
     assert 250 * 0.9 < calls <= 250  # 500 forward passes under guidance
 

@@ -118,7 +118,7 @@ class ValueNetwork(nn.Module):
         h = self.entry(x)
         for i, blocks in enumerate(self.stages):
             h = h if i == 0 else self.downs[i - 1](h)
-            for block in blocks:
+            for block in blocks.children():
                 h = block(h, embedding)
         if h.dim() == 4:
             h = torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..samplers.protocols import SearchError
 from .network import ValueConfig, ValueNetwork
@@ -151,7 +151,8 @@ def _fresh(data: Rollouts, settings: TrainingSettings, about: dict, device):
     network.reward_mean.fill_(float(data.reward.mean()))
     network.reward_std.fill_(max(float(data.reward.std()), 1e-6))
     network.to(device)
-    decay, rest = [], []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for parameter in network.parameters():
         (decay if parameter.dim() > 1 else rest).append(parameter)
     groups = [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..samplers.protocols import ScoreContext, Verifier
-from .base import VerifierError, freeze, module_device
+from .base import VerifierError, freeze, image_side, module_device
 from .caching import ImageCache
 from .clip_score import _unit
 from .clip_weights import read_weights
@@ -120,7 +120,7 @@ class LAIONAestheticVerifier(_AestheticVerifier):
         quantize: bool = False,
         name: str = "laion_aesthetic",
     ):
-        size = int(tower.config.image_size)
+        size = image_side(tower.config)
         super().__init__(tower, head, Preprocessing(size=size, quantize=quantize, weigh_alpha=True), name)
 
 
@@ -136,7 +136,7 @@ class AestheticV25Verifier(_AestheticVerifier):
     default_scale = (5.0, 1.0)
 
     def __init__(self, tower: SiglipVisionModel, head: AffineHead, quantize: bool = False, name: str = "aesthetic_v25"):
-        size = int(tower.config.image_size)
+        size = image_side(tower.config)
         prepare = Preprocessing(size=size, mean=HALF, std=HALF, fit="stretch", quantize=quantize)
         super().__init__(tower, head, prepare, name)
 
@@ -176,7 +176,7 @@ def load_aesthetic_v25(siglip: str | Path, head: str | Path, **options) -> Aesth
     return AestheticV25Verifier(tower, load_head(v25_head(int(tower.config.hidden_size)), head), **options)
 
 
-def _tower(kind: type, folder: str | Path, repository: str) -> nn.Module:
+def _tower(kind: Any, folder: str | Path, repository: str) -> Any:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise VerifierError(

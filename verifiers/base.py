@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..samplers.protocols import ScoreContext, SearchError, Values, Verifier
 from .text import plain
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # Far above any overshoot of a decoder, far below 255: tells 8-bit values from mere over-bright pixels.
 _PLAUSIBLE_MAXIMUM = 16.0
@@ -88,9 +91,14 @@ def module_device(module: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def freeze(module: nn.Module) -> nn.Module:
+def freeze(module: Network) -> Network:
     """The module in evaluation mode with weights that take no gradient (gradients to the images still flow)."""
     return module.eval().requires_grad_(False)
+
+
+def image_side(config: Any) -> int:
+    """Pixels per side of the picture that a tower of this configuration (of transformers) sees."""
+    return int(config.image_size)
 
 
 class WrappedVerifier(Verifier):

@@ -13,14 +13,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..samplers.protocols import ScoreContext, Verifier
-from .base import PromptCache, VerifierError, check_prompts, freeze, module_device
+from .base import PromptCache, VerifierError, check_prompts, freeze, image_side, module_device
 from .caching import ImageCache
 from .clip_weights import build_clip, read_weights
 from .preprocessing import Preprocessing
@@ -47,7 +47,7 @@ class CLIPTowers(nn.Module):
     @property
     def size(self) -> int:
         """Pixels per side that the image tower sees."""
-        return int(self.clip.config.vision_config.image_size)
+        return image_side(self.clip.config.vision_config)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Normalised pixels ``[n, 3, size, size]`` -> unit vectors ``[n, d]`` float32 (float64 for a float64 tower)."""
@@ -100,7 +100,8 @@ class CLIPScoreVerifier(Verifier):
             size=self.module.size, centre="round" if hessel else "floor", quantize=quantize, weigh_alpha=hessel
         )
         self.default_scale = {"cos": (0.26, 0.03), "x100": (26.0, 3.0), "hessel": (0.65, 0.075)}[mode]
-        length = clip.config.text_config.max_position_embeddings
+        text: Any = clip.config.text_config
+        length = int(text.max_position_embeddings)
         self._tokens = Tokens(tokenizer, length, name, clean=hessel)
         self._texts, self._images = PromptCache(self._encode), ImageCache()
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .base import VerifierError, freeze, module_device
+from .base import VerifierError, freeze, image_side, module_device
 from .caching import ImageCache
 from .clip_weights import read_weights
 from .preprocessing import Preprocessing
@@ -44,13 +45,13 @@ class DINOv2Features:
         VerifierError: another kind of model.
     """
 
-    def __init__(self, tower: nn.Module, quantize: bool = False, name: str = "dinov2"):
+    def __init__(self, tower: Any, quantize: bool = False, name: str = "dinov2"):
         kind = getattr(tower.config, "model_type", "")
         if kind not in DINO_KINDS:
             raise VerifierError(f"the image tower is a {kind!r}: choose one of {', '.join(DINO_KINDS)}")
         self.module, self.name = freeze(_Tokens(tower)), name
         patch = int(tower.config.patch_size)
-        self.prepare = stretching(min(DINO_SIZE, int(tower.config.image_size)) // patch * patch, quantize)
+        self.prepare = stretching(min(DINO_SIZE, image_side(tower.config)) // patch * patch, quantize)
         self._images = ImageCache(size=128)
 
     def tokens(self, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..samplers.protocols import ScoreContext, Verifier
 from .aesthetic import AffineHead
-from .base import PromptCache, VerifierError, check_prompts, freeze, module_device
+from .base import PromptCache, VerifierError, check_prompts, freeze, image_side, module_device
 from .caching import ImageCache
 from .clip_weights import read_weights
 from .preprocessing import Preprocessing
@@ -30,11 +30,11 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 
 TOKENS = 35  # longer prompts are cut, as in the original
 REPOSITORY, FILE, FILE_SIZE = "THUDM/ImageReward", "ImageReward.pt", 1_786_880_927
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 224, "patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu",
 }  # fmt: skip
-TEXT = {
+TEXT: dict[str, Any] = {
     "vocab_size": 30524, "hidden_size": 768, "encoder_hidden_size": 1024, "intermediate_size": 3072,
     "num_hidden_layers": 12, "num_attention_heads": 12, "layer_norm_eps": 1e-12, "hidden_act": "gelu",
 }  # fmt: skip
@@ -123,7 +123,7 @@ class ImageRewardVerifier(Verifier):
         name: str = "image_reward",
     ):
         self.module, self.tokenizer, self.normalise, self.name = freeze(model), tokenizer, normalise, name
-        size = int(model.vision.config.image_size)
+        size = image_side(model.vision.config)
         self.prepare = Preprocessing(size=size, quantize=quantize, weigh_alpha=True)
         # the prompt meets the image inside the network: only its tokens can be kept
         self._tokens, self._images = PromptCache(Tokens(tokenizer, TOKENS, name)), ImageCache()

@@ -158,9 +158,9 @@ class ObjectsVerifier(Verifier):
     def _value(self, wanted: Requirement, image: Tensor, found: dict[str, Found]) -> float:
         if self.mode == "count":
             return count_error(wanted, found, self.rules)
-        judge = strict if self.mode == "strict" else graded
-        verdict = judge(wanted, found, self._colours(image), self.rules)
-        return float(verdict[0]) if self.mode == "strict" else verdict
+        if self.mode == "strict":
+            return float(strict(wanted, found, self._colours(image), self.rules)[0])
+        return graded(wanted, found, self._colours(image), self.rules)
 
     def _colours(self, image: Tensor):
         reader = self.module.colours

@@ -147,7 +147,7 @@ def _object(phrase: str, prompt: str) -> tuple[str, int, str | None, bool]:
     count, exact = 1, False
     if words and (words[0] in NUMBERS or words[0].isdigit()):
         exact = words[0] not in ("a", "an", "the")
-        count = NUMBERS.get(words[0]) if words[0] in NUMBERS else int(words[0])
+        count = NUMBERS[words[0]] if words[0] in NUMBERS else int(words[0])
         words = words[1:]
     colour = None
     if len(words) > 1 and words[0] in COLOURS:

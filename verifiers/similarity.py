@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..samplers.protocols import ScoreContext, Verifier
-from .base import VerifierError, check_images, freeze, module_device
+from .base import VerifierError, check_images, freeze, image_side, module_device
 from .caching import ImageCache
 from .clip_score import _unit
 from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
@@ -72,7 +73,7 @@ class SimilarityVerifier(Verifier):
 
     def __init__(
         self,
-        tower: nn.Module,
+        tower: Any,
         references: Tensor,
         combine: str = "mean",
         quantize: bool = False,
@@ -84,7 +85,7 @@ class SimilarityVerifier(Verifier):
         if combine not in COMBINATIONS:
             raise VerifierError(f"combine is {combine!r}: choose one of {', '.join(COMBINATIONS)}")
         _, mean, std, fit = TOWERS[kind]
-        size, edge = int(tower.config.image_size), None
+        size, edge = image_side(tower.config), None
         if kind.startswith("dino"):
             size = min(size, _DINO_SIZE)
             edge = round(size * _DINO_EDGE / _DINO_SIZE)

@@ -44,7 +44,7 @@ class Values:
 def _part(values: Values, name: str) -> Tensor:
     """A member's scores, NaN where it gave none."""
     missing = torch.full((len(values.score),), torch.nan, dtype=torch.float64)
-    return values.members.get(name, missing).detach().double().cpu()
+    return values.members.get(name, missing).detach().cpu().double()
 
 
 def _nothing(seconds: float) -> None:

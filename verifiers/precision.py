@@ -19,7 +19,7 @@ PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float
 
 def towers(verifier: Any) -> list[nn.Module]:
     """The parts of a verifier's network that may be cast."""
-    module = getattr(verifier, "module", None)
+    module = verifier.module
     return [getattr(module, name) for name in getattr(module, "half_safe", ())]
 
 

@@ -103,7 +103,7 @@ class Judging:
         def value(images: Tensor, group: Tensor) -> Tensor:
             with self.ledger.verify(len(group)):
                 values = self._checked(verifier, images, replace(self.context(state), group=group))
-            parts.append(Values(values.score.detach().double().cpu(), None, values.members))
+            parts.append(Values(values.score.detach().cpu().double(), None, values.members))
             return values.score
 
         return value

@@ -280,7 +280,7 @@ def todays(record: dict[str, Any]) -> dict[str, Any]:
 
 def finite(values: Tensor) -> list[float | None]:
     """Numbers for JSON: non-finite ones as None."""
-    return [value if math.isfinite(value) else None for value in values.detach().double().cpu().tolist()]
+    return [value if math.isfinite(value) else None for value in values.detach().cpu().double().tolist()]
 
 
 def _rank(score: float | None) -> float:

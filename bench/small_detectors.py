@@ -29,8 +29,8 @@ def owl(folder, tokenizer_folder, version: int = 2, side: int = 32) -> None:
     shaken(getattr(transformers, f"{kind}ForObjectDetection")(config)).save_pretrained(str(folder))
     size = {"height": side, "width": side}
     options = {"size": size} if version == 2 else {"size": size, "do_center_crop": False}
-    kind = transformers.CLIPTokenizer
-    words = kind.from_pretrained(str(tokenizer_folder), model_max_length=16, trust_remote_code=False)
+    tokenizer = transformers.CLIPTokenizer
+    words = tokenizer.from_pretrained(str(tokenizer_folder), model_max_length=16, trust_remote_code=False)
     images = getattr(transformers, f"{kind}ImageProcessor")(**options)
     getattr(transformers, f"{kind}Processor")(image_processor=images, tokenizer=words).save_pretrained(str(folder))
 

@@ -242,7 +242,7 @@ class Redness(Verifier):
         return sign * (images[..., 0] - images[..., 2]).mean((1, 2))
 
 
-class WeightedRedness(torch.nn.Module):
+class WeightedRedness(torch.nn.Module, Verifier):
     """Redness through a learned convolution, to have a verifier with weights."""
 
     name = "weighted_redness"

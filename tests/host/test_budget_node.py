@@ -81,7 +81,7 @@ def test_what_cannot_be_paid_for_is_named_before_the_model_runs(setup, search_ks
         on_path(RBF(60), spacing="exp", levels=10, tail=10)
     given = setup("eps")
     given.model, rows = watched(given.model)
-    with pytest.raises(SearchError, match="nfe is 5: best_of_n with 4 steps needs at least 8 forward passes"):
+    with pytest.raises(SearchError, match="nfe is 5: Best-of-N with 4 steps needs at least 8 forward passes"):
         search_ksampler(given, budget(BestOfN(1), nfe=5), steps=5)
     with pytest.raises(SearchError, match="steps is 'some'"):
         budget(BestOfN(1), nfe=5, steps="some")

@@ -100,7 +100,7 @@ def test_the_gradient_is_that_of_the_score(setup, kind):
         process.to_pixels = lambda images: images  # the clamp is the process's own affair
         state = process.start(1)
         _, values = process.value_gradient(state, score)
-        direction = values.grad / values.grad.norm()
+        direction = values.gradient / values.gradient.norm()
         step = 0.02 * float(state.x.std())
 
         def ahead(sign):
@@ -108,7 +108,7 @@ def test_the_gradient_is_that_of_the_score(setup, kind):
             return float(process.value_gradient(moved, score)[1].reward)
 
         found["slope"] = (ahead(1) - ahead(-1)) / (2 * step)
-        found["norm"] = float(values.grad.norm())
+        found["norm"] = float(values.gradient.norm())
 
     options = SearchOptions(GUIDED, given.verifier, given.vae, "a red square", before_run=before_run)
     with torch.inference_mode():
@@ -134,7 +134,7 @@ def test_without_a_gradient_the_search_goes_on_and_says_so(setup, search_ksample
 
     class Opaque(WeightedRedness):
         def score(self, images, prompts, context=None):
-            return super().score(images.detach(), prompts).detach()
+            return super().score(images.detach(), prompts, context).detach()
 
     given = setup("eps")
     given.verifier = Opaque()

@@ -53,7 +53,7 @@ def test_finalists_come_back_alone(family, method):
     from testtime.samplers.smc.tempering import Alpha
 
     settings = {"svdd": {"candidates": 3}}.get(method, {"particles": 3, "alpha": Alpha(0.5, "absolute")})
-    best, finalists, scores, trace = searched(family, METHODS[method](**settings))
+    best, finalists, scores, trace = searched(family, METHODS[method].method(**settings))
     close = {"atol": 3e-3, "rtol": 0}  # one row and many differ in the last bit, which the steps amplify
     for image in range(2):
         again = replayed(family, trace, image=image, judges=method == "das")

@@ -33,7 +33,7 @@ def plain():
     """Code map ``[1, 16, 8, 8]`` of the library."""
     from testtime.models.tiny.var_pipeline import VarSettings, var_process
 
-    process = var_process([PROMPT], VarSettings(cfg=3.0, ess_threshold=1.0, top_p=0.97, seed=7))
+    process = var_process([PROMPT], VarSettings(cfg=3.0, tau=1.0, top_p=0.97, seed=7))
     state = process.start(1)
     for _ in range(process.steps):
         state, _ = process.advance(state)

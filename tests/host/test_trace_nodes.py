@@ -73,7 +73,7 @@ def test_a_search_is_saved_with_everything(searched, folders):
     files = [Path(folders, "output", entry["subfolder"], entry["filename"]) for entry in entries]
     assert len(files) == 2
     few = json.loads(Image.open(files[1]).info["testtime"])
-    assert few["schema"] == 1 and few["seed"] == 5 and few["method"] == "svdd" and len(few["winners"]) == 2
+    assert few["schema"] == 2 and few["seed"] == 5 and few["method"] == "svdd" and len(few["winners"]) == 2
     trace = json.loads(files[0].with_suffix(".json").read_text(encoding="utf-8"))
     assert trace["format"] == "testtime-trace" and len(trace["records"]) == len(searched[3].records)
     winners = {str(w["particle"]) for w in few["winners"]}
@@ -151,7 +151,7 @@ def test_files_that_cannot_be_read_are_refused(folders):
     (folders / "secret.json").write_text("{}")
     out = folders / "output"
     (out / "cut.json").write_text('{"schema": 1, "records": [{"parti')
-    (out / "new.json").write_text('{"schema": 2, "records": [], "version": "3.0"}')
+    (out / "new.json").write_text('{"schema": 3, "records": [], "version": "3.0"}')
     (out / "notes.txt").write_text("hello")
     for name, message in (
         (NO_TRACE, "choose a trace"),

@@ -75,9 +75,12 @@ def test_the_prompt_reaches_the_network_as_in_the_library():
     class Looking:
         verifier = ""
 
+        def check(self, process):
+            pass
+
         def bind(self, process):
             def value(x, sigma, group):
-                seen.append(process.denoise.condition(group))
+                seen.append(process.prompt_embedding(group))
                 return torch.zeros(len(x))
 
             return value

@@ -78,7 +78,8 @@ def shown(text: str, length: int = 60) -> str:
     flat = " ".join(writable(text[: 20 * length]).split())
     if not flat:
         return "an empty answer"
-    return repr(flat if len(flat) <= length else flat[:length] + "..")
+    made = repr(flat if len(flat) <= length else flat[:length] + "..")
+    return made if len(made) <= 3 * length else f"{made[: 3 * length]}.."  # signs that are written as \\u202e
 
 
 def data_url(image: Image.Image) -> str:

@@ -102,7 +102,8 @@ def _quoted(text: str) -> str:
 
 
 def objects(text: str) -> Iterator[str]:
-    """Every outermost ``{...}`` of a text whose braces balance, quotes respected."""
+    """Every outermost ``{...}`` whose braces balance in the last ``LONGEST`` signs of a text, quotes respected."""
+    text = text[-LONGEST:]
     start = text.find("{")
     for _ in range(STARTS):
         if start < 0:

@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_the_score(setup, kind):
 
         def ahead(sign):
             moved = replace(state, x=state.x + sign * step * direction)
-            return float(process.value_gradient(moved, score)[1].reward)
+            return float(process.value_gradient(moved, score)[1].score)
 
         found["slope"] = (ahead(1) - ahead(-1)) / (2 * step)
         found["norm"] = float(values.gradient.norm())

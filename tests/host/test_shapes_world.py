@@ -117,7 +117,7 @@ def test_gradient_through_host_equals_the_librarys(family):
     _, ours = process.value_gradient(process.start(1), lambda images, group: judge.score(images, texts(group)))
     largest = float(ours.gradient.abs().max())
     assert largest > 0
-    assert found["values"].reward.tolist() == pytest.approx(ours.reward.tolist(), abs=1e-4)
+    assert found["values"].score.tolist() == pytest.approx(ours.score.tolist(), abs=1e-4)
     assert float((found["values"].gradient - ours.gradient).abs().max()) < 1e-3 * largest
     (result,) = found_result
     assert result.status == "complete" and not result.warnings

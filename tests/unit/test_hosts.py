@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,7 +154,8 @@ def test_every_comfyui_gets_a_line(tools, tmp_path, monkeypatch, capfd):
     (ready / "installed").touch()
     assert run_tests.main(["tests/unit/test_packaging.py", "-q", "-p", "no:cacheprovider"]) == 0
     output = capfd.readouterr().out
-    assert "4 passed" in output and "4 deselected" in output
+    (passed,), (deselected,) = (re.findall(rf"(\d+) {what}", output) for what in ("passed", "deselected"))
+    assert int(passed) == int(deselected) > 0  # all in the first host, none of them again in the others
     lines = output.strip().splitlines()[-4:]
     for line, host, words in zip(
         lines,

@@ -175,5 +175,5 @@ def test_the_trace_itself_is_never_overwritten(searched, tmp_path, capsys):
     source = tmp_path / "trace.json"
     source.write_text(to_text(searched.trace), encoding="utf-8")
     assert main(["report", str(source), "-o", str(source)]) == 2
-    assert json.loads(source.read_text(encoding="utf-8"))["schema"] == 1
+    assert json.loads(source.read_text(encoding="utf-8"))["schema"] == 2
     assert "that is the trace itself" in capsys.readouterr().err

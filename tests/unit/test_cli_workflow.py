@@ -267,7 +267,7 @@ def test_a_sentence_of_a_node_is_told_once():
 @pytest.mark.parametrize(
     ("kind", "message", "told"),
     [
-        ("/root/ComfyUI/custom_nodes/testtime.samplers.protocols.SearchError", "steps is 0", "failed: steps is 0"),
+        ("/opt/ComfyUI/custom_nodes/testtime.samplers.protocols.SearchError", "steps is 0", "failed: steps is 0"),
         ("torch.OutOfMemoryError", "no memory", "failed: OutOfMemoryError: no memory"),
         ("ValueError", "", "failed: ValueError"),
         (None, "", "failed: error"),

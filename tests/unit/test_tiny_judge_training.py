@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from testtime.models.tiny.loading import load_family
 from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
 from testtime.models.tiny.train.hard_pairs import hard_pair, sample_hard_pair
-from testtime.models.tiny.train.judges import rank_correlation, scores
+from testtime.models.tiny.train.judges import rank_correlation, redrawn, scores
+from testtime.models.tiny.train.reconstruct import rendered
 from testtime.models.tiny.train.rollouts import Rollouts, graded, joined, roll_out
 from testtime.models.tiny.train.verifier_data import Thing
 from testtime.models.tiny.train.verifier_loop import GridHead
@@ -123,3 +125,19 @@ def test_scores_are_the_judges_own():
     mean = scores(lambda pictures, tokens: pictures.mean((1, 2, 3)) + tokens[:, 0], images, ["a star"] * 70)
     expected = images.reshape(70, -1).mean(1) / 255 + scores(lambda p, t: t[:, 0].float(), images, ["a star"] * 70)
     np.testing.assert_allclose(mean, expected, atol=1e-4)
+
+
+def test_pictures_of_the_generator_are_those_of_the_drawings():
+    """What the judges also train on and are measured on: the generator's hands blur a drawing, and change no other."""
+    family = load_family()
+    drawn = [sample_hard_pair(seed) for seed in range(2)]
+    pairs, images = [pair for pair, _ in drawn], np.stack([image for _, image in drawn])
+    rendered_images = rendered(pairs, images, family, np.random.default_rng(3))
+    once, again = (redrawn(images.reshape(-1, 128, 128, 3), sigma, family) for sigma in (0.05, 4.0))
+    assert rendered_images.shape == images.shape and rendered_images.dtype == np.uint8
+
+    def error(other):
+        return float(np.abs(other.reshape(images.shape).astype(float) - images).mean())
+
+    assert 0 < error(rendered_images) < 60
+    assert error(once) < 10 < error(again)

@@ -75,7 +75,7 @@ def redrawn(images: np.ndarray, sigma: float, family: Family, seed: int = 0) -> 
     empty = encode_prompts(family, [""])
     s = sigma / (1 + sigma)
     denoise = TinyDenoise(family.flow, "flow", empty, empty, cfg=1.0)
-    clean = denoise((1 - s) * latents + s * noise, s, torch.zeros(len(latents), dtype=torch.long))
+    clean = denoise((1 - s) * latents + s * noise, s, torch.zeros(len(latents), dtype=torch.long)).x0
     pixels = (family.autoencoder.decode(clean / family.latent_scale).clamp(-1, 1) + 1) * 127.5
     return pixels.round().byte().permute(0, 2, 3, 1).numpy()
 

@@ -35,7 +35,7 @@ def rendered(pairs: list[Pair], images: np.ndarray, family: Family, rng: np.rand
     sigma = float(np.exp(rng.uniform(*np.log(SIGMAS))))
     chosen = torch.from_numpy(rng.random(len(flat)) > 1 / 3)
     noise = torch.from_numpy(rng.standard_normal(tuple(latents.shape)).astype(np.float32))
-    denoised = denoise(latents + sigma * noise, sigma, torch.arange(len(flat)))
+    denoised = denoise(latents + sigma * noise, sigma, torch.arange(len(flat))).x0
     latents[chosen] = denoised[chosen].float()
     pixels = (family.autoencoder.decode(latents / family.latent_scale).float().clamp(-1, 1) + 1) * 127.5
     return pixels.round().byte().permute(0, 2, 3, 1).reshape(images.shape).numpy()

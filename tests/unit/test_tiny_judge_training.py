@@ -139,5 +139,5 @@ def test_pictures_of_the_generator_are_those_of_the_drawings():
     def error(other):
         return float(np.abs(other.reshape(images.shape).astype(float) - images).mean())
 
-    assert 0 < error(rendered_images) < 60
-    assert error(once) < 10 < error(again)
+    assert 0 < error(rendered_images) < 20
+    assert 0 < error(once) < 0.5 * error(again)  # most of a picture is plain ground, which both keep

@@ -41,7 +41,7 @@ def objects(folder: Path, shown: Mapping[str, Tensor]) -> Row:
     """Boxes' scores of OWLv2 against transformers' own processor and post-processing."""
     import transformers
 
-    from ..verifiers.detectors import load_detector
+    from ..verifiers.objects.detectors import load_detector
     from .small_detectors import owl
 
     owl(folder, models.clip_tokenizer(folder / "words"), side=320)

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..verifiers import aesthetic, clip_rewards, clip_score, features, similarity
+from ..verifiers.aesthetic import predictors as aesthetic
+from ..verifiers.aesthetic.jpeg import JPEGVerifier
 from ..verifiers.clip_weights import build_clip, read_weights
-from ..verifiers.image_reward import ImageRewardModel, ImageRewardVerifier, fill, to_transformers
-from ..verifiers.jpeg import JPEGVerifier
+from ..verifiers.image_image import features, similarity
+from ..verifiers.image_text import clip_score
+from ..verifiers.preference import clip_rewards
+from ..verifiers.preference.image_reward import ImageRewardModel, ImageRewardVerifier, fill, to_transformers
 from . import parity_link as link
 from .official.pictures import PROMPTS
 

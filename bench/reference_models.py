@@ -190,7 +190,7 @@ class ReferenceImageReward(nn.Module):
 
     @staticmethod
     def options() -> tuple[dict, dict]:
-        """(vision, text) options of ``verifiers.image_reward.ImageRewardModel`` that describe this model."""
+        """(vision, text) options of ``verifiers.preference.image_reward.ImageRewardModel`` that describe this model."""
         vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
                   "image_size": SIZE, "patch_size": 7}  # fmt: skip
         text = {"vocab_size": len(BERT_WORDS), "hidden_size": 24, "encoder_hidden_size": 32, "intermediate_size": 40,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..verifiers.features import DINO_REPOSITORY, INCEPTION_FILE, load_dinov2, load_inception
+from ..verifiers.image_image.features import DINO_REPOSITORY, INCEPTION_FILE, load_dinov2, load_inception
 from .host.managed_extractor import ManagedExtractor
 from .model_folders import Weights, combo, file_choices, folder_choices, located, missing
 from .types import CATEGORY, ExtractorType

@@ -6,11 +6,11 @@ import torch
 from comfy_api.latest import io
 
 from ..verifiers.base import VerifierError
-from ..verifiers.clip_score import load_clip_score_folder
-from ..verifiers.detectors import load_detector
-from ..verifiers.geneval import Rules
-from ..verifiers.objects import MODES, ColourReader, ObjectsVerifier
-from ..verifiers.requirements import parse
+from ..verifiers.image_text.clip_score import load_clip_score_folder
+from ..verifiers.objects.detectors import load_detector
+from ..verifiers.objects.geneval import Rules
+from ..verifiers.objects.requirements import parse
+from ..verifiers.objects.verifier import MODES, ColourReader, ObjectsVerifier
 from .choices import open_ended
 from .host.managed_verifier import managed
 from .model_folders import (

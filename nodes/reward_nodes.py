@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..verifiers.aesthetic import load_aesthetic_v25, load_laion_aesthetic
-from ..verifiers.clip_rewards import SCALES, load_hps, load_pickscore
-from ..verifiers.image_reward import load_image_reward
-from ..verifiers.similarity import COMBINATIONS, load_similarity
+from ..verifiers.aesthetic.predictors import load_aesthetic_v25, load_laion_aesthetic
+from ..verifiers.image_image.similarity import COMBINATIONS, load_similarity
+from ..verifiers.preference.clip_rewards import SCALES, load_hps, load_pickscore
+from ..verifiers.preference.image_reward import load_image_reward
 from .host.managed_verifier import managed
 from .model_folders import (
     Weights,

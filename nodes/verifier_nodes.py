@@ -15,8 +15,8 @@ from ..models.tiny.loading import missing_weights
 from ..samplers.processes.chunking import Chunker
 from ..samplers.protocols import SearchError
 from ..verifiers.base import VerifierError, check_images, check_prompts
-from ..verifiers.clip_score import MODES, load_clip_score_files, load_clip_score_folder
 from ..verifiers.ensemble import COMBINATIONS, RELATIVE, EnsembleVerifier, Voice
+from ..verifiers.image_text.clip_score import MODES, load_clip_score_files, load_clip_score_folder
 from ..verifiers.registry import create
 from .choices import open_ended
 from .compat import is_oom, throw_if_interrupted

@@ -79,49 +79,49 @@ def _shapes_preference(**options) -> Verifier:
 
 @register("clip_score")
 def _clip_score(folder, **options) -> Verifier:
-    from .clip_score import load_clip_score_folder
+    from .image_text.clip_score import load_clip_score_folder
 
     return load_clip_score_folder(folder, **options)
 
 
 @register("pickscore")
 def _pickscore(folder, **options) -> Verifier:
-    from .clip_rewards import load_pickscore
+    from .preference.clip_rewards import load_pickscore
 
     return load_pickscore(folder, **options)
 
 
 @register("hps_v2_1")
 def _hps(file, tokenizer, **options) -> Verifier:
-    from .clip_rewards import load_hps
+    from .preference.clip_rewards import load_hps
 
     return load_hps(file, tokenizer, **options)
 
 
 @register("image_reward")
 def _image_reward(file, tokenizer, **options) -> Verifier:
-    from .image_reward import load_image_reward
+    from .preference.image_reward import load_image_reward
 
     return load_image_reward(file, tokenizer, **options)
 
 
 @register("laion_aesthetic")
 def _laion_aesthetic(clip, head, **options) -> Verifier:
-    from .aesthetic import load_laion_aesthetic
+    from .aesthetic.predictors import load_laion_aesthetic
 
     return load_laion_aesthetic(clip, head, **options)
 
 
 @register("aesthetic_v25")
 def _aesthetic_v25(siglip, head, **options) -> Verifier:
-    from .aesthetic import load_aesthetic_v25
+    from .aesthetic.predictors import load_aesthetic_v25
 
     return load_aesthetic_v25(siglip, head, **options)
 
 
 @register("similarity")
 def _similarity(folder, references, **options) -> Verifier:
-    from .similarity import load_similarity
+    from .image_image.similarity import load_similarity
 
     return load_similarity(folder, references, **options)
 
@@ -156,20 +156,20 @@ def _vlm_endpoint(url, model, **options) -> Verifier:
 
 @register("objects")
 def _objects(folder, **options) -> Verifier:
-    from .objects import load_objects
+    from .objects.verifier import load_objects
 
     return load_objects(folder, **options)
 
 
 @register("jpeg_compressibility")
 def _jpeg_compressibility(**options) -> Verifier:
-    from .jpeg import JPEGVerifier
+    from .aesthetic.jpeg import JPEGVerifier
 
     return JPEGVerifier(compress=True, **options)
 
 
 @register("jpeg_incompressibility")
 def _jpeg_incompressibility(**options) -> Verifier:
-    from .jpeg import JPEGVerifier
+    from .aesthetic.jpeg import JPEGVerifier
 
     return JPEGVerifier(compress=False, **options)

@@ -116,9 +116,9 @@ def test_without_a_server_nothing_is_known():
 def test_every_verifier_without_gradient_says_so():
     """The nodes' declarations are those of the verifiers that they make."""
     from testtime.nodes import human_node, judge_nodes, object_nodes, verifier_nodes
+    from testtime.verifiers.aesthetic.jpeg import JPEGVerifier
     from testtime.verifiers.human import HumanVerifier
-    from testtime.verifiers.jpeg import JPEGVerifier
-    from testtime.verifiers.objects import ObjectsVerifier
+    from testtime.verifiers.objects.verifier import ObjectsVerifier
     from testtime.verifiers.vlm.judge import VLMJudgeVerifier
     from testtime.verifiers.vlm.vqa_score import VQAScoreVerifier
 

@@ -367,7 +367,7 @@ def test_clusters_by_inception_features(verifiers_folder):
     from torchvision.models import inception_v3
 
     from testtime.nodes.extractor_nodes import InceptionFeaturesNode
-    from testtime.verifiers.features import INCEPTION_FILE
+    from testtime.verifiers.image_image.features import INCEPTION_FILE
 
     message = InceptionFeaturesNode.validate_inputs(INCEPTION_FILE)
     assert INCEPTION_FILE in message and "download.pytorch.org" in message and str(verifiers_folder) in message

@@ -158,7 +158,7 @@ class TestPrecision:
     @pytest.fixture
     def verifier(self, model_folders):  # noqa: F811
         from testtime.nodes.verifier_nodes import clip_tokenizer
-        from testtime.verifiers.clip_rewards import load_pickscore
+        from testtime.verifiers.preference.clip_rewards import load_pickscore
 
         tiny_clip(folder_of(model_folders) / "pick")
         return load_pickscore(folder_of(model_folders) / "pick", clip_tokenizer())

@@ -51,7 +51,7 @@ def test_hps_from_open_clips_file(model_folders):  # noqa: F811
 
 def test_image_reward(model_folders, monkeypatch):  # noqa: F811
     from testtime.nodes.reward_nodes import ImageRewardNode
-    from testtime.verifiers import image_reward
+    from testtime.verifiers.preference import image_reward
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat"]
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -88,7 +88,7 @@ def test_aesthetics(model_folders):  # noqa: F811
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     from testtime.nodes.reward_nodes import AestheticV25Node, LAIONAestheticNode
-    from testtime.verifiers.aesthetic import laion_head, v25_head
+    from testtime.verifiers.aesthetic.predictors import laion_head, v25_head
 
     tiny_clip(folder_of(model_folders) / "openai--clip-vit-large-patch14")
     torch.save(laion_head(32).state_dict(), folder_of(model_folders) / "sac+logos+ava1-l14-linearMSE.pth")

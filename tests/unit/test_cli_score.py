@@ -49,7 +49,7 @@ def test_scores_every_image_with_its_prompt(folder):
 
 def test_goes_on_where_it_stopped(folder, monkeypatch):
     arguments = ["score", str(folder), "--verifier", "jpeg_compressibility:per_megapixel=true", "--batch", "1"]
-    from testtime.verifiers import jpeg
+    from testtime.verifiers.aesthetic import jpeg
 
     calls, score = [], jpeg.JPEGVerifier.score
 

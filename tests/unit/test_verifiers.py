@@ -14,9 +14,9 @@ from testtime.models.tiny.clip import ShapesCLIP
 from testtime.models.tiny.preference import PreferenceModel
 from testtime.samplers.protocols import SearchError, Verifier
 from testtime.verifiers import registry
+from testtime.verifiers.aesthetic.jpeg import JPEGVerifier
 from testtime.verifiers.base import PromptCache, VerifierError, check_images, check_prompts
 from testtime.verifiers.embedded import ShapesCLIPVerifier, ShapesPreferenceVerifier
-from testtime.verifiers.jpeg import JPEGVerifier
 
 PROMPTS = ["a red circle", "two green stars", "a photo of a dragon"]
 

@@ -10,14 +10,14 @@ import torch
 from testtime.bench import reference_models as models
 from testtime.bench.small_detectors import owl
 from testtime.bench.small_vlm import llava
-from testtime.verifiers import image_reward
-from testtime.verifiers.aesthetic import AestheticV25Verifier, LAIONAestheticVerifier, laion_head, v25_head
+from testtime.verifiers.aesthetic.predictors import AestheticV25Verifier, LAIONAestheticVerifier, laion_head, v25_head
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.clip_rewards import HPSVerifier, PickScoreVerifier
-from testtime.verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
-from testtime.verifiers.image_reward import ImageRewardModel, ImageRewardVerifier
-from testtime.verifiers.objects import load_objects
-from testtime.verifiers.similarity import SimilarityVerifier
+from testtime.verifiers.image_image.similarity import SimilarityVerifier
+from testtime.verifiers.image_text.clip_score import CLIPScoreVerifier, load_tokenizer
+from testtime.verifiers.objects.verifier import load_objects
+from testtime.verifiers.preference import image_reward
+from testtime.verifiers.preference.clip_rewards import HPSVerifier, PickScoreVerifier
+from testtime.verifiers.preference.image_reward import ImageRewardModel, ImageRewardVerifier
 from testtime.verifiers.vlm.vqa_score import load_vqa_score
 
 transformers = pytest.importorskip("transformers")

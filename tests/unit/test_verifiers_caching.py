@@ -10,7 +10,7 @@ import torch
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.caching import ImageCache, digest
-from testtime.verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
+from testtime.verifiers.image_text.clip_score import CLIPScoreVerifier, load_tokenizer
 from testtime.verifiers.precision import precision_of, set_precision
 
 from .test_verifiers_clip_score import PROMPTS, clip, pictures, tokenizer_folder  # noqa: F401 - fixtures

@@ -10,13 +10,13 @@ import torch
 
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.clip_score import (
+from testtime.verifiers.clip_weights import infer_config
+from testtime.verifiers.image_text.clip_score import (
     CLIPScoreVerifier,
     load_clip_score_files,
     load_clip_score_folder,
     load_tokenizer,
 )
-from testtime.verifiers.clip_weights import infer_config
 
 transformers = pytest.importorskip("transformers")
 save_file = pytest.importorskip("safetensors.torch").save_file

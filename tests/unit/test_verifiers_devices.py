@@ -10,9 +10,9 @@ from testtime.samplers.clustering import representatives
 from testtime.samplers.methods.noise_search import neighbour
 from testtime.samplers.processes.kernel import Transition, as_float64_cpu
 from testtime.verifiers import pillow
+from testtime.verifiers.aesthetic.jpeg import JPEGVerifier
 from testtime.verifiers.ensemble import EnsembleVerifier, Voice
 from testtime.verifiers.human import Answer, HumanVerifier
-from testtime.verifiers.jpeg import JPEGVerifier
 
 
 class OnDevice(Tensor):

@@ -10,9 +10,9 @@ import torch
 from testtime.samplers.methods import SMC, BestOfN
 from testtime.samplers.protocols import Verifier
 from testtime.samplers.run.search import run_search
+from testtime.verifiers.aesthetic.jpeg import JPEGVerifier
 from testtime.verifiers.base import VerifierError, WrappedVerifier
 from testtime.verifiers.ensemble import COMBINATIONS, EnsembleVerifier, Voice, ranks, shares, standardise
-from testtime.verifiers.jpeg import JPEGVerifier
 
 from . import oracles
 

@@ -8,9 +8,15 @@ from PIL import Image
 from torch import nn
 
 from testtime.samplers.clustering import REDUCTIONS, reduce_tokens, representatives
-from testtime.verifiers import features
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.features import DINOv2Features, InceptionFeatures, load_dinov2, load_inception, stretching
+from testtime.verifiers.image_image import features
+from testtime.verifiers.image_image.features import (
+    DINOv2Features,
+    InceptionFeatures,
+    load_dinov2,
+    load_inception,
+    stretching,
+)
 from testtime.verifiers.precision import set_precision
 
 from .test_verifiers_clip_score import pictures

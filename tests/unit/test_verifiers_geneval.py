@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.geneval import (
+from testtime.verifiers.objects.geneval import (
     OFFICIAL,
     Found,
     Rules,
@@ -21,7 +21,7 @@ from testtime.verifiers.geneval import (
     strict,
     thin_out,
 )
-from testtime.verifiers.requirements import COLOURS, Item, Requirement, from_geneval, parse, singular
+from testtime.verifiers.objects.requirements import COLOURS, Item, Requirement, from_geneval, parse, singular
 
 LINES = [
     json.loads(line)

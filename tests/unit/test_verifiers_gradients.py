@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from testtime.bench import reference_models as models
-from testtime.verifiers.aesthetic import AestheticV25Verifier, LAIONAestheticVerifier, laion_head, v25_head
-from testtime.verifiers.clip_rewards import HPSVerifier, PickScoreVerifier
-from testtime.verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
-from testtime.verifiers.image_reward import ImageRewardModel, ImageRewardVerifier
-from testtime.verifiers.similarity import SimilarityVerifier
+from testtime.verifiers.aesthetic.predictors import AestheticV25Verifier, LAIONAestheticVerifier, laion_head, v25_head
+from testtime.verifiers.image_image.similarity import SimilarityVerifier
+from testtime.verifiers.image_text.clip_score import CLIPScoreVerifier, load_tokenizer
+from testtime.verifiers.preference.clip_rewards import HPSVerifier, PickScoreVerifier
+from testtime.verifiers.preference.image_reward import ImageRewardModel, ImageRewardVerifier
 
 transformers = pytest.importorskip("transformers")
 

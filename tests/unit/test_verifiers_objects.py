@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from testtime.bench.small_detectors import grounding_dino, owl
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.clip_score import CLIPScoreVerifier, load_tokenizer
-from testtime.verifiers.detectors import Detector, corners, load_detector, sentence
-from testtime.verifiers.geneval import OFFICIAL, Found, Rules
-from testtime.verifiers.objects import ColourReader, ObjectsVerifier, crops
+from testtime.verifiers.image_text.clip_score import CLIPScoreVerifier, load_tokenizer
+from testtime.verifiers.objects.detectors import Detector, corners, load_detector, sentence
+from testtime.verifiers.objects.geneval import OFFICIAL, Found, Rules
+from testtime.verifiers.objects.requirements import COLOURS
+from testtime.verifiers.objects.verifier import ColourReader, ObjectsVerifier, crops
 from testtime.verifiers.pictures import to_bytes, to_pictures
-from testtime.verifiers.requirements import COLOURS
 
 from .test_verifiers_clip_score import clip, pictures, tokenizer_folder  # noqa: F401 - fixtures
 

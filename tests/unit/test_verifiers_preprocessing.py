@@ -12,8 +12,8 @@ from PIL import Image
 
 from testtime.bench.official import facts
 from testtime.verifiers.base import VerifierError
+from testtime.verifiers.image_image.similarity import IMAGENET_MEAN, IMAGENET_STD
 from testtime.verifiers.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, longer_side, shorter_side
-from testtime.verifiers.similarity import IMAGENET_MEAN, IMAGENET_STD
 
 SIZES = [(512, 512), (768, 1344), (300, 517), (64, 64), (1000, 1333)]
 

@@ -10,10 +10,12 @@ import pickle
 import pytest
 import torch
 
-from testtime.verifiers import aesthetic, clip_weights, image_reward, openclip_layout
+from testtime.verifiers import clip_weights, openclip_layout
+from testtime.verifiers.aesthetic import predictors as aesthetic
 from testtime.verifiers.base import VerifierError
 from testtime.verifiers.clip_weights import infer_config, read_weights
-from testtime.verifiers.image_reward import ImageRewardModel
+from testtime.verifiers.preference import image_reward
+from testtime.verifiers.preference.image_reward import ImageRewardModel
 
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from testtime.verifiers import image_reward
-from testtime.verifiers.aesthetic import (
+from testtime.verifiers.aesthetic.predictors import (
     AestheticV25Verifier,
     LAIONAestheticVerifier,
     laion_head,
@@ -17,11 +16,12 @@ from testtime.verifiers.aesthetic import (
     v25_head,
 )
 from testtime.verifiers.base import VerifierError
-from testtime.verifiers.clip_rewards import HPSVerifier, PickScoreVerifier, load_hps, load_pickscore
-from testtime.verifiers.clip_score import load_tokenizer
 from testtime.verifiers.clip_weights import build_clip, read_weights
-from testtime.verifiers.image_reward import ImageRewardModel, ImageRewardVerifier, load_image_reward
+from testtime.verifiers.image_text.clip_score import load_tokenizer
 from testtime.verifiers.openclip_layout import is_openclip, to_transformers
+from testtime.verifiers.preference import image_reward
+from testtime.verifiers.preference.clip_rewards import HPSVerifier, PickScoreVerifier, load_hps, load_pickscore
+from testtime.verifiers.preference.image_reward import ImageRewardModel, ImageRewardVerifier, load_image_reward
 from testtime.verifiers.preprocessing import CLIP_MEAN, CLIP_STD
 
 from .test_verifiers_clip_score import PROMPTS, clip, pictures, tokenizer_folder  # noqa: F401 - fixtures

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from testtime.verifiers.base import VerifierError
+from testtime.verifiers.image_image.similarity import TOWERS, SimilarityVerifier, load_similarity
 from testtime.verifiers.preprocessing import Preprocessing
-from testtime.verifiers.similarity import TOWERS, SimilarityVerifier, load_similarity
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 28, "patch_size": 7}

@@ -12,7 +12,7 @@ import torch
 
 from testtime.verifiers.base import VerifierError, check_prompts
 from testtime.verifiers.embedded import ShapesCLIPVerifier
-from testtime.verifiers.requirements import parse
+from testtime.verifiers.objects.requirements import parse
 from testtime.verifiers.text import cleaned, plain
 
 TEXTS = json.loads((Path(__file__).parent / "official_facts.json").read_text(encoding="utf-8"))["texts"]

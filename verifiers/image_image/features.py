@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import VerifierError, freeze, image_side, module_device
-from .caching import ImageCache
-from .clip_weights import read_weights
-from .preprocessing import Preprocessing
+from ..base import VerifierError, freeze, image_side, module_device
+from ..caching import ImageCache
+from ..clip_weights import read_weights
+from ..preprocessing import Preprocessing
+from ..weights import DINO_REPOSITORY, INCEPTION_FILE
 from .similarity import IMAGENET_MEAN, IMAGENET_STD
-from .weights import DINO_REPOSITORY, INCEPTION_FILE
 
 DINO_KINDS = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 DINO_SIZE = 224

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .base import VerifierError
+from ..base import VerifierError
 from .requirements import COLOURS, Item, Requirement
 
 # (name, boxes [m, 4]) -> probability of each of COLOURS [m, 10]

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..samplers.protocols import ScoreContext, Verifier
-from .base import VerifierError, check_images, freeze, image_side, module_device
-from .caching import ImageCache
-from .clip_score import _unit
-from .preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
+from ...samplers.protocols import ScoreContext, Verifier
+from ..base import VerifierError, check_images, freeze, image_side, module_device
+from ..caching import ImageCache
+from ..image_text.clip_score import _unit
+from ..preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..samplers.protocols import ScoreContext, Verifier
-from .base import VerifierError, freeze, image_side, module_device
-from .caching import ImageCache
-from .clip_score import _unit
-from .clip_weights import read_weights
-from .preprocessing import Preprocessing
+from ...samplers.protocols import ScoreContext, Verifier
+from ..base import VerifierError, freeze, image_side, module_device
+from ..caching import ImageCache
+from ..clip_weights import read_weights
+from ..image_text.clip_score import _unit
+from ..preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection, SiglipVisionModel

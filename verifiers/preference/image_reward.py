@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..samplers.protocols import ScoreContext, Verifier
-from .aesthetic import AffineHead
-from .base import PromptCache, VerifierError, check_prompts, freeze, image_side, module_device
-from .caching import ImageCache
-from .clip_weights import read_weights
-from .preprocessing import Preprocessing
-from .text import Tokens
+from ...samplers.protocols import ScoreContext, Verifier
+from ..aesthetic.predictors import AffineHead
+from ..base import PromptCache, VerifierError, check_prompts, freeze, image_side, module_device
+from ..caching import ImageCache
+from ..clip_weights import read_weights
+from ..preprocessing import Preprocessing
+from ..text import Tokens
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..samplers.protocols import ScoreContext, Verifier
-from .base import VerifierError, check_images
+from ...samplers.protocols import ScoreContext, Verifier
+from ..base import VerifierError, check_images
 
 
 class JPEGVerifier(Verifier):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..samplers.protocols import ScoreContext
-from .base import VerifierError
-from .clip_score import CLIPScoreVerifier, load_tokenizer
-from .clip_weights import build_clip, read_weights
-from .preprocessing import Preprocessing
+from ...samplers.protocols import ScoreContext
+from ..base import VerifierError
+from ..clip_weights import build_clip, read_weights
+from ..image_text.clip_score import CLIPScoreVerifier, load_tokenizer
+from ..preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..samplers.protocols import ScoreContext, Verifier
-from .base import PromptCache, VerifierError, check_prompts, freeze, image_side, module_device
-from .caching import ImageCache
-from .clip_weights import build_clip, read_weights
-from .preprocessing import Preprocessing
-from .text import Tokens
+from ...samplers.protocols import ScoreContext, Verifier
+from ..base import PromptCache, VerifierError, check_prompts, freeze, image_side, module_device
+from ..caching import ImageCache
+from ..clip_weights import build_clip, read_weights
+from ..preprocessing import Preprocessing
+from ..text import Tokens
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer

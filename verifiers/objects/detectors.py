@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import VerifierError, freeze, module_device
+from ..base import VerifierError, freeze, module_device
+from ..pictures import to_pictures
 from .geneval import Found
-from .pictures import to_pictures
 
 QUERY = "a photo of a {}"
 FLOOR = 0.02  # boxes below this are nothing to anybody

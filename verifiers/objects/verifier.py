@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..samplers.protocols import ScoreContext, Verifier
-from .base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
-from .caching import ImageCache
-from .clip_score import CLIPScoreVerifier, load_clip_score_folder
+from ...samplers.protocols import ScoreContext, Verifier
+from ..base import PromptCache, VerifierError, check_images, check_prompts, freeze, module_device
+from ..caching import ImageCache
+from ..image_text.clip_score import CLIPScoreVerifier, load_clip_score_folder
+from ..pictures import finite_rows, to_bytes
+from ..preprocessing import Preprocessing
 from .detectors import Detector, load_detector
 from .geneval import Found, Rules, count_error, graded, strict, thin_out
-from .pictures import finite_rows, to_bytes
-from .preprocessing import Preprocessing
 from .requirements import COLOURS, Requirement, parse
 
 MODES = ("graded", "strict", "count")

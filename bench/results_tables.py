@@ -161,7 +161,7 @@ def part(results: Results, name: str) -> str:
     """
     rows = results.parts.get(name)
     if rows is None:
-        known = ", ".join(["full", "picture", "steps", "agreement", *results.parts])
+        known = ", ".join(["full", "overview", "picture", "steps", "agreement", *results.parts])
         raise ValueError(f"the block bench:{results.name} {name}: there is no such part, choose one of {known}")
     if "overall_ci" not in rows[0]:
         titles = [key.replace("_", " ") for key in rows[0]]
@@ -194,17 +194,17 @@ def provenance(results: Results) -> str:
     return f"{', '.join(parts + judges)}. Measured on {results.machine}, commit `{results.commit}`."
 
 
-def explanation(results: Results) -> str:
-    """How to read the tables."""
+def explanation(results: Results, compared: bool = True) -> str:
+    """How to read the tables; ``compared``: differences from the reference are among the columns."""
     several = len([m for m in results.methods if m != PLAIN]) > 1
     paired = any(paired_gain(row, results.row(REFERENCE, row["budget"])) for row in results.rows)
     text = "In brackets: 95 % bootstrap intervals over the prompts."
-    if paired:
+    if paired and compared:
         text += (
-            f" Differences to {method_name(REFERENCE)} are taken on the same prompts; an interval without 0 is a "
-            f"difference that other prompts would show, too."
+            f" Differences from {method_name(REFERENCE)} are paired by prompt; an interval that excludes 0 is unlikely "
+            f"to be due to the choice of prompts."
         )
-    return text + (" Bold: the highest of a column, whether or not the gap means anything." if several else "")
+    return text + (" Bold: the highest in its column, significant or not." if several else "")
 
 
 def case_tables(body: dict[str, Any]) -> str:

@@ -3,11 +3,11 @@
     python -m testtime.bench.tables [--check]
 
 Every ``bench/results/NAME.json`` fills the blocks ``<!-- bench:NAME -->`` ... ``<!-- /bench -->`` of the pages, and
-``docs/images/NAME.svg`` with its dark twin, where several budgets were measured. ``<!-- bench:NAME full -->`` lists
-every row instead of the overview, ``<!-- bench:NAME picture -->`` shows the picture alone. A file with "cases" in the
-place of rows fills its block with one table. ``<!-- bench:NAME PART -->`` is the table of another list in the file (an
-ablation), ``<!-- bench:NAME steps -->`` the picture of its scores over the steps, ``<!-- bench:NAME agreement -->`` the
-one of how well early scores foretell the final ones.
+``docs/images/NAME.svg`` with its dark twin, where several budgets were measured. ``<!-- bench:NAME overview -->`` lists
+correct images by budget only, ``<!-- bench:NAME full -->`` every row, ``<!-- bench:NAME picture -->`` shows the picture
+alone. A file with "cases" instead of rows fills its block with one table. ``<!-- bench:NAME PART -->`` is the table of
+another list in the file (an ablation), ``<!-- bench:NAME steps -->`` the picture of its scores over the steps,
+``<!-- bench:NAME agreement -->`` the one of how well early scores predict the final ones.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def themed(alt: str, name: str, folder: str) -> str:
 
 
 def block(results: Results, kind: str, images: str) -> str:
-    """Text between the markers; ``kind`` is "", "full", "picture", "steps", "agreement" or a part of the file."""
+    """Text between the markers; ``kind`` as the module's docstring says, or the name of a part of the file."""
     shown = [picture(results, images)] if results.curves else []
     if kind == "picture":
         parts = [*shown, provenance(results)]
@@ -67,6 +67,8 @@ def block(results: Results, kind: str, images: str) -> str:
         parts = [step_picture(results, images)]
     elif kind == "agreement":
         parts = [agreement_picture(results, images)]
+    elif kind == "overview":
+        parts = [*shown, overview(results), f"{explanation(results, compared=False)} {provenance(results)}"]
     elif kind == "full":
         parts = [every_row(results), provenance(results)]
     elif kind:

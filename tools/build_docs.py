@@ -1,9 +1,9 @@
-"""Fill the generated parts of README.md: the table of nodes, from the nodes' own schemas.
+"""Fill the generated parts of the docs: all nodes (docs/nodes.md) and all methods (docs/methods.md).
 
     .venv/bin/python tools/build_docs.py
 
-Needs a ComfyUI (``COMFYUI_PATH``, or where ``installation/locate.py`` finds one). A test checks that no
-node is missing in it.
+Nodes come from their own schemas, methods from ``samplers/methods/registry.py``. Needs a ComfyUI (``COMFYUI_PATH``, or
+where ``installation/locate.py`` finds one). Tests check that both are up to date.
 """
 
 from __future__ import annotations
@@ -14,15 +14,37 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+NODES = ROOT / "docs" / "nodes.md"
+METHODS = ROOT / "docs" / "methods.md"
 
 
-def node_table(schemas: list) -> str:
-    """A Markdown table of nodes: name, purpose in one sentence; grouped by menu."""
-    rows = ["| node | what it does |", "| --- | --- |"]
-    for schema in sorted(schemas, key=lambda schema: schema.category.count("/")):
-        mark = " (experimental)" if schema.is_experimental else ""
-        rows.append(f"| {schema.display_name}{mark} | {first_sentence(schema.description)} |")
+def node_tables(schemas: list) -> str:
+    """Markdown tables of nodes, one per sub-menu in menu order: name, purpose in one sentence."""
+    menus: dict[str, list] = {}
+    for schema in schemas:
+        menus.setdefault(schema.category, []).append(schema)
+    parts = []
+    for menu, members in menus.items():
+        rows = [f"## {menu.replace('/', ' > ')}", "", "| node | what it does |", "| --- | --- |"]
+        for schema in members:
+            mark = " (experimental)" if schema.is_experimental else ""
+            rows.append(f"| {schema.display_name}{mark} | {first_sentence(schema.description)} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def method_table() -> str:
+    """A Markdown table of the methods: name with a link to its section, purpose, paper."""
+    from testtime.samplers.methods.registry import ROWS
+
+    rows = ["| method | what it does | paper |", "| --- | --- | --- |"]
+    rows += [f"| [{row.title}](#{anchor(row.title)}) | {row.summary} | {row.paper or '-'} |" for row in ROWS]
     return "\n".join(rows)
+
+
+def anchor(title: str) -> str:
+    """The fragment that Markdown gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def first_sentence(text: str) -> str:
@@ -60,9 +82,10 @@ def import_comfyui() -> None:
 
 
 def main() -> None:
-    """Rewrite README.md."""
+    """Rewrite the pages."""
     import_comfyui()
-    README.write_text(fill(README.read_text(encoding="utf-8"), "nodes", node_table(schemas())), encoding="utf-8")
+    for page, name, content in ((NODES, "nodes", node_tables(schemas())), (METHODS, "methods", method_table())):
+        page.write_text(fill(page.read_text(encoding="utf-8"), name, content), encoding="utf-8")
 
 
 if __name__ == "__main__":

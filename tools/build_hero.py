@@ -80,9 +80,9 @@ def caption(folder: Path) -> str:
     alt = "The same prompts drawn by plain sampling and by three searches, each marked right or wrong"
     return (
         f"![{alt}](docs/images/hero.png)\n\n"
-        f"*The embedded diffusion model on one prompt from each of {tasks} tasks, {about['steps']} steps, seed "
-        f"{about['seed']}. The mark is the verdict of an exact evaluator that no search gets to see. Made by "
-        f"`testtime demo` and `tools/build_hero.py`; nothing is picked by hand.*"
+        f"*The included diffusion model on one prompt from each of {tasks} tasks, {about['steps']} steps, seed "
+        f"{about['seed']}. Right or wrong is decided by an exact evaluator that no search can see. Made by "
+        f"`testtime demo` and `tools/build_hero.py`, no cherry-picking.*"
     )
 
 

@@ -339,7 +339,9 @@ def test_agreement_has_a_picture(checkout):
 
 def test_an_unknown_part_is_named(checkout):
     root = checkout(readme="<!-- bench:shapes-diffusion lambda -->\n<!-- /bench -->\n")
-    with pytest.raises(ValueError, match="shapes-diffusion lambda: there is no such part, choose one of full, picture"):
+    with pytest.raises(
+        ValueError, match="shapes-diffusion lambda: there is no such part, choose one of full, overview"
+    ):
         tables.update(root, check=True)
 
 

@@ -28,7 +28,7 @@ from ..samplers.processes.diffusion import DiffusionProcess
 from ..samplers.rewriting import Rewriting, Rounds
 from ..shapes_world.captions import Prompt
 from ..shapes_world.drawing import draw
-from ..shapes_world.scene import sample_scene
+from ..shapes_world.sampling import sample_scene
 from ..shapes_world.suite import suite as shapes_prompts
 from .command import main as run_command
 from .embeddings import features, frechet

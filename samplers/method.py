@@ -6,11 +6,14 @@ A method is a frozen dataclass of its settings with a ``run`` that reads like th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from .protocols import Outline, Process, SearchError, SearchResult, Verifier
-from .run.session import Session
+from .protocols import Outline, Process, Rewriter, SearchError, SearchResult, Verifier
+
+if TYPE_CHECKING:
+    from .run.session import Session
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class SearchMethod:
 
     Attributes:
         name: key in the registry, the trace and on the command line.
+        title: the method's name as a person knows it; default: ``name``.
         width: field that a budget may change (the number of particles, candidates, beams), "" for none.
         weighted: finalists have weights, so that ``Plan.output`` may be "weight" or "sample".
         fixed_schedule: the number of steps is not a budget's to change.
@@ -28,6 +32,7 @@ class SearchMethod:
     """
 
     name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
     width: ClassVar[str] = ""
     weighted: ClassVar[bool] = False
     fixed_schedule: ClassVar[bool] = False
@@ -35,12 +40,10 @@ class SearchMethod:
     from_noise: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
 
-    @property
-    def title(self) -> str:
-        """The method's name as a person knows it."""
-        from .methods.registry import title_of  # the registry holds the classes, so it is imported late
-
-        return title_of(self.name)
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "name" in vars(cls) and "title" not in vars(cls):
+            cls.title = cls.name
 
     @property
     def needs(self) -> frozenset[str]:
@@ -94,6 +97,10 @@ class SearchMethod:
 
     def unguided(self) -> SearchMethod:
         """These settings without gradients, where they have any."""
+        return self
+
+    def asking(self, change: Callable[[Rewriter], Rewriter]) -> SearchMethod:
+        """These settings with the rewriter exchanged, where they have one."""
         return self
 
     def run(self, session: Session) -> SearchResult:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from .budget import Budget, NoiseOutline, Pace
 from .checks import one_of
-from .methods.ttgen import TTGen
 from .needs import check_needs
 from .processes.kernel import Noise
 from .processes.sde import SDE, Schedule
 from .protocols import Capabilities, Outline, Process, Rewriter, SearchError, Verifier
-from .run.session import OUTPUTS
 
 if TYPE_CHECKING:
     from .after.origin import Origin
     from .method import SearchMethod
     from .rewriting import Rewriting
+
+OUTPUTS = ("score", "weight", "sample")
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,7 @@ class Plan:
 
     def asking(self, change: Callable[[Rewriter], Rewriter]) -> Plan:
         """The same search with its rewriter exchanged, where it has one."""
-        plan = self
-        if isinstance(self.method, TTGen) and self.method.rewriter is not None:
-            plan = replace(plan, method=replace(self.method, rewriter=change(self.method.rewriter)))
+        plan = replace(self, method=self.method.asking(change))
         if self.rewriting is not None and self.rewriting.rewriter is not None:
             plan = replace(plan, rewriting=replace(self.rewriting, rewriter=change(self.rewriting.rewriter)))
         return plan

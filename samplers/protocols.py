@@ -21,10 +21,10 @@ from .state import PROMPT, State
 from .verifier import ScoreContext, Values, Verifier
 
 if TYPE_CHECKING:
+    from .ledger import Ledger
     from .processes.chunking import Chunker
     from .processes.kernel import Interpolant, Noise
     from .processes.streams import Streams
-    from .run.ledger import Ledger
     from .run.trace import Trace
 
 __all__ = ["PROMPT", "ScoreContext", "State", "Values", "Verifier"]

@@ -21,7 +21,8 @@ from ..installation.files import write_text
 from .captions import Prompt, sample_prompt
 from .drawing import draw
 from .rules import decide
-from .scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, TASKS, Object, sample_scene
+from .sampling import sample_scene
+from .scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, TASKS, Object
 from .segmentation import find_pieces
 from .templates import match
 

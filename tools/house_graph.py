@@ -32,6 +32,12 @@ def room(path: str) -> str:
     return "/".join(parts[:2]) if deep else parts[0]
 
 
+def folder(path: str) -> str:
+    """The folder that a file lies in; a module that lies directly in a top folder is a room of its own."""
+    parts = path.split("/")
+    return path if len(parts) <= 2 else "/".join(parts[:-1])
+
+
 def imports(path: str, tree: ast.Module, files: set[str]) -> Iterator[tuple[str, bool]]:
     """(file of the package that is imported, whether inside a function), without imports for type checkers only."""
     typing_only = {

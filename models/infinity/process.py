@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ...samplers.ledger import Ledger
 from ...samplers.processes.chunking import Chunker
 from ...samplers.processes.kernel import Interpolant, Noise, is_stochastic
 from ...samplers.processes.streams import Streams
 from ...samplers.protocols import Capabilities, SearchError, Values
-from ...samplers.run.ledger import Ledger
 from ...samplers.state import State
 from . import bits as codes
 from .attention import KVCache

@@ -25,7 +25,8 @@ from ...models.tiny.denoiser import Denoiser
 from ...models.tiny.loading import load_autoencoder, load_into, load_text_encoder
 from ...shapes_world.captions import sample_prompt
 from ...shapes_world.drawing import draw
-from ...shapes_world.scene import TASKS, sample_scene
+from ...shapes_world.sampling import sample_scene
+from ...shapes_world.scene import TASKS
 from .own_vae import as_vae
 
 log = logging.getLogger("testtime")

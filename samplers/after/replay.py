@@ -31,16 +31,12 @@ class Replay(SearchMethod):
     """
 
     name: ClassVar[str] = "replay"
+    title: ClassVar[str] = "Re-rendered particle"
     width: ClassVar[str] = ""
     fixed_schedule: ClassVar[bool] = True
     from_noise: ClassVar[bool] = True
 
     lineage: Lineage
-
-    @property
-    def title(self) -> str:
-        """Not a search of the registry."""
-        return "Re-rendered particle"
 
     @property
     def guided(self) -> bool:

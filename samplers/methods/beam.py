@@ -32,6 +32,7 @@ class BeamSearch(SearchMethod):
     """
 
     name: ClassVar[str] = "beam_search"
+    title: ClassVar[str] = "Beam Search"
     width: ClassVar[str] = "beams"
 
     beams: int = 4

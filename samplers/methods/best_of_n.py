@@ -20,6 +20,7 @@ class BestOfN(SearchMethod):
     """
 
     name: ClassVar[str] = "best_of_n"
+    title: ClassVar[str] = "Best-of-N"
     width: ClassVar[str] = "particles"
 
     particles: int = 4

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..checks import one_of
 from ..protocols import SearchResult
 from ..run.session import Session
-from ..smc.engine import Engine
+from .engine import Engine
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class DAS(Engine):
     """
 
     name: ClassVar[str] = "das"
+    title: ClassVar[str] = "DAS"
 
     guidance: float = 1.0
     resampling: str = "ssp"

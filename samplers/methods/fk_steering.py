@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..smc.engine import Engine
+from .engine import Engine
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class FKSteering(Engine):
     """
 
     name: ClassVar[str] = "fk"
+    title: ClassVar[str] = "FK Steering"
 
     tempering: str = "none"
     potential: str = "diff"

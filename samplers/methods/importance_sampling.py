@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..smc.engine import Engine
+from .engine import Engine
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class ImportanceSampling(Engine):
     """
 
     name: ClassVar[str] = "importance_sampling"
+    title: ClassVar[str] = "Importance Sampling"
 
     tempering: str = "none"
     potential: str = "rt"

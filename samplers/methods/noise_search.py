@@ -31,6 +31,7 @@ class RandomSearch(SearchMethod):
     """
 
     name: ClassVar[str] = "random_search"
+    title: ClassVar[str] = "Random Search"
     width: ClassVar[str] = "particles"
     from_noise: ClassVar[bool] = True
 
@@ -130,6 +131,7 @@ class ZeroOrderSearch(SearchMethod):
     """
 
     name: ClassVar[str] = "zero_order_search"
+    title: ClassVar[str] = "Zero-Order Search"
     width: ClassVar[str] = "rounds"
     from_noise: ClassVar[bool] = True
     replayable: ClassVar[bool] = False

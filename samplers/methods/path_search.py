@@ -35,6 +35,7 @@ class PathSearch(SearchMethod):
     """
 
     name: ClassVar[str] = "path_search"
+    title: ClassVar[str] = "Path Search"
     width: ClassVar[str] = "branches"
     fixed_schedule: ClassVar[bool] = True
     from_noise: ClassVar[bool] = True

@@ -87,6 +87,7 @@ class RBF(SearchMethod):
     """
 
     name: ClassVar[str] = "rbf"
+    title: ClassVar[str] = "Rollover Budget Forcing"
     width: ClassVar[str] = ""
     fixed_schedule: ClassVar[bool] = True
     holds_budget: ClassVar[bool] = True

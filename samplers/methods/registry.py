@@ -24,13 +24,12 @@ class Row:
     """A method as people meet it.
 
     Attributes:
-        method: its class. title: its name, in the node menu too.
+        method: its class, which has its key and its title.
         paper: authors, year and arXiv number, "" for what is nobody's. node: id of its node.
         summary: what it does, in a line.
     """
 
     method: type[SearchMethod]
-    title: str
     paper: str
     node: str
     summary: str
@@ -40,89 +39,82 @@ class Row:
         """Name in traces, results and on the command line."""
         return self.method.name
 
+    @property
+    def title(self) -> str:
+        """Name that people read, in the node menu too."""
+        return self.method.title
+
 
 ROWS = (
-    Row(BestOfN, "Best-of-N", "", "TestTimeBestOfN", "Draws N images and keeps the best."),
+    Row(BestOfN, "", "TestTimeBestOfN", "Draws N images and keeps the best."),
     Row(
         RandomSearch,
-        "Random Search",
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimeRandomSearch",
         "Best-of-N that drops the worse half partway through.",
     ),
     Row(
         SVDD,
-        "SVDD",
         "Li et al. 2024, arXiv 2408.08252",
         "TestTimeSVDD",
         "Tries M moves at every step and takes the one that promises most.",
     ),
     Row(
         SMC,
-        "SMC",
         "Del Moral et al. 2006; Kim et al. 2025, arXiv 2501.05803",
         "TestTimeSMC",
         "Particles with good previews branch, others die, as often as their weights say.",
     ),
     Row(
         DAS,
-        "DAS",
         "Kim et al. 2025, arXiv 2501.05803",
         "TestTimeDAS",
         "SMC whose moves follow the gradient of the score.",
     ),
     Row(
         FKSteering,
-        "FK Steering",
         "Singhal et al. 2025, arXiv 2501.06848",
         "TestTimeFKSteering",
         "Resamples at a few steps by how scores rise.",
     ),
     Row(
         ImportanceSampling,
-        "Importance Sampling",
         "Chen et al. 2025, arXiv 2507.18537 (baseline)",
         "TestTimeImportanceSampling",
         "Resamples at a few steps by the scores alone.",
     ),
     Row(
         RBF,
-        "Rollover Budget Forcing",
         "Kim et al. 2025, arXiv 2503.19385",
         "TestTimeRBF",
         "Moves on as soon as a candidate is better, and saves the rest of the budget for later steps.",
     ),
     Row(
         BeamSearch,
-        "Beam Search",
         "Oshima et al. 2025, arXiv 2501.19252",
         "TestTimeBeamSearch",
         "Keeps the best B of all children at every step.",
     ),
     Row(
         ZeroOrderSearch,
-        "Zero-Order Search",
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimeZeroOrderSearch",
         "Climbs from noise to better noise.",
     ),
     Row(
         PathSearch,
-        "Path Search",
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimePathSearch",
         "Adds noise back and removes it again, keeping what got better.",
     ),
     Row(
         TTGen,
-        "TTGen",
         "Qiao et al., OPPO Research",
         "TestTimeTTGen",
         "A language model rewrites the prompt during sampling.",
     ),
     Row(
         TTSVAR,
-        "TTS-VAR",
         "Chen et al. 2025, arXiv 2507.18537",
         "TestTimeTTSVAR",
         "Many images while they are small, few when they are large.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..smc.engine import Engine
+from .engine import Engine
 
 
 @dataclass(frozen=True)
@@ -16,3 +16,4 @@ class SMC(Engine):
     """
 
     name: ClassVar[str] = "smc"
+    title: ClassVar[str] = "SMC"

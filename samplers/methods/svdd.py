@@ -40,6 +40,7 @@ class SVDD(SearchMethod):
     """
 
     name: ClassVar[str] = "svdd"
+    title: ClassVar[str] = "SVDD"
     width: ClassVar[str] = "candidates"
 
     candidates: int = 4

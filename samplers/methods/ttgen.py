@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -63,6 +64,7 @@ class TTGen(SearchMethod):
     """
 
     name: ClassVar[str] = "ttgen"
+    title: ClassVar[str] = "TTGen"
     width: ClassVar[str] = "particles"
 
     rewriter: Rewriter | None = None
@@ -120,6 +122,10 @@ class TTGen(SearchMethod):
         at_least(1, particles=self.particles)
         one_of(CHOICES, choice=self.choice)
         one_of(AFTER, after=self.after)
+
+    def asking(self, change: Callable[[Rewriter], Rewriter]) -> TTGen:
+        """The same settings with another rewriter, where there is one."""
+        return self if self.rewriter is None else replace(self, rewriter=change(self.rewriter))
 
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the class docstring, for all trajectories at once."""

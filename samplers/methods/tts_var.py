@@ -140,6 +140,7 @@ class TTSVAR(SearchMethod):
     """
 
     name: ClassVar[str] = "tts_var"
+    title: ClassVar[str] = "TTS-VAR"
     width: ClassVar[str] = "particles"
 
     particles: int = 2

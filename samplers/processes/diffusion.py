@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..ledger import Ledger
 from ..protocols import Capabilities, SearchError, Values
-from ..run.ledger import Ledger
 from ..state import PROMPT, State
 from .chunking import Chunker
 from .kernel import (

@@ -9,11 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..ledger import Ledger
 from ..processes.kernel import as_float64_cpu
 from ..protocols import Process, ScoreContext, SearchError, Values, Verifier
 from ..smc.weights import clean_scores
 from ..state import State
-from .ledger import Ledger
 from .notes import brief
 
 log = logging.getLogger("testtime")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..ledger import Ledger
 from ..method import SearchMethod
 from ..plan import Plan, Prepared, as_plan, prepare_on
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
 from ..state import State
-from .ledger import Ledger
 from .session import Session
 from .trace import Listener, Trace
 

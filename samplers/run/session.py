@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..ledger import Ledger
 from ..protocols import Process, Rewriter, SearchError, SearchResult, Values, Verifier
 from ..smc.weights import best_index, gumbel_choice
 from ..state import UNRECORDED, State
 from .family import Family
 from .judging import Judging
-from .ledger import Ledger
 from .trace import ParticleEntry, RewriteEntry, StepRecord, Trace, finite
 
 if TYPE_CHECKING:
     from ..after.origin import Walked
     from ..rewriting import ActiveRewriting
 
-OUTPUTS = ("score", "weight", "sample")
 """Which finalist is handed out: the highest score, the highest weight, or one drawn in proportion to the weights."""
 
 
@@ -51,7 +50,7 @@ class Session(Judging):
         process, verifier, prompts: what is searched, by whom judged, for which prompt per group (``[G]`` strings).
         ledger, trace: the books.
         held_out: a verifier that is reported and never steers, or None.
-        output: rule for the winners, one of ``OUTPUTS``.
+        output: rule for the winners, one of ``plan.OUTPUTS``.
         rewriter: asked for prompts, where the search has one.
         rewriting: re-prompts particles after their moves, or None.
         walked: the way to the particle that the search goes on from, or None.

@@ -129,7 +129,7 @@ def test_vae_round_trip(family):
     from testtime.models.tiny.loading import load_autoencoder
     from testtime.shapes_world.captions import sample_prompt
     from testtime.shapes_world.drawing import draw
-    from testtime.shapes_world.scene import sample_scene
+    from testtime.shapes_world.sampling import sample_scene
 
     vae = family[3]
     picture = torch.from_numpy(draw(sample_scene(3, sample_prompt(3, "two_object")))).float()[None] / 255
@@ -191,7 +191,7 @@ def test_preview_factors_show_the_colours():
     from testtime.nodes.host.shapes_world_host import preview_factors
     from testtime.shapes_world.captions import sample_prompt
     from testtime.shapes_world.drawing import draw
-    from testtime.shapes_world.scene import sample_scene
+    from testtime.shapes_world.sampling import sample_scene
 
     autoencoder, scale = load_autoencoder()
     factors = preview_factors(autoencoder, scale)

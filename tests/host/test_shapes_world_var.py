@@ -62,7 +62,8 @@ def test_images_of_a_batch_differ_and_the_first_is_that_of_a_single_run(loaded, 
 def test_the_vae_codes_drawings(loaded):
     from testtime.shapes_world.captions import sample_prompt
     from testtime.shapes_world.drawing import draw
-    from testtime.shapes_world.scene import TASKS, sample_scene
+    from testtime.shapes_world.sampling import sample_scene
+    from testtime.shapes_world.scene import TASKS
 
     prompts = [sample_prompt(31_000_000 + k, task) for k, task in enumerate(TASKS)]
     drawn = torch.stack([torch.from_numpy(draw(sample_scene(k, prompt))) for k, prompt in enumerate(prompts)])

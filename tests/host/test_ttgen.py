@@ -234,7 +234,7 @@ def test_rewrite_prompt_on_its_own(world):
     from testtime.nodes.rewriter_nodes import RewritePromptNode, ShapesRewriterNode
     from testtime.shapes_world.captions import sample_prompt
     from testtime.shapes_world.drawing import draw
-    from testtime.shapes_world.scene import sample_scene
+    from testtime.shapes_world.sampling import sample_scene
 
     rewriter = ShapesRewriterNode.execute().args[0]
     image = torch.full((1, 128, 128, 4), 0.8)

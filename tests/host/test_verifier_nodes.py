@@ -56,7 +56,7 @@ def test_shapes_verifiers_run_managed_and_prefer_the_right_prompt():
     from testtime.nodes.verifier_nodes import ScoreImagesNode, ShapesVerifierNode
     from testtime.shapes_world.captions import sample_prompt
     from testtime.shapes_world.drawing import draw
-    from testtime.shapes_world.scene import sample_scene
+    from testtime.shapes_world.sampling import sample_scene
 
     prompt = sample_prompt(11, "colors")
     picture = torch.from_numpy(draw(sample_scene(11, prompt))).float()[None] / 255

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,47 @@ def test_imports_run_down_only(folder):
         if LEVEL.get(other, -1) >= LEVEL[folder]
     ]
     assert not wrong
+
+
+@pytest.fixture
+def house(monkeypatch):
+    """``tools/house_graph.py``."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import house_graph
+
+    yield house_graph
+    sys.modules.pop("house_graph", None)
+
+
+def circles(house, root: Path, key) -> list[list[str]]:
+    """Groups of ``key(file)`` that import each other; imports inside functions count, those for types alone do not."""
+    trees = dict(house.modules(root))
+    graph: dict[str, set[str]] = {key(path): set() for path in trees}
+    for path, tree in trees.items():
+        targets = {key(target) for target, _ in house.imports(path, tree, set(trees))}
+        graph[key(path)] |= targets - {key(path)}
+    return house.cycles(graph)
+
+
+def test_no_circles(house):
+    """Neither between modules nor between the rooms inside a folder, such as ``samplers/run`` and ``samplers/smc``."""
+    assert circles(house, ROOT, lambda path: path) == []
+    assert circles(house, ROOT, house.folder) == []
+
+
+def test_a_circle_would_be_found(house, tmp_path):
+    code = {
+        "samplers/run/a.py": "from ..smc.b import x",
+        "samplers/run/c.py": "",
+        "samplers/smc/b.py": "",
+        "samplers/smc/d.py": "def f():\n    from ..run import c",
+        "samplers/plan.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .run.a import y",
+    }
+    for path, text in code.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert circles(house, tmp_path, lambda path: path) == []
+    assert circles(house, tmp_path, house.folder) == [["samplers/run", "samplers/smc"]]
 
 
 def test_a_forbidden_import_would_be_found():

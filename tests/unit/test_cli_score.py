@@ -10,7 +10,7 @@ from testtime.cli.main import main
 from testtime.cli.score import drop_half_a_line
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
-from testtime.shapes_world.scene import sample_scene
+from testtime.shapes_world.sampling import sample_scene
 from testtime.verifiers.named import parse_verifier
 
 PROMPTS = [sample_prompt(seed, "colors") for seed in range(3)]

@@ -30,7 +30,8 @@ from testtime.samplers.run.trace import Trace
 from testtime.shapes_world import scene
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
-from testtime.shapes_world.scene import TASKS, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import TASKS
 from testtime.verifiers.embedded import ShapesCLIPVerifier, ShapesPreferenceVerifier
 
 STEPS, BUDGET = 3, 2

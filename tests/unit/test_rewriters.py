@@ -19,7 +19,8 @@ from testtime.shapes_world.captions import compatible_prompts, sample_prompt
 from testtime.shapes_world.drawing import draw
 from testtime.shapes_world.reading import read_caption
 from testtime.shapes_world.rules import decide
-from testtime.shapes_world.scene import TASKS, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import TASKS
 
 FOX, BIKE = "a red fox left of a bicycle", "a bicycle and to its left a red fox"
 ANSWER = {"aligned": False, "missing": ["the fox"], "prompts": [FOX, BIKE]}

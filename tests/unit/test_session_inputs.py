@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from testtime.samplers.ledger import Ledger
 from testtime.samplers.methods import DAS, RBF, SMC, BestOfN
 from testtime.samplers.protocols import SearchError
-from testtime.samplers.run.ledger import Ledger
 from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 

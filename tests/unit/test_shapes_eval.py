@@ -11,7 +11,8 @@ import testtime.shapes_world.evaluator as evaluator
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
 from testtime.shapes_world.evaluator import UNKNOWN, check, detect, evaluate
-from testtime.shapes_world.scene import COLOURS, SHAPES, TASKS, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import COLOURS, SHAPES, TASKS
 
 METRICS = Path(evaluator.__file__).with_name("metrics.json")
 

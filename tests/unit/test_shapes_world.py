@@ -10,7 +10,8 @@ from testtime.models.tiny import vocabulary
 from testtime.shapes_world.captions import Prompt, Requirement, caption, compatible_prompts, sample_prompt
 from testtime.shapes_world.drawing import draw, object_mask, outlines
 from testtime.shapes_world.rules import decide, relations
-from testtime.shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, Object, Scene, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, Object, Scene
 from testtime.shapes_world.suite import by_task, score_table, suite
 
 SEEDS = range(120)

@@ -18,7 +18,8 @@ from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
 from testtime.shapes_world.evaluator import evaluate
 from testtime.shapes_world.rules import decide
-from testtime.shapes_world.scene import RELATIONS, TASKS, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import RELATIONS, TASKS
 
 
 def kinds(things) -> tuple:

@@ -16,7 +16,8 @@ from testtime.models.tiny.vocabulary import encode_batch
 from testtime.shapes_world.captions import compatible_prompts, sample_prompt
 from testtime.shapes_world.drawing import draw
 from testtime.shapes_world.evaluator import detect
-from testtime.shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS
 
 REVERSED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 

@@ -16,7 +16,8 @@ from testtime.models.tiny.vocabulary import encode_batch
 from testtime.shapes_world.captions import Prompt, Requirement
 from testtime.shapes_world.drawing import draw
 from testtime.shapes_world.rules import decide
-from testtime.shapes_world.scene import RELATIONS, sample_scene
+from testtime.shapes_world.sampling import sample_scene
+from testtime.shapes_world.scene import RELATIONS
 
 HELD_OUT = 3_100_000_000  # pairs of the trainings count from elsewhere
 LOADERS = {"clip": load_clip, "preference": load_preference}

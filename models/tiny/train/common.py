@@ -22,7 +22,8 @@ from torch import nn
 from ....installation.files import write_text
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.drawing import draw
-from ....shapes_world.scene import BACKGROUND_LEVELS, TASKS, Scene, sample_scene
+from ....shapes_world.sampling import sample_scene
+from ....shapes_world.scene import BACKGROUND_LEVELS, TASKS, Scene
 from ..packing import pack
 from .muon import Muon, matrices
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from ....shapes_world.captions import Prompt, sample_prompt
 from ....shapes_world.rules import decide
-from ....shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, Scene, sample_scene
+from ....shapes_world.sampling import sample_scene
+from ....shapes_world.scene import COLOURS, RELATIONS, SHAPES, TASKS, Scene
 from .verifier_data import Pair, Thing, add_thing, render, second_prompt
 
 

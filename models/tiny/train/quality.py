@@ -29,7 +29,7 @@ from ....shapes_world.captions import sample_prompt
 from ....shapes_world.drawing import draw
 from ....shapes_world.evaluator import evaluate
 from ....shapes_world.intervals import mean_interval
-from ....shapes_world.scene import sample_scene
+from ....shapes_world.sampling import sample_scene
 from ....shapes_world.suite import by_task, score_table, suite
 from .. import vocabulary
 from ..denoiser import Denoiser

@@ -14,7 +14,8 @@ import numpy as np
 from ....shapes_world.captions import Prompt, Requirement, caption, compatible_prompts, sample_prompt
 from ....shapes_world.drawing import draw, object_mask
 from ....shapes_world.rules import decide
-from ....shapes_world.scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, TASKS, Object, Scene, sample_scene
+from ....shapes_world.sampling import sample_scene
+from ....shapes_world.scene import COLOURS, IMAGE_SIZE, RELATIONS, SHAPES, TASKS, Object, Scene
 
 REVERSED = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 

@@ -27,13 +27,13 @@ from ..checks import above, at_least, between, one_of, window
 from ..method import SearchMethod
 from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
+from ..smc.population import Population
+from ..smc.potentials import POTENTIALS
+from ..smc.resampling import SCHEMES
+from ..smc.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
+from ..smc.weights import ess_threshold
 from ..state import State
 from ..values import AnyValue, as_value, values_of
-from .population import Population
-from .potentials import POTENTIALS
-from .resampling import SCHEMES
-from .tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
-from .weights import ess_threshold
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Engine(SearchMethod):
     """
 
     name: ClassVar[str] = "engine"
+    title: ClassVar[str] = "SMC engine"
     width: ClassVar[str] = "particles"
     weighted: ClassVar[bool] = True
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..protocols import BudgetSpent, Rewrite, SearchError
+from .protocols import BudgetSpent, Rewrite, SearchError
 
 
 @dataclass

@@ -25,7 +25,7 @@ from ..models.infinity.schedules import ScaleSchedule, schedule_for
 from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity
 from ..models.tiny.var import SCHEDULE, TRANSFORMER
-from ..samplers.methods.tts_var import default_plan
+from ..samplers.methods.population_plan import default_plan
 from ..samplers.processes.streams import Streams
 from .provenance import RESULTS, clock, origin, write_json
 

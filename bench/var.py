@@ -23,7 +23,7 @@ from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, 
 from ..samplers.clustering import PixelFeatures
 from ..samplers.method import SearchMethod
 from ..samplers.methods import SMC, TTSVAR, BestOfN, FKSteering, ImportanceSampling
-from ..samplers.methods.tts_var import PLANS, PopulationPlan
+from ..samplers.methods.population_plan import PLANS, PopulationPlan
 from ..shapes_world.captions import Prompt
 from ..shapes_world.suite import suite as shapes_prompts
 from ..verifiers.embedded import ShapesFeatures

@@ -6,8 +6,10 @@ from comfy_api.latest import io
 
 from ..samplers.clustering import REDUCTIONS, PixelFeatures
 from ..samplers.methods import TTSVAR
-from ..samplers.methods.tts_var import POTENTIALS, PopulationPlan
+from ..samplers.methods.population_plan import NAMED_PLANS, PopulationPlan
+from ..samplers.methods.tts_var import CLUSTER_BY, POTENTIALS, TOP
 from ..samplers.protocols import SearchError
+from ..samplers.smc.resampling import SCHEMES
 from .method_nodes import method_schema, search_output
 from .types import ExtractorType
 
@@ -107,6 +109,31 @@ class TTSVARNode(io.ComfyNode):
                     "not scored. A small size saves most of these decodes; other images may be kept than at full size. "
                     "0 = as large as previews, which every model can do; other sizes: next-scale models only.",
                 ),
+                io.Combo.Input(
+                    "plan",
+                    options=list(NAMED_PLANS),
+                    default="published",
+                    optional=True,
+                    tooltip="Where the population shrinks. published = clusters after two early scales, scores after "
+                    "two later ones. scores = no clusters, all candidates go on until scores say something; costs a "
+                    "little more. batch_schedule overrides it.",
+                ),
+                io.Combo.Input(
+                    "selection",
+                    options=["multinomial", TOP, *(name for name in SCHEMES if name != "multinomial")],
+                    default="multinomial",
+                    optional=True,
+                    tooltip="How scores choose. multinomial = drawn by weight, as published: a good image may be kept "
+                    "several times. top = the best, each once; ignores strength.",
+                ),
+                io.Combo.Input(
+                    "cluster_by",
+                    options=list(CLUSTER_BY),
+                    default="features",
+                    optional=True,
+                    tooltip="What is clustered. features = image features of decoded previews, as published. codes = "
+                    "the image's codes as they are, which saves these decodes (next-scale models only).",
+                ),
                 ExtractorType.Input(
                     "extractor",
                     optional=True,
@@ -129,18 +156,20 @@ class TTSVARNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, particles, potential, strength, features, batch_schedule="", cluster_scales="", resample_scales="",
-        cluster_side=0, extractor=None,
+        cluster_side=0, plan="published", selection="multinomial", cluster_by="features", extractor=None,
     ) -> io.NodeOutput:  # fmt: skip
-        plan = plan_of(batch_schedule, cluster_scales, resample_scales)
+        own = plan_of(batch_schedule, cluster_scales, resample_scales)
         return search_output(
             TTSVAR(
                 particles,
-                plan,
+                own or plan,
                 extractor or PixelFeatures(),
                 features=features,
                 potential=potential,
                 strength=strength,
                 cluster_side=cluster_side,
+                cluster_by=cluster_by,
+                selection=selection,
             )
         )
 

@@ -57,6 +57,8 @@ def _sentence(title: str, need: str, kind: str, eta: Any) -> str:
             f"eta is {eta}: on a {kind} model without noise in its moves clones of a particle never separate, so "
             f"{title} has nothing to choose from; use eta > 0 (1 = ancestral), Set SDE, or Best-of-N"
         )
+    if need == "has_code_maps":
+        return f"clusters by codes need a next-scale model: on this {kind} model set cluster_by of {title} to features"
     does, lacks, use = REASONS[need]
     if kind == "next-scale":
         return f"{title} does not work on a next-scale model: {does}, and {lacks}; use {use}"

@@ -121,6 +121,7 @@ class Capabilities:
         can_differentiate: gradients of a score reach the states.
         can_reprompt: particles can have prompts of their own.
         can_resize: previews can be decoded at other sizes.
+        has_code_maps: states are the image's own codes, coarse to fine (next-scale models).
         ends_clean: the last move leads to the clean estimate itself, which is then judged only once.
     """
 
@@ -132,6 +133,7 @@ class Capabilities:
     can_differentiate: bool = True
     can_reprompt: bool = False
     can_resize: bool = False
+    has_code_maps: bool = False
     ends_clean: bool = True
 
 

@@ -170,6 +170,7 @@ class ScalewiseProcess:
             can_join=False,
             can_differentiate=False,
             can_resize=True,
+            has_code_maps=True,
             ends_clean=False,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,100 +17,13 @@ from ..run.session import Session
 from ..smc.resampling import SCHEMES, resample, uniforms_for
 from ..smc.weights import best_rows, normalise
 from ..state import State
+from .population_plan import NAMED_PLANS, PLANS, PopulationPlan
 
 POTENTIALS = ("value", "max", "sum", "diff")
+NO_EXTRACTOR = "no feature extractor: clustering needs one (or a plan that only resamples)"
 HISTORIES = ("selection", "all")
-
-
-@dataclass(frozen=True)
-class PopulationPlan:
-    """Where a population shrinks, in multiples of N. Scales count from 0; selection comes after a scale is drawn.
-
-    Attributes:
-        start: particles of the first scale.
-        cluster, resample: scale -> particles that are kept after it.
-    """
-
-    start: int
-    cluster: Mapping[int, int]
-    resample: Mapping[int, int]
-
-    @property
-    def keep(self) -> dict[int, int]:
-        """Scale -> particles that are kept, both kinds."""
-        return {**self.cluster, **self.resample}
-
-    def populations(self, steps: int) -> list[int]:
-        """Multiples of N that each scale is drawn with."""
-        sizes, size = [], self.start
-        for step in range(steps):
-            sizes.append(size)
-            size = self.keep.get(step, size)
-        return sizes
-
-    def check(self, steps: int) -> None:
-        """Raise SearchError if the plan does not fit ``steps`` scales."""
-        both = sorted(self.cluster.keys() & self.resample.keys())
-        if both:
-            raise SearchError(f"scale {both[0]} is clustered and resampled: choose one of the two for each scale")
-        outside = [scale for scale in self.keep if not 0 <= scale < steps - 1]
-        if outside:
-            raise SearchError(
-                f"selection after scale {outside[0]}: with {steps} scales it must lie in 0 .. {steps - 2} "
-                f"(the best of the last scale is the result)"
-            )
-        size = self.start
-        for scale, kept in sorted(self.keep.items()):
-            if kept < 1 or kept > size:
-                raise SearchError(f"the population rises from {size} N to {kept} N at scale {scale}: it may only fall")
-            size = kept
-
-    @classmethod
-    def from_batches(
-        cls, batches: Sequence[int], cluster: Sequence[int], resample: Sequence[int], steps: int
-    ) -> PopulationPlan:
-        """PopulationPlan of the paper's list: population after the selection at each scale, in multiples of N.
-
-        The published code draws scale i with ``batches[i - 1]`` particles and selects ``batches[i]`` of them.
-        """
-        if len(batches) != steps:
-            raise SearchError(f"the batch schedule has {len(batches)} numbers for {steps} scales: give {steps}")
-        for scale, (before, after) in enumerate(zip(batches, batches[1:], strict=False), 1):
-            if after > before:
-                raise SearchError(f"the batch schedule rises from {before} to {after} at scale {scale}")
-            if after < before and scale not in (*cluster, *resample):
-                raise SearchError(
-                    f"the batch schedule falls from {before} to {after} at scale {scale}, where nothing selects: "
-                    f"add it to the cluster or resample scales"
-                )
-        for scale in (*cluster, *resample):
-            if not 0 <= scale < steps:
-                raise SearchError(f"selection after scale {scale}: there are scales 0 .. {steps - 1}")
-        plan = cls(batches[0], {s: batches[s] for s in cluster}, {s: batches[s] for s in resample})
-        plan.check(steps)
-        return plan
-
-
-PLANS = {
-    13: PopulationPlan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),  # the published one
-    12: PopulationPlan(8, {2: 6, 5: 4}, {6: 2, 9: 1}),
-    10: PopulationPlan(8, {2: 6, 4: 4}, {5: 2, 7: 1}),
-    8: PopulationPlan(8, {1: 6, 2: 4}, {3: 2, 5: 1}),
-    7: PopulationPlan(8, {1: 6, 3: 4}, {4: 2, 5: 1}),
-    6: PopulationPlan(8, {1: 6, 2: 4}, {3: 2, 4: 1}),
-}
-
-
-def default_plan(steps: int) -> PopulationPlan:
-    """The plan for a number of scales, or of denoising steps: the published one in proportion where none is listed."""
-    if steps in PLANS:
-        return PLANS[steps]
-    if steps < 6:
-        raise SearchError(f"{steps} scales are too few for the default plan of four selections: give a plan")
-    at = [max(1, round(scale * (steps - 1) / 12)) for scale in (2, 5, 6, 9)]
-    for i in range(1, 4):
-        at[i] = max(at[i], at[i - 1] + 1)
-    return PopulationPlan(8, {at[0]: 6, at[1]: 4}, {at[2]: 2, at[3]: 1})
+TOP = "top"
+CLUSTER_BY = ("features", "codes")
 
 
 @dataclass(frozen=True)
@@ -128,13 +40,16 @@ class TTSVAR(SearchMethod):
 
     Attributes:
         particles: N; the plan multiplies it.
-        plan: where the population shrinks, None for ``default_plan``.
-        extractor: what sees the images for clustering; may be None if nothing is clustered.
+        plan: where the population shrinks: "published", "scores" (see ``NAMED_PLANS``), or one of your own.
+        cluster_by: "features" of the decoded images, as published, or "codes": the code maps of a next-scale model as
+            they are, which costs no decode.
+        extractor: what sees the images for clustering; may be None if nothing is clustered, or clustered by codes.
         features: reduction of the extractor's tokens, see ``clustering.reduce_tokens``.
         potential: see above. All but "value" need scores of scales at which nothing is selected.
         strength: lambda, the inverse temperature of the resampling, >= 0.
         history: scales whose scores "max" and "sum" look at: "selection" starts at the first selection, "all" at 0.
-        resampling: scheme that particles are drawn by, see ``smc.resampling``; multinomial is the published one.
+        selection: how survivors are chosen by their potentials: a scheme of ``smc.resampling`` that draws them
+            ("multinomial" as published), or "top", which keeps the best, each once, and ignores ``strength``.
         cluster_side: codes along the longer side that images are decoded at where they are only clustered, 0 for the
             process's preview size. Only next-scale models decode at other sizes than their own.
     """
@@ -144,26 +59,27 @@ class TTSVAR(SearchMethod):
     width: ClassVar[str] = "particles"
 
     particles: int = 2
-    plan: PopulationPlan | None = None
+    plan: PopulationPlan | str = "published"
     extractor: Extractor | None = field(default=None, compare=False)
     features: str = "pca"
     potential: str = "value"
     strength: float = 10.0
     history: str = "selection"
     cluster_side: int = 0
-    resampling: str = "multinomial"
+    cluster_by: str = "features"
+    selection: str = "multinomial"
 
     @property
     def needs(self) -> frozenset[str]:
-        """Copies of a particle must separate."""
-        return frozenset({"can_branch"})
+        """Copies of a particle must separate; clusters by codes need codes."""
+        return frozenset({"can_branch"} | ({"has_code_maps"} if self.cluster_by == "codes" else set()))
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for a plan or a preview size that does not fit ``process``."""
         plan = self.plan_for(process.steps)
         plan.check(process.steps)
-        if plan.cluster and self.extractor is None:
-            raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
+        if plan.cluster and self.extractor is None and self.cluster_by == "features":
+            raise SearchError(NO_EXTRACTOR)
         if self.cluster_side and not process.capabilities.can_resize:
             raise SearchError(
                 f"cluster_side is {self.cluster_side}: only next-scale models decode at other sizes, set it to 0"
@@ -175,7 +91,10 @@ class TTSVAR(SearchMethod):
         one_of(POTENTIALS, potential=self.potential)
         one_of(tuple(REDUCTIONS), features=self.features)
         one_of(HISTORIES, history=self.history)
-        one_of(tuple(SCHEMES), resampling=self.resampling)
+        one_of((*SCHEMES, TOP), selection=self.selection)
+        one_of(CLUSTER_BY, cluster_by=self.cluster_by)
+        if isinstance(self.plan, str):
+            one_of(tuple(NAMED_PLANS), plan=self.plan)
         if not 0 <= self.strength < math.inf:
             raise SearchError(f"strength (lambda) is {self.strength}: it must be >= 0 and finite")
         if self.cluster_side < 0:
@@ -184,7 +103,7 @@ class TTSVAR(SearchMethod):
     @property
     def population(self) -> int:
         """Particles per image that the search begins with, its largest number."""
-        return self.particles * (self.plan or PLANS[13]).start
+        return self.particles * (PLANS[13] if isinstance(self.plan, str) else self.plan).start
 
     def populations(self, steps: int) -> list[int]:
         """Particles per image that each scale is drawn with."""
@@ -199,12 +118,14 @@ class TTSVAR(SearchMethod):
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
         plan, drawn = self.plan_for(process.steps), self.populations(process.steps)
-        looked = self.scored_scales(plan) | set(plan.cluster)  # after a scale, at the particles that drew it
+        looked = self.scored_scales(plan)  # after a scale, at the particles that drew it
+        if self.cluster_by == "features":
+            looked |= set(plan.cluster)
         return sum(drawn[scale] for scale in looked if scale < process.steps - 1) + drawn[-1]
 
     def plan_for(self, steps: int) -> PopulationPlan:
         """The plan on ``steps`` scales."""
-        return self.plan or default_plan(steps)
+        return NAMED_PLANS[self.plan](steps) if isinstance(self.plan, str) else self.plan
 
     def scored_scales(self, plan: PopulationPlan) -> set[int]:
         """Scales after which all particles are scored; the finished images are scored in any case."""
@@ -233,16 +154,17 @@ class TTSVAR(SearchMethod):
                 state = process.predict(state)
             rows, slot = None, None
             if scale in plan.cluster:
-                images = self._glimpse(process, state) if images is None else images
-                rows = self._cluster(session, images, self.particles * plan.cluster[scale], scale)
+                if images is None and self.cluster_by == "features":
+                    images = self._glimpse(process, state)
+                rows = self._cluster(session, state, images, self.particles * plan.cluster[scale], scale)
             elif scale in plan.resample:
                 keep = self.particles * plan.resample[scale]
-                if process.branches(state.step):
+                if self.selection != TOP and process.branches(state.step):
                     rows = self._resample(session, past, keep, scale)
-                else:  # copies could never separate any more: the best are kept, each once
-                    rows = best_rows(self.log_potential(past).view(process.groups, -1), keep)
-                # Copies must not draw the same bits again: the place owns the stream.
-                slot = torch.arange(len(rows) // process.groups).repeat(process.groups)
+                    # Copies must not draw the same bits again: the place owns the stream.
+                    slot = torch.arange(len(rows) // process.groups).repeat(process.groups)
+                else:  # also where copies could never separate any more
+                    rows = self._top(session, past, keep)
             resampled = torch.full((process.groups,), scale in plan.resample)
             state = session.step(state, values, images, selected=rows, used=scale in plan.resample, resampled=resampled)
             if rows is not None:
@@ -260,21 +182,15 @@ class TTSVAR(SearchMethod):
         """Images that are clustered and not scored."""
         return process.preview(state, self.cluster_side or None)
 
-    def _cluster(self, session: Session, images: Tensor, keep: int, scale: int) -> Tensor:
+    def _cluster(self, session: Session, state: State, images: Tensor | None, keep: int, scale: int) -> Tensor:
         """Rows of one particle per cluster, for every group."""
-        process, extractor = session.process, self.extractor
-        if extractor is None:
-            raise SearchError("no feature extractor: clustering needs one (or a plan that only resamples)")
-        with torch.no_grad():
-            tokens = process.chunker.cat(lambda rows: extractor.tokens(images[rows]).cpu(), len(images))
-        size = len(images) // process.groups
+        process = session.process
+        size = len(state) // process.groups
+        points = self._points(process, state, images)
         rows = []
         for g in range(process.groups):
-            points = reduce_tokens(tokens[g * size : (g + 1) * size], self.features)
-            if not bool(torch.isfinite(points).all()):
-                raise SearchError(f"extractor {extractor.name!r} gave features that are not finite")
             uniforms = process.streams.uniform(keep, group=g, step=scale, purpose="cluster")
-            chosen, empty = representatives(points, keep, uniforms)
+            chosen, empty = representatives(points[g], keep, uniforms)
             if empty:
                 session.warn(
                     f"scale {scale}: fewer than {keep} different images to cluster; the remaining places went to the "
@@ -282,6 +198,28 @@ class TTSVAR(SearchMethod):
                 )
             rows.append(chosen + g * size)
         return torch.cat(rows)
+
+    def _points(self, process: Process, state: State, images: Tensor | None) -> list[Tensor]:
+        """What is clustered: one vector per particle ``[N, F]``, for every group."""
+        size = len(state) // process.groups
+        if images is None:
+            return list(state.x.flatten(1).float().cpu().split(size))
+        extractor = self.extractor
+        if extractor is None:
+            raise SearchError(NO_EXTRACTOR)
+        with torch.no_grad():
+            tokens = process.chunker.cat(lambda rows: extractor.tokens(images[rows]).cpu(), len(images))
+        points = [reduce_tokens(part, self.features) for part in tokens.split(size)]
+        if not all(bool(torch.isfinite(part).all()) for part in points):
+            raise SearchError(f"extractor {extractor.name!r} gave features that are not finite")
+        return points
+
+    def _top(self, session: Session, past: Tensor, keep: int) -> Tensor:
+        """Rows of the highest potentials, for every group, each once; rejected ones last."""
+        potential = self.log_potential(past).view(session.process.groups, -1)
+        if bool((torch.isfinite(potential).sum(1) < keep).any()):
+            session.warn(f"fewer than {keep} particles have a finite score: the first of the others fill the places")
+        return best_rows(potential, keep)
 
     def _resample(self, session: Session, past: Tensor, keep: int, scale: int) -> Tensor:
         """Rows drawn in proportion to ``exp(strength * potential)``, for every group."""
@@ -293,9 +231,9 @@ class TTSVAR(SearchMethod):
             session.warn("no particle has a finite score: selection is by chance where that happens")
         n, rows = log_w.shape[1], []
         for g in range(process.groups):
-            count = uniforms_for(self.resampling, n, keep)
+            count = uniforms_for(self.selection, n, keep)
             uniforms = process.streams.uniform(count, group=g, step=scale, purpose="resample")
-            rows.append(resample(self.resampling, normalise(log_w[g]), uniforms, keep) + g * n)
+            rows.append(resample(self.selection, normalise(log_w[g]), uniforms, keep) + g * n)
         return torch.cat(rows)
 
     def log_potential(self, past: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from testtime.samplers.methods import (
     RandomSearch,
     ZeroOrderSearch,
 )
-from testtime.samplers.methods.tts_var import PopulationPlan
+from testtime.samplers.methods.population_plan import PopulationPlan
 from testtime.samplers.protocols import Verifier
 from testtime.samplers.run.search import run_search
 from testtime.samplers.run.trace import Trace

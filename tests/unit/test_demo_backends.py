@@ -25,7 +25,7 @@ from testtime.models.tiny.text_encoder import TextEncoder
 from testtime.models.tiny.var import SCHEDULE, new_transformer, new_vae
 from testtime.models.tiny.var_pipeline import VarFamily
 from testtime.samplers.clustering import PixelFeatures
-from testtime.samplers.methods.tts_var import PLANS
+from testtime.samplers.methods.population_plan import PLANS
 from testtime.samplers.run.trace import Trace
 from testtime.shapes_world import scene
 from testtime.shapes_world.captions import sample_prompt

@@ -13,7 +13,7 @@ import torch
 from testtime.samplers.after.origin import Origin
 from testtime.samplers.budget import Budget
 from testtime.samplers.methods import METHODS, TTSVAR, BestOfN, TTGen
-from testtime.samplers.methods.tts_var import PopulationPlan
+from testtime.samplers.methods.population_plan import PopulationPlan
 from testtime.samplers.plan import Plan
 from testtime.samplers.processes.sde import SDE
 from testtime.samplers.protocols import SearchError

@@ -58,7 +58,7 @@ def measured(process: str, name: str) -> dict:
 def small_tts_var():
     """A plan for the six scales of the small next-scale model."""
     from testtime.samplers.methods import TTSVAR
-    from testtime.samplers.methods.tts_var import PopulationPlan
+    from testtime.samplers.methods.population_plan import PopulationPlan
 
     return TTSVAR(1, plan=PopulationPlan(4, {}, {2: 3, 4: 2}), strength=10.0)
 

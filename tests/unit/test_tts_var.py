@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from testtime.models.infinity.flops import decode_flops
+from testtime.models.infinity.flops import decode_flops, scale_flops
+from testtime.models.infinity.schedules import ScaleSchedule
 from testtime.samplers.after.replay import replay_of
-from testtime.samplers.methods.tts_var import PLANS, TTSVAR, PopulationPlan, default_plan
+from testtime.samplers.methods import TTSVAR
+from testtime.samplers.methods.population_plan import PLANS, PopulationPlan, default_plan, scores_plan
 from testtime.samplers.protocols import SearchError
 from testtime.samplers.run.search import run_search
 
@@ -279,3 +281,91 @@ def test_it_runs_on_diffusion():
     assert populations(result, proc.groups) == [2 * size for size in plan.populations(proc.steps)]
     alone = run_search(TTSVAR(1, PopulationPlan(1, {}, {})), oracles.keyed(), TARGET, ["p"] * proc.groups)
     assert float(result.scores.max()) >= float(alone.scores.max()) - 1e-9
+
+
+def test_top_keeps_the_best_each_once(nets):
+    """Hand-made scores with ties and rejected ones, two groups: the order of particles stays, nothing is re-seeded."""
+    from testtime.samplers.run.session import Session
+
+    bad = -math.inf
+    past = torch.tensor([0.1, 0.5, 0.5, bad, 0.2, bad, 0.3, bad], dtype=torch.float64)[:, None]
+    session = Session(process(nets, groups=2), Brightness(), ["a", "b"])
+    rule = search(selection="top", strength=0.0)
+    assert rule._top(session, past, 2).tolist() == [1, 2, 4, 6] and not session.warnings
+    assert rule._top(session, past, 3).tolist() == [0, 1, 2, 4, 5, 6]  # the first rejected one fills the place
+    assert "fewer than 3 particles have a finite score" in session.warnings[0]
+
+
+def test_survivors_of_top_keep_their_noise(nets):
+    plan = PopulationPlan(4, {}, {1: 2})
+    result = run_search(search(plan=plan, selection="top"), process(nets), Brightness(), ["a"])
+    kept = [entry for entry in result.trace.records[2].particles if entry["selected"]]
+    children = {entry["parent"]: entry["slot"] for entry in result.trace.records[3].particles}
+    assert len(kept) == 4 and children == {entry["id"]: entry["slot"] for entry in kept}
+    scores = sorted(entry["score"] for entry in result.trace.records[2].particles)
+    assert sorted(entry["score"] for entry in kept) == scores[4:]
+
+
+@pytest.mark.parametrize(
+    "grids, plan, images",
+    [
+        ((1, 2, 3, 4, 5, 6, 8, 8), "published", 1.81),
+        ((1, 2, 3, 4, 5, 6, 8, 8), "scores", 2.16),
+        ((1, 2, 3, 4, 6, 8, 10, 13, 16), PopulationPlan(8, {1: 6, 2: 4}, {3: 2, 5: 1}), 1.28),
+        ((1, 2, 3, 4, 6, 8, 10, 13, 16), PopulationPlan(8, {1: 6, 2: 4}, {4: 2, 5: 1}), 1.37),
+    ],
+)
+def test_cost_of_drawing_in_images(grids, plan, images):
+    """FLOPs of the transformer for N = 1 over those of one image, on the embedded sizes."""
+    from testtime.models.tiny.var import TRANSFORMER
+
+    schedule = ScaleSchedule.square(*grids)
+    costs = [scale_flops(TRANSFORMER, schedule, scale, 20, 2) for scale in range(len(grids))]
+    sizes = TTSVAR(1, plan).populations(len(grids))
+    drawn = sum(size * cost for size, cost in zip(sizes, costs, strict=True)) / sum(costs)
+    assert drawn == pytest.approx(images, abs=0.03)
+
+
+def test_plans_by_name(nets):
+    assert scores_plan(13) == PopulationPlan(8, {}, {6: 2, 9: 1})
+    assert TTSVAR(2, "scores").populations(8) == [16, 16, 16, 16, 4, 4, 2, 2]
+    with pytest.raises(SearchError, match="plan is 'late': choose one of published, scores"):
+        run_search(search(plan="late"), process(nets), Brightness(), ["a"])
+    with pytest.raises(SearchError, match="selection is 'best': choose one of .*multinomial.*top"):
+        run_search(search(selection="best"), process(nets), Brightness(), ["a"])
+
+
+def test_scores_and_top_find_the_best_of_all(nets):
+    """A judge that sees the first scale alone, which decides all: no later copy or cluster can matter."""
+
+    proc = process(nets)
+    maps = proc.advance(proc.start(16))[0].x
+    planted = torch.sigmoid(maps.flatten(1).sum(1))
+    real = proc.preview
+
+    def preview(state, side=None):
+        images = real(state, side)
+        images[:, 0, 0, 0] = planted[state.slot]  # "top" leaves every particle its slot
+        return images
+
+    class Corner(Brightness):
+        def score(self, images, prompts, context=None):
+            return images[:, 0, 0, 0].double()
+
+    proc.preview = preview
+    result = run_search(TTSVAR(2, "scores", selection="top"), proc, Corner(), ["a"])
+    assert float(result.scores[0]) == pytest.approx(float(planted.max()), abs=1e-6)
+
+
+def test_clusters_by_codes_need_no_decode(nets):
+    """Only scored and finished images are decoded; the clusters are those of the code maps."""
+    plan = PopulationPlan(4, {1: 3}, {3: 2, 4: 1})
+    by_codes = search(plan=plan, cluster_by="codes", extractor=None)
+    result = run_search(by_codes, process(nets), Brightness(), ["a"])
+    assert result.ledger.decodes == 6 + 4 + 2 == by_codes.verifications(process(nets))
+    assert len([e for e in result.trace.records[2].particles if e["selected"]]) == 6
+    with pytest.raises(SearchError, match="clusters by codes need a next-scale model: on this .* set cluster_by of"):
+        proc = oracles.keyed()
+        run_search(TTSVAR(2, PopulationPlan(4, {0: 3}, {1: 2}), cluster_by="codes"), proc, TARGET, ["p"] * proc.groups)
+    with pytest.raises(SearchError, match="no feature extractor"):
+        run_search(search(extractor=None), process(nets), Brightness(), ["a"])

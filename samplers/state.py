@@ -11,6 +11,11 @@ from torch import Tensor
 
 PROMPT = "prompt"
 """Key of ``State.extra``: which prompt a particle is conditioned on."""
+X0_PREV = ("x0_prev", "x0_prev2")
+"""Keys of ``State.extra``: the clean estimates that the latest two moves were made with, ``[n, ...]``."""
+SIGMA_PREV = ("sigma_prev", "sigma_prev2")
+"""Keys of ``State.extra``: at which noise levels these were made, float64 ``[n]``, 0 where there is none."""
+MEMORY = (*X0_PREV, *SIGMA_PREV)
 UNRECORDED = -1
 """``State.node`` of a particle that no record names yet."""
 
@@ -51,8 +56,8 @@ class State:
         """One population of several at the same step, rows in order.
 
         ``x0`` is kept where all have it. Where some have numbers in ``extra`` (a prompt's) that others lack, those get
-        -1, which stands for none. What only a subclass of State holds is lost: ``Capabilities.can_join`` says where
-        that matters.
+        what stands for none: -1, and for the memory of earlier estimates 0. What only a subclass of State holds is
+        lost: ``Capabilities.can_join`` says where that matters.
         """
         x0s = [s.x0 for s in states if s.x0 is not None]
         return State(
@@ -96,6 +101,10 @@ class State:
 
 def _joined_extra(states: Sequence[State], name: str) -> Tensor:
     known = next(s.extra[name] for s in states if name in s.extra)
+    none = -1
     if known.is_floating_point() and any(name not in s.extra for s in states):
-        raise KeyError(f"{name!r} is known of some particles only, and nothing stands for none")
-    return torch.cat([s.extra[name] if name in s.extra else known.new_full((len(s),), -1) for s in states])
+        if name not in MEMORY:
+            raise KeyError(f"{name!r} is known of some particles only, and nothing stands for none")
+        none = 0
+    missing = [known.new_full((len(s), *known.shape[1:]), none) if name not in s.extra else None for s in states]
+    return torch.cat([s.extra[name] if gap is None else gap for s, gap in zip(states, missing, strict=True)])

@@ -10,6 +10,7 @@ import torch
 
 from ..checks import at_least
 from ..method import SearchMethod
+from ..processes.extrapolation import forgetting
 from ..processes.kernel import renoise_coefficients
 from ..processes.sde import LinearClock, ratio_of, sigma_of
 from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
@@ -140,4 +141,4 @@ class PathSearch(SearchMethod):
         )
         slot = torch.arange(len(state) // process.groups).repeat(process.groups)
         noise = process.streams.normals(process.shape, state.group, slot, step=r, purpose="renoise").to(state.x)
-        return replace(state, x=a * state.x + std * noise, x0=None, slot=slot)
+        return replace(state, x=a * state.x + std * noise, x0=None, slot=slot, extra=forgetting(state.extra))

@@ -16,6 +16,7 @@ from ..ledger import Ledger
 from ..protocols import Capabilities, SearchError, Values
 from ..state import PROMPT, State
 from .chunking import Chunker
+from .extrapolation import extrapolated, forgetting, remembering
 from .kernel import (
     Flow,
     Interpolant,
@@ -28,6 +29,7 @@ from .kernel import (
     transition,
     transition_variance,
 )
+from .stock import ALMOST_NOISE, NativeSampler, extrapolation_of, with_noise
 from .streams import Streams
 
 
@@ -155,13 +157,14 @@ class DiffusionProcess:
         shape: shape of one particle, e.g. ``(4, 16, 16)``.
         groups: output slots G.
         streams: source of all noise.
-        eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.processes.sde``.
+        eta: 0 (ODE) .. 1 (ancestral), a rule of ``processes.sde``, or a sampler of ``processes.stock``.
         start: initial conditions.
         inpainting: known area, or None.
         chunker: how many particles fit a model call.
         device: where states live.
         gradient_through: "denoiser" (as DAS) or "decoder" (cheap: ideal-Gaussian Jacobian instead of the network's).
         grad_context: context manager factory that makes gradients possible (hosts leave inference mode in it).
+        almost_noise: what a flow's first sigma of 1 is to samplers that leave pure noise, see ``stock.Stock``.
 
     Raises:
         SearchError, ValueError: on a schedule, eta or shape that cannot work.
@@ -184,6 +187,7 @@ class DiffusionProcess:
         device: torch.device | str = "cpu",
         gradient_through: str = "denoiser",
         grad_context: Callable[[], AbstractContextManager] = torch.enable_grad,
+        almost_noise: float = ALMOST_NOISE,
     ):
         if gradient_through not in ("denoiser", "decoder"):
             raise SearchError(f"gradient_through is {gradient_through!r}: choose 'denoiser' or 'decoder'")
@@ -200,7 +204,7 @@ class DiffusionProcess:
         self.chunker = chunker or Chunker()
         self.device = torch.device(device)
         self.gradient_through = gradient_through
-        self.grad_context = grad_context
+        self.grad_context, self.almost_noise = grad_context, almost_noise
         self.ledger = Ledger()
         self.origin: State | None = None
         self._initial_noise: dict[int, Tensor] = {}
@@ -223,7 +227,18 @@ class DiffusionProcess:
 
     def branches(self, step: int) -> bool:
         """Whether the transition out of ``step`` draws noise."""
-        return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
+        return transition_variance(self.interpolant, self.level(step), self.sigmas[step + 1], self.eta) > 0
+
+    def level(self, step: int) -> float:
+        """Noise level that the model is asked at, and that the move out of ``step`` counts from."""
+        sigma, moves = self.sigmas[step], self.eta
+        if (
+            isinstance(moves, NativeSampler)
+            and moves.leaves_pure_noise
+            and self.interpolant.coefficients(sigma)[0] == 0
+        ):
+            return self.almost_noise
+        return sigma
 
     def variant(
         self,
@@ -238,7 +253,7 @@ class DiffusionProcess:
         other = copy.copy(self)
         other.sigmas = self.sigmas if sigmas is None else [float(sigma) for sigma in sigmas]
         other.steps = len(other.sigmas) - 1
-        other.eta = self.eta if eta is None else eta
+        other.eta = self.eta if eta is None else with_noise(self.eta, eta)
         other.gradient_through = gradient_through or self.gradient_through
         other.origin = self.origin if origin is None else origin
         if streams is not None:
@@ -299,14 +314,19 @@ class DiffusionProcess:
 
     def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
         """One reverse transition of all particles; see ``Process.advance``."""
-        sigma, sigma_next = self.sigmas[state.step], self.sigmas[state.step + 1]
-        move = transition(self.interpolant, state.x, clean(state), sigma, sigma_next, self.eta)
+        sigma, sigma_next = self.level(state.step), self.sigmas[state.step + 1]
+        x0, extra, rule = clean(state), state.extra, extrapolation_of(self.eta)
+        target = x0
+        if rule is not None:
+            target = extrapolated(rule, self.interpolant, state, x0, sigma, sigma_next)
+            extra = remembering(rule, state, x0, sigma)
+        move = transition(self.interpolant, state.x, target, sigma, sigma_next, self.eta)
         noise = None
         if move.std > 0:
             noise = self.streams.normals(self.shape, state.group, state.slot, step=state.step, purpose="move")
             noise = noise.to(state.x)
         x, log_ratio = move.sample(noise, gradient)
-        return replace(state, x=x, x0=None, step=state.step + 1), log_ratio
+        return replace(state, x=x, x0=None, step=state.step + 1, extra=extra), log_ratio
 
     def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
         """See ``Process.reprompt``. New texts are encoded together."""
@@ -317,7 +337,9 @@ class DiffusionProcess:
             self.denoise.encode(new)
             self._texts += new
         ids = torch.tensor([-1 if text is None else self._texts.index(text) for text in prompts], dtype=torch.int64)
-        return replace(state, x0=None, extra={**state.extra, PROMPT: ids})
+        changed = ids != state.extra.get(PROMPT, torch.full_like(ids, -1))
+        # What another prompt led to says nothing of where this one goes.
+        return replace(state, x0=None, extra={**forgetting(state.extra, changed), PROMPT: ids})
 
     def prompts_of(self, state: State) -> list[str | None] | None:
         """The prompt of every particle, None for its group's own; None altogether where nothing was re-prompted."""
@@ -352,7 +374,7 @@ class DiffusionProcess:
     def _predict(self, state: State, rows: slice) -> Tensor:
         """``x0`` of some rows, with the known area of an inpainting put in before and after the model."""
         x, group, slot = state.x[rows], state.group[rows], state.slot[rows]
-        sigma, prompts = self.sigmas[state.step], self.prompts_of(state)
+        sigma, prompts = self.level(state.step), self.prompts_of(state)
         with self.ledger.model(len(group) * self.nfe_per_call) as call:
             x0, call.nfe = self._denoise(x, sigma, group, slot, None if prompts is None else prompts[rows])
         return x0
@@ -381,7 +403,7 @@ class DiffusionProcess:
             return self.to_pixels(self.decode(x0))
 
     def _value_gradient(self, state: State, rows: slice, value) -> tuple[Tensor, Tensor, Tensor]:
-        group, slot, sigma = state.group[rows], state.slot[rows], self.sigmas[state.step]
+        group, slot, sigma = state.group[rows], state.slot[rows], self.level(state.step)
         n = len(group)
         prompts = self.prompts_of(state)
         prompts = None if prompts is None else prompts[rows]

@@ -29,6 +29,7 @@ class SearchMethod:
         holds_budget: the budget is a setting of the method itself, see ``within``.
         from_noise: chooses among starting noises, so it cannot go on from a particle.
         replayable: particles come from one move after the other on the process's own schedule.
+        carries_on: goes on from particles of before where a whole population turned out to be NaN.
     """
 
     name: ClassVar[str] = ""
@@ -39,6 +40,7 @@ class SearchMethod:
     holds_budget: ClassVar[bool] = False
     from_noise: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
+    carries_on: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

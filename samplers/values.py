@@ -76,4 +76,6 @@ def values_of(session: Session, function: AnyValue, state: State) -> Values:
 
     score, bad = clean_scores(process.chunker.cat(chunk, len(state)))
     session.ledger.rejected_scores += bad
+    if bad:
+        session.warn("the value network gave NaN or infinite values: such particles cannot win")
     return Values(score)

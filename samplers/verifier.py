@@ -18,26 +18,31 @@ class Values:
         score: float64 ``[n]``, of a verifier or of a value function.
         gradient: like ``State.x``, of the score with respect to it, where asked.
         members: the parts that a score was made of (an ensemble's members, a rubric's axes), name -> ``[n]``.
+        broken: bool ``[n]`` rows whose latent or picture is NaN or infinite, None where nobody looked for them.
     """
 
     score: Tensor
     gradient: Tensor | None = None
     members: Mapping[str, Tensor] = field(default_factory=dict)
+    broken: Tensor | None = None
 
     def select(self, rows: Tensor) -> Values:
         """The values of some rows."""
         gradient = None if self.gradient is None else self.gradient[rows.to(self.gradient.device)]
-        return Values(self.score[rows], gradient, {name: part[rows] for name, part in self.members.items()})
+        broken = None if self.broken is None else self.broken[rows]
+        return Values(self.score[rows], gradient, {name: part[rows] for name, part in self.members.items()}, broken)
 
     @staticmethod
     def joined(parts: Sequence[Values]) -> Values:
         """Values of several chunks or rounds, rows in order; gradients are kept where all have one."""
         gradients = [part.gradient for part in parts if part.gradient is not None]
         names = list(dict.fromkeys(name for part in parts for name in part.members))
+        broken = [part.broken for part in parts if part.broken is not None]
         return Values(
             torch.cat([part.score for part in parts]),
             torch.cat(gradients) if len(gradients) == len(parts) else None,
             {name: torch.cat([_part(part, name) for part in parts]) for name in names},
+            torch.cat(broken) if len(broken) == len(parts) else None,
         )
 
 

@@ -337,4 +337,7 @@ class ScalewiseProcess:
             else:
                 uniforms = torch.full(logits.shape[:-1], 0.5, device=logits.device)
             drawn = codes.sample_bits(logits, uniforms, tau, self.sampling.top_p)
+            # A NaN would make one of the two bits without a word.
+            sound = torch.isfinite(logits).flatten(1).all(1)
+            drawn = torch.where(sound.view(-1, *[1] * (drawn.dim() - 1)), drawn, torch.nan)
         return codes.add_scale(total, drawn, grid, fold)

@@ -135,6 +135,7 @@ class ZeroOrderSearch(SearchMethod):
     width: ClassVar[str] = "rounds"
     from_noise: ClassVar[bool] = True
     replayable: ClassVar[bool] = False
+    carries_on: ClassVar[bool] = True
 
     neighbours: int = 4
     rounds: int = 4

@@ -91,6 +91,7 @@ class RBF(SearchMethod):
     width: ClassVar[str] = ""
     fixed_schedule: ClassVar[bool] = True
     holds_budget: ClassVar[bool] = True
+    carries_on: ClassVar[bool] = True
 
     budget: int = 500
     chains: int = 2

@@ -14,9 +14,19 @@ from ..processes.kernel import as_float64_cpu
 from ..protocols import Process, ScoreContext, SearchError, Values, Verifier
 from ..smc.weights import clean_scores
 from ..state import State
+from .keeping import sound_pictures, sound_rows
 from .notes import brief
 
 log = logging.getLogger("testtime")
+
+REMEDY = {
+    "model": "run it in a higher precision (bf16 or fp32), or check what patches it",
+    "VAE": "run it in bf16 or fp32",
+}
+
+
+class Broken(Exception):
+    """A model left no particle without NaN or infinities, so that nothing could come of going on."""
 
 
 class Judging:
@@ -25,6 +35,7 @@ class Judging:
     Attributes:
         process, verifier, prompts, ledger, held_out: of ``Session``.
         warnings: sentences for the user, each once.
+        carries_on: whether a population of NaN is no reason to end, see ``SearchMethod``.
     """
 
     def __init__(
@@ -38,6 +49,8 @@ class Judging:
         self.process, self.verifier, self.prompts, self.held_out = process, verifier, list(prompts), held_out
         self.ledger = ledger
         self.warnings: list[str] = []
+        self.carries_on = False
+        self._blamed: set[str] = set()
 
     def warn(self, message: str) -> None:
         """Keep a sentence for the user, shortened to one line, and log all of it, once."""
@@ -55,13 +68,37 @@ class Judging:
         if gradient:
             return (*self._differentiated(state), None)
         state = self.process.predict(state)
+        self.check_sound(state)
         images = self.process.preview(state)
         return state, self.rate(state, images), images
 
     def rate(self, state: State, images: Tensor) -> Values:
-        """Values of previews that were made already; non-finite scores as -inf, counted."""
+        """Values of previews that were made already; non-finite scores as -inf, counted.
+
+        A picture that is NaN somewhere gets no score, whatever the verifier, who is shown a black one, says of it.
+        """
+        latents, pictures = sound_rows(state.x0), sound_pictures(images)
+        if not bool(pictures.all()):
+            images = torch.where(pictures.to(images.device).view(-1, *[1] * (images.dim() - 1)), images, 0.0)
         values = self.judge(images, self.context(state))
-        return replace(values, score=self._clean(values.score))
+        return self._cleaned(values, state, latents, pictures)
+
+    def check_sound(self, state: State) -> None:
+        """Look for NaN in the clean estimates of ``state``, and say that the model gave them.
+
+        Raises Broken where it left no particle without. Searches that go on from elsewhere than the latest population
+        (``carries_on``) are let be once they have something to go on from.
+        """
+        sound = sound_rows(state.x0)
+        if bool(sound.all()):
+            return
+        if not sound.any() and not (self.carries_on and self.anything_sound()):
+            raise Broken(f"the model gave NaN or infinite numbers {self._when(state)}: {REMEDY['model']}")
+        self._blame("model", "numbers", state)
+
+    def anything_sound(self) -> bool:
+        """Whether something without NaN was found so far."""
+        return False
 
     def context(self, state: State) -> ScoreContext:
         """Which images a verifier is shown when it is shown the previews of ``state``."""
@@ -90,9 +127,15 @@ class Judging:
         """``evaluate`` with the gradient of the scores."""
         parts: list[Values] = []
         state, values = self.process.value_gradient(state, self._differentiable(state, parts))
-        members = Values.joined(parts).members if parts else {}
+        self.check_sound(state)
+        seen = Values.joined(parts) if parts and sum(len(part.score) for part in parts) == len(state) else None
+        members = {} if seen is None else seen.members
         members = members if all(len(part) == len(state) for part in members.values()) else {}
-        return state, Values(self._clean(values.score), values.gradient, members)
+        pictures = torch.ones(len(state), dtype=torch.bool) if seen is None or seen.broken is None else ~seen.broken
+        found = Values(values.score, values.gradient, members)
+        if found.gradient is not None and not bool(sound_rows(found.gradient)[sound_rows(state.x0)].all()):
+            self.warn("the gradient of the score was NaN or infinite for some particles: their moves are not guided")
+        return state, self._cleaned(found, state, sound_rows(state.x0), pictures)
 
     def _differentiable(self, state: State, parts: list[Values]) -> Callable[[Tensor, Tensor], Tensor]:
         """``(images, group) -> score [m]`` of a chunk with its graph; collects what the verifier said in ``parts``."""
@@ -103,18 +146,42 @@ class Judging:
         def value(images: Tensor, group: Tensor) -> Tensor:
             with self.ledger.verify(len(group)):
                 values = self._checked(verifier, images, replace(self.context(state), group=group))
-            parts.append(Values(values.score.detach().cpu().double(), None, values.members))
+            score = values.score.detach().cpu().double()
+            parts.append(Values(score, None, values.members, ~sound_pictures(images)))
             return values.score
 
         return value
 
-    def _clean(self, score: Tensor) -> Tensor:
-        score, bad = clean_scores(score)
+    def _cleaned(self, values: Values, state: State, latents: Tensor, pictures: Tensor) -> Values:
+        """Values with -inf for what has no score, and the part that is to blame in the warnings.
+
+        Args:
+            latents, pictures: bool ``[n]`` whether the clean estimates and the decoded previews are sound.
+        """
+        broken = ~(latents & pictures)
+        score, bad = clean_scores(values.score.masked_fill(broken, torch.nan) if broken.any() else values.score)
         if bad:
             self.ledger.rejected_scores += bad
-            if self.verifier is not None and not self.verifier.rejects:  # a person may
+            if not bool(latents.all()):
+                self._blame("model", "numbers", state)
+            if not bool((pictures | ~latents).all()):
+                self._blame("VAE", "pixels", state)
+            rejected = torch.isneginf(score) & ~broken
+            if rejected.any() and self.verifier is not None and not self.verifier.rejects:  # a person may
                 self.warn(f"verifier {self.verifier.name!r} gave NaN or infinite scores: such particles cannot win")
-        return score
+        return replace(values, score=score, broken=broken if broken.any() else None)
+
+    def _blame(self, part: str, what: str, state: State) -> None:
+        """Say which part gave no number, once for each part."""
+        if part in self._blamed:
+            return
+        self._blamed.add(part)
+        self.warn(
+            f"the {part} gave NaN or infinite {what} {self._when(state)}: such particles cannot win; {REMEDY[part]}"
+        )
+
+    def _when(self, state: State) -> str:
+        return f"at step {min(state.step + 1, self.process.steps)} of {self.process.steps}"
 
     def _checked(self, verifier: Verifier, images: Tensor, context: ScoreContext) -> Values:
         """What ``verifier`` says of some images, one number each."""

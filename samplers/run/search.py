@@ -12,6 +12,7 @@ from ..method import SearchMethod
 from ..plan import Plan, Prepared, as_plan, prepare_on
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
 from ..state import State
+from .judging import Broken
 from .session import Session
 from .trace import Listener, Trace
 
@@ -57,6 +58,7 @@ def run_search(
     ledger = Ledger(_least(max_nfe, prepared.max_nfe), _least(max_seconds, prepared.max_seconds))
     trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
     session = Session(process, verifier, prompts, ledger, trace, held_out, plan.output)
+    session.carries_on = plan.method.carries_on
     trace.meta.update(
         method=plan.method.name,
         title=prepared.title,
@@ -75,6 +77,8 @@ def run_search(
             raise SearchError(
                 f"the budget does not pay for the first step ({spent}): raise it, or use fewer particles"
             ) from spent
+    except Broken as broken:
+        result = _after_broken(session, str(broken))
     except (Interrupted, *interrupts):
         result = session.cut_short("interrupted", may_score=False)
         if result is None:
@@ -95,6 +99,19 @@ def _run(plan: Plan, session: Session) -> SearchResult:
     if plan.origin is not None:
         plan.origin.walk(session)
     return plan.method.run(session)
+
+
+def _after_broken(session: Session, what: str) -> SearchResult:
+    """The best of before a model gave nothing but NaN."""
+    session.warn(f"{what}; this is the best of before")
+    try:
+        result = session.cut_short("failed", may_score=True)
+    except Exception as error:  # noqa: BLE001 - whatever is broken there, too, what was found must not be lost
+        session.warn(f"the best so far could not be judged: {type(error).__name__}: {error}")
+        result = session.cut_short("failed", may_score=False)
+    if result is None:
+        raise SearchError(f"{what}; there is nothing from before to hand out")
+    return result
 
 
 def _rescue(session: Session, rescue: Callable[[SearchResult], None] | None, error: BaseException) -> None:

@@ -9,8 +9,8 @@ much selections were misled all follow from that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from ..smc.weights import best_index, gumbel_choice
 from ..state import UNRECORDED, State
 from .family import Family
 from .judging import Judging
+from .keeping import Finalists, Keeper, Kept, at_the_bottom, sound_rows
 from .trace import ParticleEntry, RewriteEntry, StepRecord, Trace, finite
 
 if TYPE_CHECKING:
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
     from ..rewriting import ActiveRewriting
 
 """Which finalist is handed out: the highest score, the highest weight, or one drawn in proportion to the weights."""
-
-
-@dataclass
-class _Remembered:
-    """The last population that could be handed out: its state with x0, and its scores where it has any.
-
-    ``hint`` ranks a population without scores, by the scores of its ancestors for example.
-    """
-
-    state: State
-    score: Tensor | None
-    hint: Tensor
 
 
 class Session(Judging):
@@ -73,7 +62,7 @@ class Session(Judging):
         self.trace, self.output = trace or Trace(), output
         self.rewriting: ActiveRewriting | None = None
         self.walked: Walked | None = None
-        self.remembered: _Remembered | None = None
+        self.kept = Keeper(process.groups)
         self._rewrites: list[RewriteEntry] = []  # of the step that is recorded next
         self._family = Family()
         process.ledger = self.ledger
@@ -134,6 +123,8 @@ class Session(Judging):
         Returns:
             ``state`` with ``node`` at the new entries.
         """
+        if state.x0 is not None and phase != "final":
+            self.check_sound(state)
         number, of = at or (state.step, self.process.steps)
         entries = self._entries(state, values, log_weight, gradient_scale, known)
         ids = [entry["id"] for entry in entries]
@@ -179,7 +170,7 @@ class Session(Judging):
     def remember(self, state: State, score: Tensor | None, hint: Tensor | None = None) -> None:
         """Note a population with ``x0`` as the best so far, in case the run is cut short."""
         score, hint = (None if value is None else value.reshape(-1) for value in (score, hint))
-        self.remembered = _Remembered(state, score, self._family.latest(state.node) if hint is None else hint)
+        self.kept.remember(Kept(state, score, self._family.latest(state.node) if hint is None else hint))
 
     def rewrote(self, entries: Sequence[RewriteEntry]) -> None:
         """Questions to the rewriter and its answers, for the step that is written down next."""
@@ -237,7 +228,25 @@ class Session(Judging):
         if state.x0 is not None:
             self.remember(state, score)
         bias = self._family.selection_bias(state.node, score) if selection_bias is None else selection_bias
-        return self.result(state, score, best=best, selection_bias=bias, log_z=log_z)
+        instead, lost = self._instead(state, values)
+        status = "failed" if lost else "complete"
+        return self.result(state, score, best=best, status=status, instead=instead, selection_bias=bias, log_z=log_z)
+
+    def anything_sound(self) -> bool:
+        """See ``Judging``."""
+        return any(self.kept.before(g) is not None for g in range(self.process.groups))
+
+    def _instead(self, state: State, values: Values | None) -> tuple[dict[int, Kept], list[int]]:
+        """(earlier populations by image, images) for images of which all finished latents or pictures are broken."""
+        sound = sound_rows(state.x0 if state.x0 is not None else state.x)
+        if values is not None and values.broken is not None:
+            sound &= ~values.broken
+        lost = [g for g in range(self.process.groups) if not bool(sound[state.group == g].any())]
+        found = {g: kept for g in lost if (kept := self.kept.before(g)) is not None}
+        for g in lost:
+            said = "the best of an earlier step is handed out" if g in found else "nothing is there from before"
+            self.warn(f"image {g} came out as NaN in the end: {said}")
+        return found, lost
 
     def winners(self, state: State, score: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Rows int64 ``[G]`` of the winners by the rule ``output``; particles with a score of -inf never win."""
@@ -253,25 +262,32 @@ class Session(Judging):
             rows.append(mine[gumbel_choice(log_weight[mine][None], uniforms[None])[0]])
         return torch.stack(rows)
 
-    def result(self, state: State, score: Tensor, *, best: Tensor, status: str = "complete", **fields) -> SearchResult:
-        """Result of a population: finalists sorted by group, the winner ``best`` ``[G]`` first, then by score."""
-        latents, score = self.process.finish(state), score.reshape(-1)
-        winners = set(best.tolist())
-        # Python's sort is stable: equal scores keep the lowest index first.
-        order = sorted(
-            range(len(state)), key=lambda row: (int(state.group[row]), row not in winners, -float(score[row]))
-        )
-        index = torch.tensor(order)
-        group = state.group[index]
-        first = torch.tensor([group.tolist().index(g) for g in range(self.process.groups)])
-        finalists = latents[index.to(latents.device)]
-        self.trace.meta["winners"] = [int(state.node[order[row]]) for row in first.tolist()]
+    def result(
+        self,
+        state: State,
+        score: Tensor,
+        *,
+        best: Tensor,
+        status: str = "complete",
+        instead: Mapping[int, Kept] | None = None,
+        **fields,
+    ) -> SearchResult:
+        """Result of a population: finalists sorted by group, the winner ``best`` ``[G]`` first, then by score.
+
+        ``instead``: earlier populations that stand in for images of ``state``.
+        """
+        found = self._finalists(state, score.reshape(-1), best, clean=status != "complete")
+        if instead:
+            found = found.with_others({g: self._best_of(kept) for g, kept in instead.items()})
+        found = found.sorted()
+        first = torch.tensor([found.group.tolist().index(g) for g in range(self.process.groups)])
+        self.trace.meta["winners"] = found.node[first].tolist()
         return SearchResult(
-            latents=finalists[first.to(finalists.device)],
-            finalists=finalists,
-            scores=torch.where(torch.isneginf(score), torch.nan, score)[index],
-            group=group,
-            particles=state.node[index].tolist(),
+            latents=found.latents[first.to(found.latents.device)],
+            finalists=found.latents,
+            scores=torch.where(torch.isneginf(found.score), torch.nan, found.score),
+            group=found.group,
+            particles=found.node.tolist(),
             status=status,
             trace=self.trace,
             ledger=self.ledger,
@@ -280,21 +296,51 @@ class Session(Judging):
         )
 
     def cut_short(self, status: str, may_score: bool) -> SearchResult | None:
-        """The best so far as a result, or None if nothing was predicted yet."""
-        if self.remembered is None:
+        """The best so far as a result, or None if nothing without NaN was predicted yet."""
+        latest, images = self.kept.latest, range(self.process.groups)
+        chosen = {g: kept for g in images if (kept := self._last_good(g)) is not None}
+        if latest is None or not chosen:
             return None
-        kept = self.remembered
-        score = kept.score
-        if score is None and may_score and self.verifier is not None:
-            self.ledger.max_seconds = None
-            images = self.process.preview(kept.state)
-            score = self._clean(self.judge(images, self.context(kept.state)).score)
-        ranking = kept.hint if score is None else score
-        if score is None:
-            score = torch.full((len(kept.state),), -math.inf, dtype=torch.float64)
-        return self.result(kept.state, score, best=self._highest(ranking, kept.state.group), status=status)
+        for kept in {id(kept): kept for kept in chosen.values()}.values():
+            if kept.score is None and may_score and self.verifier is not None:
+                self.ledger.max_seconds = None
+                kept.score = self.rate(kept.state, self.process.preview(kept.state)).score
+        found = self._best_of(latest)
+        instead = {g: kept for g, kept in chosen.items() if kept is not latest}
+        return self.result(
+            latest.state, found.score, best=torch.nonzero(found.won).flatten(), status=status, instead=instead
+        )
+
+    def best_so_far(self) -> Finalists | None:
+        """The best particle of every image as far as the search is, scored ones first; None before there is one."""
+        chosen = {g: kept for g in range(self.process.groups) if (kept := self._last_good(g)) is not None}
+        if len(chosen) < self.process.groups:
+            return None
+        found = self._best_of(chosen[0]).with_others({g: self._best_of(kept) for g, kept in chosen.items() if g})
+        return found.rows(found.won).sorted()
 
     # ---------------------------------------------------------------------------------------------- inside
+
+    def _last_good(self, group: int) -> Kept | None:
+        """The population to hand out of an image: the latest, or the last scored one where that was all broken."""
+        kept = self.kept.of(group)
+        if kept is None or kept.score is None or (self.verifier is not None and self.verifier.rejects):
+            return kept
+        return kept if bool(torch.isfinite(kept.score[kept.state.group == group]).any()) else self.kept.before(group)
+
+    def _best_of(self, kept: Kept) -> Finalists:
+        """A population as finalists; its best by score, or by hint where there are no scores."""
+        ranking = kept.hint if kept.score is None else kept.score
+        ranking = at_the_bottom(ranking, ~kept.sound())
+        score = torch.full_like(ranking, -math.inf) if kept.score is None else kept.score
+        return self._finalists(kept.state, score, self._highest(ranking, kept.state.group), clean=True)
+
+    def _finalists(self, state: State, score: Tensor, best: Tensor, clean: bool) -> Finalists:
+        """A population as finalists; ``clean``: its clean estimates even where it ends above sigma 0."""
+        latents = state.x0 if clean and state.x0 is not None else self.process.finish(state)
+        won = torch.zeros(len(state), dtype=torch.bool)
+        won[best] = True
+        return Finalists(latents, state.group, state.node, score, won)
 
     def _entries(
         self, state: State, values: Values | None, log_weight: Tensor | None, scale: Tensor | None, known: bool

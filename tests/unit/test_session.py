@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from testtime.samplers import ledger as ledger_module
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
 from testtime.samplers.processes.diffusion import PlainDenoiser
 from testtime.samplers.protocols import Interrupted, SearchError
-from testtime.samplers.run import ledger as ledger_module
 from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles

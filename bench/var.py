@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..models.infinity.flops import decode_flops
 from ..models.infinity.process import ScalewiseProcess
 from ..models.infinity.vae import BSQVae
 from ..models.tiny.var import SCHEDULE
@@ -23,12 +24,13 @@ from ..models.tiny.var_pipeline import VarFamily, VarSettings, load_var_family, 
 from ..samplers.clustering import PixelFeatures
 from ..samplers.method import SearchMethod
 from ..samplers.methods import SMC, TTSVAR, BestOfN, FKSteering, ImportanceSampling
-from ..samplers.methods.population_plan import PLANS, PopulationPlan
+from ..samplers.methods.population_plan import PLANS, PopulationPlan, default_plan, scores_plan
 from ..shapes_world.captions import Prompt
 from ..shapes_world.suite import suite as shapes_prompts
 from ..verifiers.embedded import ShapesFeatures
 from .agreement import agreements
 from .command import main as run_command
+from .foresight import by_plan, by_scale, grow
 from .results_files import at_equal_cost
 from .runner import judges_of
 from .suite import ROWS, SUITE_SEED, Row, Settings, Suite
@@ -37,6 +39,7 @@ START = PLANS[len(SCHEDULE)].start
 COMPARED = (ImportanceSampling, BestOfN, SMC, FKSteering)
 ABLATED = 2  # N of the ablations
 AGREEMENT_PROMPTS = 60
+FORESEEN = (3, 5, 6)  # scales after which plans choose by score
 COSTS = {"drawing_gflop_per_image": "GFLOP without decoding", "gflop_per_image": "GFLOP"}
 SIDES = (4, 6)  # codes along one side that previews are decoded at, against all eight
 
@@ -122,7 +125,7 @@ class Var(Suite):
     settings: VarBenchSettings = field(default_factory=VarBenchSettings)
     budgets: tuple[int, ...] = (1, 2, 4, 8)
     name: ClassVar[str] = "shapes"
-    parts: ClassVar[tuple[str, ...]] = (ROWS, "ablations", "agreement")
+    parts: ClassVar[tuple[str, ...]] = (ROWS, "ablations", "agreement", "foresight")
     cost: ClassVar[str] = "gflop_per_image"
 
     @property
@@ -165,16 +168,26 @@ class Var(Suite):
         """What Best-of-N brings for the FLOPs of each TTS-VAR row."""
         return {"equal": at_equal_cost(rows, "tts_var", ("best_of_n",), COSTS, "N = {}")}
 
+    def costs(self, plan: PopulationPlan, n: int) -> tuple[float, float]:
+        """(drawing, drawing and decoding) of TTS-VAR at N = ``n`` with clusters by codes, in images of Best-of-N."""
+        process = self.process(self.rows()[0], ["a red circle"], 0, 1)
+        method = TTSVAR(n, plan, cluster_by="codes", selection="top")
+        scales = [process.scale_cost(scale) for scale in range(process.steps)]
+        draw = sum(size * cost for size, cost in zip(method.populations(process.steps), scales, strict=True))
+        decode = decode_flops(self.family().vae.config, *SCHEDULE.grids[-1])
+        looks = method.verifications(process) * decode
+        return draw / sum(scales), (draw + looks) / (sum(scales) + decode)
+
     def extras(self) -> tuple[str, ...]:
-        """How well scores of unfinished images foretell the final ones."""
-        return ("agreement",)
+        """How well scores of unfinished images predict the final ones, and what plans and judges could find."""
+        return ("agreement", "foresight")
 
     def has_extra(self, name: str, body: dict[str, Any]) -> bool:
         """Whether the file has them."""
-        return {"consistency", "previews"} <= body.keys()
+        return ({"consistency", "previews"} if name == "agreement" else {"foresight", "plans"}) <= body.keys()
 
     def extra(self, name: str, batch: int) -> dict[str, Any]:
-        """See ``agreement.agreements``."""
+        """See ``agreement.agreements`` and ``foresight``."""
         prompts = shapes_prompts(self.settings.prompts_per_task, SUITE_SEED)
         some = prompts[:: max(1, len(prompts) // AGREEMENT_PROMPTS)]
         settings, family, steers = self.settings, self.family(), judges_of(self.settings)[0]
@@ -182,8 +195,18 @@ class Var(Suite):
         def process_of(prompt: Prompt, number: int) -> ScalewiseProcess:
             return var_process([prompt.text], settings.sampling(number), family)
 
+        if name == "foresight":
+            trees = [grow(process_of(prompt, number), prompt, steers, FORESEEN) for number, prompt in enumerate(some)]
+            sides = [grid[0] for grid in SCHEDULE.grids]
+            return {"foresight": by_scale(trees, sides), "plans": by_plan(trees, plans(), self.costs)}
         consistency, previews = agreements(some, process_of, SCHEDULE, steers, SIDES)
         return {"consistency": consistency, "previews": previews}
+
+
+def plans() -> dict[str, PopulationPlan]:
+    """The plans whose outcome ``foresight`` tells."""
+    late = PopulationPlan(START, {1: 6, 2: 4}, {5: 2, 6: 1})
+    return {"published": default_plan(len(SCHEDULE)), "scores": scores_plan(len(SCHEDULE)), "late": late}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

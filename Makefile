@@ -45,6 +45,7 @@ templates: env
 lint: env
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) tools/check_types.py
 	@$(VENV_PYTHON) tools/lint_web.py
 
 bench: env

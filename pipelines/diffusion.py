@@ -47,7 +47,7 @@ class PipelineDenoise:
     def __init__(self, pipe: Any, prompts: Sequence[str], call: dict[str, Any], parameterisation: Parameterisation):
         self.pipe = _detached(pipe)
         self.prompts, self.call, self.parameterisation = list(prompts), dict(call), parameterisation
-        self.network = _network(pipe)
+        self.network: Any = _network(pipe)
         self.nfe_per_call = 1
         self._scheduler_config = pipe.scheduler.config
         self._conditions: Tensor | None = None
@@ -112,9 +112,10 @@ class PipelineDenoise:
             encoded = getattr(self.pipe, "encode_prompt", None)
             known = [encoded.of(prompt) for prompt in self.prompts] if isinstance(encoded, _Remembered) else []
             rows = [next((t for t in _flat(made) if t.dim() == 3), None) for made in known]
-            if not rows or any(row is None for row in rows):
+            found = [row.float().mean(1) for row in rows if row is not None]
+            if not found or len(found) < len(rows):
                 return None
-            self._conditions = torch.cat([row.float().mean(1) for row in rows])
+            self._conditions = torch.cat(found)
         return self._conditions[group.to(self._conditions.device)]
 
     def _run(

@@ -89,10 +89,10 @@ class Pace:
                     verifier.score(images, texts)
 
         predicted = call()
-        seconds = [_timed(call)]
+        per_call = _timed(call) / len(state)
         look()
-        seconds.append(_timed(look))
-        return cls(*(value / len(state) for value in seconds), spent=time.perf_counter() - begun)
+        per_look = _timed(look) / len(state)
+        return cls(per_call, per_look, spent=time.perf_counter() - begun)
 
 
 def _timed(function) -> float:

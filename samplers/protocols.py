@@ -172,7 +172,6 @@ class Process(Outline, Protocol):
         groups: images G that are made at once.
         eta: noise of the moves, 0 (ODE) .. 1 (ancestral), or a rule of ``processes.sde``.
         shape: of one particle's state.
-        nfe_per_call: forward passes that one call of one particle takes: one per branch of its guidance.
         streams: source of all noise.
         chunker: how many particles fit a call.
         ledger: books of the run; set by the session.
@@ -181,10 +180,14 @@ class Process(Outline, Protocol):
     groups: int
     eta: float | Noise
     shape: tuple[int, ...]
-    nfe_per_call: int
     streams: Streams
     chunker: Chunker
     ledger: Ledger
+
+    @property
+    def nfe_per_call(self) -> int:
+        """Forward passes that one call of one particle takes: one per branch of its guidance."""
+        ...
 
     def start(self, particles: int) -> State:
         """``groups * particles`` fresh particles; particle ``k`` of every group owns stream slot ``k``."""

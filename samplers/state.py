@@ -51,6 +51,13 @@ class State:
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    @property
+    def clean(self) -> Tensor:
+        """``x0`` of a predicted state. ValueError where nothing was predicted yet."""
+        if self.x0 is None:
+            raise ValueError("the state is not predicted yet: call process.predict first")
+        return self.x0
+
     @staticmethod
     def joined(states: Sequence[State]) -> State:
         """One population of several at the same step, rows in order.

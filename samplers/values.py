@@ -21,13 +21,12 @@ Bound = Callable[[Tensor, float, Tensor], Tensor]
 
 @runtime_checkable
 class ValueFunction(Protocol):
-    """Expects a verifier's score of the finished image from a noisy state.
+    """Expects a verifier's score of the finished image from a noisy state."""
 
-    Attributes:
-        verifier: name of the verifier whose score it expects, "" if unknown.
-    """
-
-    verifier: str
+    @property
+    def verifier(self) -> str:
+        """Name of the verifier whose score it expects, "" if unknown."""
+        ...
 
     def check(self, process: Process) -> None:
         """Raise SearchError where it was made for another kind of latent or prompt than the process has."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from ... import __version__
 from ..run.trace import SCHEMA_VERSION
@@ -27,7 +27,7 @@ class TraceFileError(ValueError):
     """A file that is no trace, damaged, or too new. The message says which, and what would be right."""
 
 
-def is_int(value: Any, least: int = -LARGEST_INT) -> bool:
+def is_int(value: Any, least: int = -LARGEST_INT) -> TypeGuard[int]:
     """A whole number (no truth value) of a computable size."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST_INT
 

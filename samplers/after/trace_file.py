@@ -16,10 +16,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ... import __version__
-from ..run.trace import SCHEMA_VERSION, StepRecord, Trace, todays
+from ..run.trace import SCHEMA_VERSION, ParticleEntry, StepRecord, Trace, TraceMeta, todays
 from .trace_check import TraceFileError, check_meta, check_schema, check_trace, check_winner, is_int, parsed
 
 FORMAT = "testtime-trace"
@@ -48,7 +48,7 @@ class TraceFile:
 
 def to_text(trace: Trace, thumbs: Mapping[int, str] | None = None) -> str:
     """The text of a trace file; ``thumbs``: particle id -> JPEG, base64."""
-    head = {"format": FORMAT, "version": __version__}
+    head: dict[str, Any] = {"format": FORMAT, "version": __version__}
     if thumbs:
         head["thumbs"] = {str(key): value for key, value in thumbs.items()}
     # Two objects become one without parsing the long one again.
@@ -93,7 +93,8 @@ def read_trace_file(path: Path | str) -> TraceFile:
 
 def essentials(trace: Trace) -> dict[str, Any]:
     """What an image's metadata says of the search that made it: settings, cost, and how to make the winners again."""
-    meta, winners = trace.meta, []
+    meta: dict[str, Any] = {**trace.meta}
+    winners = []
     for entry in trace.winners():
         lineage = trace.lineage(entry["id"])
         winners.append(
@@ -131,9 +132,9 @@ def from_essentials(body: Any) -> TraceFile:
     if not is_int(body.get("seed", 0)):
         raise TraceFileError("the image's metadata is damaged: seed is not a whole number")
     trace = Trace(seed=body.get("seed", 0))
-    trace.meta = {name: body[name] for name in KEPT_SETTINGS if name in body}
-    trace.meta["ledger"] = body.get("cost", {})
-    check_meta(trace.meta, "the image's metadata")
+    meta = {**{name: body[name] for name in KEPT_SETTINGS if name in body}, "ledger": body.get("cost", {})}
+    check_meta(meta, "the image's metadata")
+    trace.meta = cast(TraceMeta, meta)
     known: set[int] = set()
     for number, winner in enumerate(body["winners"]):
         check_winner(number, winner, known)
@@ -149,7 +150,8 @@ def from_essentials(body: Any) -> TraceFile:
         for path in paths:
             if 0 < step < len(path):
                 path[step]["parent"] = path[step - 1]["id"]
-        trace.records.append(StepRecord(step, steps, 0.0, found, phase="final" if step == steps else "search"))
+        particles = cast("list[ParticleEntry]", found)  # checked above
+        trace.records.append(StepRecord(step, steps, 0.0, particles, phase="final" if step == steps else "search"))
     trace._next_id = 1 + max((path[-1]["id"] for path in paths), default=-1)
     return TraceFile(trace, {}, _version(body))
 

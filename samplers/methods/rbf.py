@@ -268,7 +268,7 @@ class RBF(SearchMethod):
         ending = self.searched(process)
         searched = [row for row, (state, _) in enumerate(chosen) if state.step == ending]
         # What was best before the search ended, or was reached when the budget ran out, is its own clean estimate.
-        finished = {row: replace(state, x=state.x0, step=process.steps) for row, (state, _) in enumerate(chosen)}
+        finished = {row: replace(state, x=state.clean, step=process.steps) for row, (state, _) in enumerate(chosen)}
         if searched:
             state, tail = State.joined([chosen[row][0] for row in searched]), process.variant(eta=0.0)
             while state.step < process.steps:

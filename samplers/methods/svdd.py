@@ -97,7 +97,9 @@ class SVDD(SearchMethod):
         branching = self.branching_steps(process)
         spread = self._last_choice(process, branching)
         scale = AlphaScale(self.alpha, process.groups) if self.alpha is not None else None
-        state, values, best = session.step(process.predict(process.start(1))), None, None
+        state = session.step(process.predict(process.start(1)))
+        values: Values | None = None
+        best: Tensor | None = None
         for i in range(process.steps):
             m, last = (self.candidates if i in branching else 1), i == process.steps - 1
             # A lone candidate draws from slot 0, so M = 1 is plain sampling to the bit.
@@ -109,7 +111,7 @@ class SVDD(SearchMethod):
                 state, values, images = process.predict(state), None, None
             if last:
                 break
-            pick = torch.arange(len(state)) if values is None or i == spread else best
+            pick = torch.arange(len(state)) if values is None or best is None or i == spread else best
             chosen = None if values is None else pick
             beta = None if scale is None or values is None else 1.0 / scale.value()
             state = session.step(state, values, images, selected=chosen, inverse_temperature=beta)

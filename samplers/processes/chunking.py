@@ -73,6 +73,6 @@ class Chunker:
             return None
 
         parts = [part for part in self.map(piece, n) if part is not None]
-        if not parts:
+        if whole is not None and not parts:
             return whole
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -52,12 +52,15 @@ class Denoise(Protocol):
     where nothing was re-prompted.
 
     Attributes:
-        nfe_per_call: forward passes that one row costs at most: 2 under classifier-free guidance, else 1.
         can_encode: whether ``encode`` can prepare prompts.
     """
 
-    nfe_per_call: int
     can_encode: bool
+
+    @property
+    def nfe_per_call(self) -> int:
+        """Forward passes that one row costs at most: 2 under classifier-free guidance, else 1."""
+        ...
 
     def __call__(
         self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None
@@ -97,13 +100,6 @@ class PlainDenoiser:
 
 # x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1 (the process clamps)
 Decode = Callable[[Tensor], Tensor]
-
-
-def clean(state: State) -> Tensor:
-    """``x0`` of a predicted state."""
-    if state.x0 is None:
-        raise ValueError("the state is not predicted yet: call process.predict first")
-    return state.x0
 
 
 @dataclass(frozen=True)
@@ -309,13 +305,13 @@ class DiffusionProcess:
 
     def preview(self, state: State, side: int | None = None) -> Tensor:
         """Expected final images ``[n, H, W, 3]`` in 0..1, float32; always of the latents' own size."""
-        x0 = clean(state)
+        x0 = state.clean
         return self.chunker.cat(lambda rows: self._decode(x0[rows]), len(state))
 
     def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
         """One reverse transition of all particles; see ``Process.advance``."""
         sigma, sigma_next = self.level(state.step), self.sigmas[state.step + 1]
-        x0, extra, rule = clean(state), state.extra, extrapolation_of(self.eta)
+        x0, extra, rule = state.clean, state.extra, extrapolation_of(self.eta)
         target = x0
         if rule is not None:
             target = extrapolated(rule, self.interpolant, state, x0, sigma, sigma_next)
@@ -408,17 +404,17 @@ class DiffusionProcess:
         prompts = self.prompts_of(state)
         prompts = None if prompts is None else prompts[rows]
         through_denoiser = self.gradient_through == "denoiser"
-        x0 = None if through_denoiser else self._predict(state, rows)
+        predicted = state.x[rows] if through_denoiser else self._predict(state, rows)
         with self.grad_context():
             if through_denoiser:
-                leaf = state.x[rows].detach().clone().requires_grad_()
+                leaf = predicted.detach().clone().requires_grad_()
                 with self.ledger.model(n * self.nfe_per_call, backward=True) as call:
                     # In a closure: hosts make group and slot in inference mode, and checkpoint saves its arguments.
                     denoise = lambda x: self._denoise(x, sigma, group, slot, prompts)  # noqa: E731
                     x0, call.nfe = checkpoint(denoise, leaf, use_reentrant=False)
                 scale = 1.0
             else:
-                leaf = x0 = x0.detach().clone().requires_grad_()
+                leaf = x0 = predicted.detach().clone().requires_grad_()
                 scale = clean_jacobian(self.interpolant, sigma)
             with self.ledger.decode(n):
                 images = self.to_pixels(checkpoint(self.decode, x0, use_reentrant=False))

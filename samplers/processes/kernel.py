@@ -27,9 +27,12 @@ from torch import Tensor
 
 
 class Interpolant(Protocol):
-    """A noise path. ``name`` for messages; ``coefficients(sigma) -> (a, b)`` with ``x = a x0 + b eps``."""
+    """A noise path: ``coefficients(sigma) -> (a, b)`` with ``x = a x0 + b eps``."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
 
     def coefficients(self, sigma: float) -> tuple[float, float]: ...
 
@@ -91,10 +94,15 @@ class Transition:
 
         Returns:
             (next states ``[n, ...]``, ``log p - log q`` float64 ``[n]`` on the CPU, 0 where nothing was shifted).
+
+        Raises:
+            ValueError: no noise for a move that draws some.
         """
         n = self.mean.shape[0]
         if self.std == 0.0:
             return self.mean, torch.zeros(n, dtype=torch.float64)
+        if noise is None:
+            raise ValueError(f"noise is missing: this move has standard deviation {self.std:g}")
         drawn = self.mean + self.std * noise
         if gradient is None:
             return drawn, torch.zeros(n, dtype=torch.float64)
@@ -109,7 +117,10 @@ class Transition:
 class Noise(Protocol):
     """A rule for the variance that a reverse move injects (``processes.sde``). A number eta is the rule above."""
 
-    stochastic: bool
+    @property
+    def stochastic(self) -> bool:
+        """Whether it injects any."""
+        ...
 
     def variance(self, interpolant: Interpolant, sigma: float, sigma_next: float) -> float: ...
 

@@ -60,35 +60,40 @@ def run_search(
     session = Session(process, verifier, prompts, ledger, trace, held_out, plan.output)
     session.carries_on = plan.method.carries_on
     trace.meta.update(
-        method=plan.method.name,
-        title=prepared.title,
-        prompts=list(prompts),
-        verifier=None if verifier is None else verifier.name,
-        held_out=None if held_out is None else held_out.name,
-        eta=process.eta if isinstance(process.eta, int | float) else repr(process.eta),
+        {
+            "method": plan.method.name,
+            "title": prepared.title,
+            "prompts": list(prompts),
+            "verifier": None if verifier is None else verifier.name,
+            "held_out": None if held_out is None else held_out.name,
+            "eta": process.eta if isinstance(process.eta, int | float) else repr(process.eta),
+        }
     )
     plan.check(process, verifier)
+    stops: tuple[type[BaseException], ...] = (Interrupted, *interrupts)
     try:
         result = _run(plan, session)
     except BudgetSpent as spent:
         session.warn(f"budget spent: {spent}; returning the best so far")
-        result = session.cut_short("budget", may_score=True)
-        if result is None:
+        kept = session.cut_short("budget", may_score=True)
+        if kept is None:
             raise SearchError(
                 f"the budget does not pay for the first step ({spent}): raise it, or use fewer particles"
             ) from spent
+        result = kept
     except Broken as broken:
         result = _after_broken(session, str(broken))
-    except (Interrupted, *interrupts):
-        result = session.cut_short("interrupted", may_score=False)
-        if result is None:
+    except stops:
+        kept = session.cut_short("interrupted", may_score=False)
+        if kept is None:
             raise
+        result = kept
     except BaseException as error:
         _rescue(session, rescue, error)
         raise
     if held_out is not None and result.status != "interrupted":
-        _report_held_out(session, result, (Interrupted, *interrupts))
-    trace.meta.update(status=result.status, ledger=ledger.to_dict(), warnings=session.warnings)
+        _report_held_out(session, result, stops)
+    _note_end(session, result)
     return result
 
 
@@ -122,10 +127,17 @@ def _rescue(session: Session, rescue: Callable[[SearchResult], None] | None, err
         session.warn(f"failed: {type(error).__name__}: {error}; this is the best so far")
         result = session.cut_short("failed", may_score=False)
         if result is not None:
-            session.trace.meta.update(status=result.status, ledger=session.ledger.to_dict(), warnings=session.warnings)
+            _note_end(session, result)
             rescue(result)
     except Exception as other:  # noqa: BLE001 - see the docstring
         log.warning("the best so far could not be kept: %s: %s", type(other).__name__, other)
+
+
+def _note_end(session: Session, result: SearchResult) -> None:
+    """How the run ended, into the trace."""
+    session.trace.meta.update(
+        {"status": result.status, "ledger": session.ledger.to_dict(), "warnings": session.warnings}
+    )
 
 
 def _least(*limits: float | None):

@@ -160,7 +160,7 @@ class Trace:
         self.records: list[StepRecord] = []
         self.meta: TraceMeta = {}
         self._listener = listener
-        self._propagate = (Interrupted, *propagate)
+        self._propagate: tuple[type[BaseException], ...] = (Interrupted, *propagate)
         self._next_id = 0
 
     def new_ids(self, n: int) -> list[int]:

@@ -3,7 +3,7 @@
     .venv/bin/python tools/check_types.py [ROOM ...]
 
 The folder of a checkout may have any name, and mypy finds a package by its folder's: so it is looked at through a link
-called ``testtime``, made in ``.cache/types`` beside mypy's own cache. Without arguments the rooms in ``ROOMS`` are checked.
+called ``testtime``, made in ``.cache/types``. Without arguments the rooms in ``ROOMS`` are checked.
 """
 
 from __future__ import annotations

@@ -42,13 +42,12 @@ def noise_to_signal(interpolant: Interpolant, sigma: float) -> float:
 
 
 class Extrapolation(Protocol):
-    """A rule for the coefficients.
+    """A rule for the coefficients."""
 
-    Attributes:
-        memory: earlier estimates that it reads, at most ``len(X0_PREV)``.
-    """
-
-    memory: int
+    @property
+    def memory(self) -> int:
+        """Earlier estimates that it reads, at most ``len(X0_PREV)``."""
+        ...
 
     def coefficients(
         self, interpolant: Interpolant, sigma: float, sigma_next: float, earlier: Sequence[float]

@@ -105,9 +105,10 @@ class Stock:
     def noise_of(self, eta: float | None) -> float | Noise:
         """The rule with this number (None: the sampler's own)."""
         number = self.eta if eta is None else eta
-        if self.noise is None:
-            return 0.0 if number is None else number
-        return self.noise(self.eta if number is None else number) if isinstance(self.noise, type) else self.noise
+        if self.noise is None or isinstance(self.noise, type):
+            number = 0.0 if number is None else number  # only a rule without a number has none
+            return number if self.noise is None else self.noise(number)
+        return self.noise
 
 
 _TWO_M_SDE = Stock(TwoM(half_log_snr), 1.0, Exponential, leaves_pure_noise=True)
@@ -188,5 +189,6 @@ def extrapolation_of(moves: float | Noise) -> Extrapolation | None:
 
 def with_noise(moves: float | Noise, noise: float | Noise) -> float | Noise:
     """Moves with other noise: of the same sampler where ``noise`` does not name its own."""
-    named = isinstance(noise, NativeSampler) or not isinstance(moves, NativeSampler)
-    return noise if named else moves.with_noise(noise)
+    if isinstance(noise, NativeSampler) or not isinstance(moves, NativeSampler):
+        return noise
+    return moves.with_noise(noise)

@@ -33,8 +33,8 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         "demo": "compare the methods on the embedded models and write out/demo/index.html",
         "report": "make a page (HTML) of the trace of a search",
         "score": "score a folder of images with verifiers, into a CSV file",
-        "train-value": "train a value network, which spares SVDD and SMC the previews",
-        "doctor": "say what was found: PyTorch, weights, ComfyUI",
+        "train-value": "train a value network, so that SVDD and SMC need no previews",
+        "doctor": "show what was found: PyTorch, weights, ComfyUI",
     }
     for name, text in texts.items():
         child = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -59,7 +59,7 @@ def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         return EXIT_BAD_INPUT
     if options.command == "bench":
         if options.suite is None:
-            parser.error(f"bench: which suite? One of: {', '.join(SUITES)}")
+            parser.error(f"bench: which suite? Choose one of {', '.join(SUITES)}")
         suite = importlib.import_module(f"testtime.bench.{options.suite}")
         return suite.main(options.arguments) or 0
     return command_module(options.command).main(options)

@@ -35,14 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change an input; NODE is an id, a title or a class. @FILE uploads an image. May be repeated",
     )
     parser.add_argument(
-        "--server", metavar="URL", help="a running ComfyUI; without it one is started and stopped again"
+        "--server",
+        metavar="URL",
+        help="use a ComfyUI that is already running; otherwise one is started, and stopped afterwards",
     )
     parser.add_argument("--out", type=Path, default=None, help="folder for the outputs (default: out/NAME-OF-WORKFLOW)")
     parser.add_argument(
         "--timeout", type=seconds, default=None, metavar="SECONDS", help="interrupt the run after this long"
     )
     parser.add_argument(
-        "--prompt-seed", type=int, default=0, metavar="N", help="draws the choices of prompts such as {red|blue} (0)"
+        "--prompt-seed", type=int, default=0, metavar="N", help="seed for choices in prompts such as {red|blue} (0)"
     )
     parser.add_argument("--only-this-pack", action="store_true", help="start ComfyUI without other custom nodes")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="", help="what all images should show")
     parser.add_argument("--prompts", type=Path, help="CSV file with columns 'file' and 'prompt' instead")
     parser.add_argument("--out", type=Path, help="CSV file to write and to resume from (DIR/scores.csv)")
-    parser.add_argument("--batch", type=int, default=16, help="images of one size per call")
+    parser.add_argument("--batch", type=int, default=16, help="images per call, all of one size")
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -18,7 +18,9 @@ EMBEDDED = ("diffusion", "flow")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``testtime train-value``."""
-    parser.add_argument("out", type=Path, help="folder for samples, checkpoints and value.safetensors; resumed from")
+    parser.add_argument(
+        "out", type=Path, help="folder for samples, checkpoints and value.safetensors; an interrupted run resumes"
+    )
     parser.add_argument("--model", choices=EMBEDDED, default="diffusion", help="embedded model to sample from")
     parser.add_argument("--pipeline", help="folder or name of a diffusers pipeline, instead of an embedded model")
     parser.add_argument(
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=2000, help="samples to learn from (%(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a sample (%(default)s)")
     parser.add_argument("--cfg", type=float, default=2.5, help="guidance scale (%(default)s)")
-    parser.add_argument("--eta", type=float, default=1.0, help="randomness of the samples' steps (%(default)s)")
+    parser.add_argument(
+        "--eta", type=float, default=1.0, help="noise added per step when sampling, 0 = none (%(default)s)"
+    )
     parser.add_argument("--size", type=int, help="side of the images in pixels")
     parser.add_argument("--sample-batch", type=int, default=50, help="samples per model call (%(default)s)")
     parser.add_argument("--train-steps", type=int, default=4000, help="(%(default)s)")

@@ -104,7 +104,7 @@ class Desk:
         told to decide, or when all windows have been closed for a while. Raises the host's cancellation.
         """
         if not self.attended():
-            log.info("nobody at a panel to ask: %s decides", question.fallback)
+            log.info("nobody has the panel open: %s decides", question.fallback)
             return None
         body, owner = described(question, seconds), self._owner()
         asked = _Open(body, list(question.group), time.monotonic() + seconds, owner)

@@ -11,6 +11,9 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint():
     """Called by ComfyUI's V3 loader; returns the pack's ``ComfyExtension``."""
+    from .installation.lifeline import end_with_parent
     from .nodes import comfy_entrypoint as entrypoint
+
+    end_with_parent()
 
     return await entrypoint()

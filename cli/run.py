@@ -10,11 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..graph.check import check_known_nodes, check_links, check_values
-from ..graph.convert import Origin, origins_in, to_api
-from ..graph.dynamic_prompts import drawn_by
-from ..graph.widgets import UPLOADS
-from ..graph.workflow import apply_assignments, input_specs, is_ui_format, read_workflow
+from ..graph.prompt import checked_prompt, uploads_in
+from ..graph.workflow import is_ui_format, read_workflow
 from ..installation.client import ComfyClient, RunResult
 from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from ..installation.errors import BadInput, WorkflowFailed
@@ -78,24 +75,12 @@ async def prepare(
     ``prompt_seed`` draws the choices of dynamic prompts, which only UI-format files have.
     """
     object_info = await client.object_info()
-    origins: dict[str, Origin] = {}
-    extra = None
-    if is_ui_format(workflow):
-        origins = origins_in(workflow)
-        # The file as it is goes into the images, so that dropping one on ComfyUI opens it; not when values differ.
-        extra = None if assignments else {"workflow": workflow}
-        workflow = to_api(workflow, object_info, drawn_by(prompt_seed))
-    check_known_nodes(workflow, object_info, origins, client.version)
-    check_links(workflow, object_info)
-    workflow = apply_assignments(workflow, assignments, object_info)
-    check_values(workflow, object_info)
-    for node in workflow.values():
-        for name, spec in input_specs(object_info[node["class_type"]]).items():
-            value = node["inputs"].get(name)
-            options = spec[1] if len(spec) > 1 else {}
-            if isinstance(value, str) and value.startswith("@") and any(options.get(key) for key in UPLOADS):
-                node["inputs"][name] = await client.upload(Path(value[1:]).expanduser())
-    return workflow, extra
+    # The file as it is goes into the images, so that dropping one on ComfyUI opens it; not when values differ.
+    extra = {"workflow": workflow} if is_ui_format(workflow) and not assignments else None
+    ready = checked_prompt(workflow, assignments, object_info, client.version, prompt_seed)
+    for node_id, name, path in uploads_in(ready, object_info):
+        ready[node_id]["inputs"][name] = await client.upload(Path(path).expanduser())
+    return ready, extra
 
 
 def out_of(options: argparse.Namespace) -> Path:

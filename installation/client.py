@@ -204,7 +204,7 @@ class ComfyClient:
                 continue
             await listener.on_event(event["type"], data)
             if event["type"] == "execution_error":
-                raise WorkflowFailed(explain_failure(data))
+                raise WorkflowFailed(explain_failure(data), str(data.get("exception_type") or ""))
             if event["type"] == "execution_interrupted":
                 raise WorkflowFailed("the run was interrupted on the server")
             if event["type"] == "execution_success" or (event["type"] == "executing" and data.get("node", "") is None):

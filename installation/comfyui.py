@@ -23,6 +23,7 @@ from pathlib import Path
 
 from .errors import ServerTrouble
 from .files import write_text
+from .lifeline import ENDS_WITH_STDIN
 from .locate import MINIMUM_VERSION, PACK_ROOT, Installation, explain_missing, find_comfyui, find_python
 
 logger = logging.getLogger("testtime")
@@ -41,12 +42,14 @@ class HeadlessOptions:
         arguments: further command line arguments of ComfyUI's ``main.py``.
         start_timeout: seconds to wait until the server answers.
         directory: folder for outputs, inputs, user data and the log; default: a temporary one, removed on ``stop``.
+        environment: variables for the process, such as ("CUDA_VISIBLE_DEVICES", "1").
     """
 
     only_this_pack: bool = False
     arguments: tuple[str, ...] = ()
     start_timeout: float = 300.0
     directory: Path | None = None
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 def require_comfyui() -> Installation:
@@ -154,6 +157,8 @@ class HeadlessComfyUI:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
         if self._temporary and self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -194,7 +199,7 @@ class HeadlessComfyUI:
         self.url = f"http://127.0.0.1:{port}"
         command = self._command(python, port)
         logger.info("starting ComfyUI %s from %s", self.installation.version, self.installation.root)
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", ENDS_WITH_STDIN: "1", **dict(self.options.environment)}
         # A session of its own: Ctrl-C in the terminal reaches us, and we tell the server what to do about it.
         own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {}
         with self.log_file.open("wb") as log:
@@ -202,7 +207,7 @@ class HeadlessComfyUI:
                 command,
                 cwd=self.installation.root,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it closes when we end, see ENDS_WITH_STDIN
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=os.name != "nt",

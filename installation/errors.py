@@ -27,6 +27,13 @@ class ServerTrouble(CommandError):
 
 
 class WorkflowFailed(CommandError):
-    """ComfyUI accepted the workflow and a node raised an error, or the run was interrupted on the server."""
+    """ComfyUI accepted the workflow and a node raised an error, or the run was interrupted on the server.
+
+    ``kind``: class of the node's error, "" where it was something else.
+    """
 
     status = EXIT_FAILED
+
+    def __init__(self, message: str, kind: str = ""):
+        super().__init__(message)
+        self.kind = kind

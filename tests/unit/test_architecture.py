@@ -18,6 +18,7 @@ LAYERS = (
     ("chat", "pipelines", "reports", "values"),
     ("models", "rewriters"),
     ("verifiers",),
+    ("scale",),
     ("nodes",),
     ("bench",),
     ("demo",),

@@ -91,7 +91,7 @@ def load_parts(folder: Path, dtype: str = "auto", quantisation: str = "none") ->
         with torch.no_grad():
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False, **safe, **weights)
-    except Exception as error:  # noqa: BLE001 - the folder is somebody else's, and libraries raise what they like
+    except Exception as error:  # the folder is somebody else's, and libraries raise what they like
         reason = " ".join(str(error).split())[:300]
         if carries_code(folder):  # transformers would advise to let it run
             reason = f"it needs code of its own, which is never run; take {_SIBLINGS.get(kind, SUGGESTION)}"

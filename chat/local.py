@@ -153,7 +153,7 @@ class LocalVLM(nn.Module):
             messages = [*_messages([question]), {"role": "assistant", "content": content}]
             try:
                 return self.processor.apply_chat_template(messages, tokenize=False, enable_thinking=False)
-            except Exception:  # noqa: BLE001, S112 - templates raise what they like
+            except Exception:  # noqa: BLE001 - templates raise what they like
                 continue
         return ""
 
@@ -167,7 +167,7 @@ class LocalVLM(nn.Module):
         render = self.processor.apply_chat_template
         try:
             return render(_messages(turns), add_generation_prompt=True, tokenize=False, enable_thinking=False)
-        except Exception as error:  # noqa: BLE001 - templates raise what they like
+        except Exception as error:  # templates raise what they like
             # Some models know no system role: its text goes before the question.
             if turns[0].role != "system" or len(turns) < 2:
                 raise ChatError(f"the chat template of {self.name!r} refuses the question: {error}") from error

@@ -224,9 +224,11 @@ class HeadlessComfyUI:
                     f"start it with. Its last words:\n"
                     f"{self.log_tail()}"
                 )
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                with urllib.request.urlopen(f"{self.url}/system_stats", timeout=5):
-                    return
+            with (
+                contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+                urllib.request.urlopen(f"{self.url}/system_stats", timeout=5),
+            ):
+                return
             time.sleep(0.2)
         raise ServerTrouble(
             f"ComfyUI in {self.installation.root} did not answer within {self.options.start_timeout:.0f} s. "

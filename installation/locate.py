@@ -77,13 +77,10 @@ def candidates() -> list[tuple[str, Path]]:
     configured = configured_paths()
     if configured:
         return [("COMFYUI_PATH", configured[0])]
-    found = []
     lexical_root = Path(os.path.abspath(__file__)).parents[1]
-    for root in dict.fromkeys((PACK_ROOT, lexical_root)):
-        if root.parent.name == "custom_nodes":
-            found.append(("the installation around this pack", root.parent.parent))
-    found.append(("comfy-cli's default folder", default_folder()))
-    return found
+    around = [root for root in dict.fromkeys((PACK_ROOT, lexical_root)) if root.parent.name == "custom_nodes"]
+    found = [("the installation around this pack", root.parent.parent) for root in around]
+    return [*found, ("comfy-cli's default folder", default_folder())]
 
 
 def find_comfyui() -> Installation | None:

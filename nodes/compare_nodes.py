@@ -53,10 +53,10 @@ class CompareVerifiersNode(io.ComfyNode):
             io.Image.Input("images", tooltip="A batch of images; eight or more show something."),
             io.String.Input("prompt", multiline=True, default="", tooltip="What the images should show."),
         ]
-        for number in range(1, MEMBERS + 1):
-            inputs.append(
-                VerifierType.Input(f"verifier_{number}", optional=number > 2, tooltip="A verifier to be compared.")
-            )
+        inputs += [
+            VerifierType.Input(f"verifier_{number}", optional=number > 2, tooltip="A verifier to be compared.")
+            for number in range(1, MEMBERS + 1)
+        ]
         inputs.append(
             io.Combo.Input(
                 "theme", options=list(THEMES), default="dark", optional=True, tooltip="Colours of the picture."

@@ -162,7 +162,7 @@ class LoadInfinityNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, transformer, vae, text_encoder, dtype, compile=False) -> io.NodeOutput:  # noqa: A002 - its name
+    def execute(cls, transformer, vae, text_encoder, dtype, compile=False) -> io.NodeOutput:
         model = load_infinity(TRANSFORMER.located("transformer", transformer), DTYPES[dtype])
         if compile:
             model.network.compile_blocks()

@@ -237,7 +237,7 @@ class RewritePromptNode(io.ComfyNode):
                     optional=True,
                     tooltip="Seed of the rewriter.",
                 ),
-            ],  # fmt: skip
+            ],
             outputs=[
                 io.String.Output(display_name="prompts", is_output_list=True, tooltip="The original where none came."),
                 io.String.Output(display_name="missing", tooltip="What the rewriter found missing, a line each."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from ..samplers.run.trace import Trace
@@ -66,7 +67,7 @@ def winner_paths(trace: Trace, winners: Iterable[int] | None = None) -> list[Cur
 def staircase(curve: Curve, end: float) -> Curve:
     """Corners of a line that keeps a value until the next one is known, and the last one until ``end``."""
     corners = curve[:1]
-    for (_, before), (nfe, after) in zip(curve, curve[1:], strict=False):
+    for (_, before), (nfe, after) in itertools.pairwise(curve):
         corners += [(nfe, before), (nfe, after)]
     return [*corners, (end, curve[-1][1])]
 

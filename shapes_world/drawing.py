@@ -79,7 +79,7 @@ def outlines(shape: str) -> tuple[tuple[np.ndarray, int], ...]:
         y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
         return ((np.stack([x, y + 2.5], axis=1) / 17.0, 255),)
     if shape == "crescent":
-        return ((_arc(0, 360, 1.0), 255), (_arc(0, 360, 0.80) + (0.45, 0.0), 0))
+        return ((_arc(0, 360, 1.0), 255), (_arc(0, 360, 0.80) + np.array((0.45, 0.0)), 0))
     raise ValueError(f"unknown shape {shape!r}")
 
 

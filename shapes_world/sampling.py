@@ -54,7 +54,7 @@ def sample_scene(seed: int, prompt: Prompt | None = None) -> Scene:
 
 def _object_kinds(rng: np.random.Generator, prompt: Prompt) -> list[tuple[str, str]]:
     """(shape, colour) of every object, open choices filled in."""
-    kinds = []
+    kinds: list[tuple[str, str]] = []
     for need in prompt.objects:
         if need.shape is not None and need.shape not in SHAPES:
             raise ValueError(f"unknown shape {need.shape!r}; known: {', '.join(SHAPES)}")
@@ -63,8 +63,10 @@ def _object_kinds(rng: np.random.Generator, prompt: Prompt) -> list[tuple[str, s
         shape = need.shape or str(rng.choice(SHAPES))
         colour = need.colour or str(rng.choice(list(COLOURS)))
         uniform = rng.random() < 0.7  # groups are mostly of one colour, as in photographs of things counted
-        for _ in range(need.count or 1):
-            kinds.append((shape, colour if need.colour or uniform else str(rng.choice(list(COLOURS)))))
+        kinds += [
+            (shape, colour if need.colour or uniform else str(rng.choice(list(COLOURS))))
+            for _ in range(need.count or 1)
+        ]
     if not 1 <= len(kinds) <= 4:
         raise ValueError(f"a scene holds 1 to 4 objects, the prompt asks for {len(kinds)}")
     if prompt.relation is not None and (prompt.relation not in RELATIONS or len(kinds) != 2):

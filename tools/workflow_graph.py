@@ -96,7 +96,7 @@ class Workflow:
             if node.kind == NOTE:
                 continue
             info = definition(node, object_info)
-            inputs = {name: value for name, value in values_of(node, info).items()}
+            inputs = dict(values_of(node, info))
             for name, link in links_of(node).items():
                 inputs[name] = [str(link.node.number), slot_of(link, object_info)]
             title = node.title or info.get("display_name") or node.kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -91,9 +92,7 @@ class ValueNetwork(nn.Module):
             self.prompt = nn.Sequential(*layers)
         widths = [w, 2 * w, 2 * w] if config.spatial else [2 * w]
         self.entry = _layer(config.channels, widths[0], config.spatial)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths))
         self.stages = nn.ModuleList(
             nn.ModuleList(_Block(c, e, config.spatial) for _ in range(config.blocks * (1 if config.spatial else 3)))
             for c in widths

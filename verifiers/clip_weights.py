@@ -102,7 +102,7 @@ def infer_config(state: dict[str, Tensor], source: str, hidden_act: str | None =
             "intermediate_size": state["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
             "num_hidden_layers": _layers(state, "vision_model"),
             "num_attention_heads": _VISION_HEADS.get(width, max(1, width // 64)),
-            "image_size": int(round(places**0.5)) * patch,
+            "image_size": round(places**0.5) * patch,
             "patch_size": patch,
             "hidden_act": activation,
             "projection_dim": dimension,

@@ -75,7 +75,7 @@ _LIGATURES = {ord(letter): unicodedata.normalize("NFKC", letter)
 _BREAKS = {0x2028: "\n", 0x2029: "\n"}
 _WINDOWS = {code: letter for code in range(0x80, 0xA0)
             if (letter := bytes([code]).decode("windows-1252", "ignore"))}  # fmt: skip
-_UNSEEN = dict.fromkeys([*range(0x00, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF,
+_UNSEEN = dict.fromkeys([*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF,
                          *range(0xFFF9, 0xFFFD)])  # fmt: skip
 _WIDE = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFFF0)
          if unicodedata.normalize("NFKC", chr(code)) != chr(code)} | {0x3000: " "}  # fmt: skip

@@ -52,7 +52,8 @@ def clip_tokenizer(folder: Path) -> Path:
     from open_clip.tokenizer import bytes_to_unicode
 
     packed = Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
-    merges = gzip.open(packed).read().decode("utf-8").split("\n")[1 : WORDS - 256 - 256 - 2 + 1]
+    with gzip.open(packed) as file:
+        merges = file.read().decode("utf-8").split("\n")[1 : WORDS - 256 - 256 - 2 + 1]
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class ScaleState(State):
         cache: keys and values of the scales so far, particles in the order of ``x``.
     """
 
-    cache: KVCache = KVCache(0)
+    cache: KVCache = field(default_factory=lambda: KVCache(0))
 
     def select(self, index: Tensor, slot: Tensor | None = None) -> ScaleState:
         """Reindex particles; the cache only notes it (see ``KVCache.select``)."""

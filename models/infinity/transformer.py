@@ -212,10 +212,8 @@ class Infinity(nn.Module):
         if guidance.scale != 1 and branches != 2:
             raise ValueError(f"cfg is {guidance.scale} but the prompt was prepared without its unconditional branch")
         pooled, shared, mask = rows.take(prompt.pooled), rows.take(prompt.shared), rows.mask()
-        if codes is None:
-            x = (pooled + self.start)[:, None]
-        else:
-            x = self.word(codes.float()).repeat_interleave(branches, 0)
+        words = None if codes is None else self.word(codes.float()).repeat_interleave(branches, 0)
+        x = (pooled + self.start)[:, None] if words is None else words
         x = x + self.levels.weight[scale].float()
         first = schedule.offsets[scale]
         rotary = tuple(part[first : first + x.shape[1]] for part in self.rotary(schedule))

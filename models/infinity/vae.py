@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class _Level(nn.Module):
 
     def __init__(self, widths: Sequence[int], groups: int, change: dict[str, nn.Module]):
         super().__init__()
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.block = nn.ModuleList(ResidualBlock(fan_in, fan_out, groups) for fan_in, fan_out in pairs)
         for name, module in change.items():
             self.add_module(name, module)

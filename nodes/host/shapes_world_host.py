@@ -6,7 +6,7 @@ The networks are small enough to be kept in float32 on any device, so no partial
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.model_base
 import comfy.model_management as management
@@ -50,11 +50,11 @@ class ShapesLatent(latent_formats.LatentFormat):
 class ShapesConfig(comfy.supported_models_base.BASE):
     """What ComfyUI asks a model's configuration; schedules are its defaults (SD's for eps, shift 1 for the flow)."""
 
-    unet_extra_config: dict[str, Any] = {}
-    sampling_settings = {"shift": 1.0, "multiplier": 1000}
+    unet_extra_config: ClassVar[dict[str, Any]] = {}
+    sampling_settings: ClassVar[dict[str, float]] = {"shift": 1.0, "multiplier": 1000}
     latent_format = ShapesLatent
     memory_usage_factor = 0.2
-    supported_inference_dtypes = [torch.float32]
+    supported_inference_dtypes: ClassVar[list[torch.dtype]] = [torch.float32]
 
     def inpaint_model(self) -> bool:
         """The denoiser takes the latent alone."""

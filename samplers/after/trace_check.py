@@ -226,7 +226,13 @@ def _check_record(place: str, record: Any, known: set[int]) -> None:
     for name, check in RECORD.items():
         if name in record and not check(record[name]):
             raise TraceFileError(f"{place} has {name} {_shown(record[name])}")
-    rewrites = record.get("rewrites", [])
+    _check_rewrites(place, record.get("rewrites", []))
+    for entry in record["particles"]:
+        _check_particle(place, entry, known)
+    known.update(entry["id"] for entry in record["particles"])
+
+
+def _check_rewrites(place: str, rewrites: Any) -> None:
     if not isinstance(rewrites, list):
         raise TraceFileError(f"{place} has rewrites {_shown(rewrites)}")
     for answer in rewrites:
@@ -235,9 +241,6 @@ def _check_record(place: str, record: Any, known: set[int]) -> None:
         for name, check in REWRITE.items():
             if not check(answer.get(name)):
                 raise TraceFileError(f"{place} has a rewrite with {name} {_shown(answer[name])}")
-    for entry in record["particles"]:
-        _check_particle(place, entry, known)
-    known.update(entry["id"] for entry in record["particles"])
 
 
 def _check_particle(place: str, entry: Any, known: set[int]) -> None:

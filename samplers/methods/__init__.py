@@ -16,19 +16,19 @@ from .ttgen import TTGen
 from .tts_var import TTSVAR
 
 __all__ = [
+    "DAS",
     "METHODS",
+    "RBF",
+    "SMC",
+    "SVDD",
+    "TTSVAR",
     "BeamSearch",
     "BestOfN",
-    "DAS",
     "FKSteering",
     "ImportanceSampling",
     "PathSearch",
-    "RBF",
     "RandomSearch",
-    "SMC",
-    "SVDD",
     "SearchMethod",
     "TTGen",
-    "TTSVAR",
     "ZeroOrderSearch",
 ]

@@ -61,7 +61,7 @@ class Engine(SearchMethod):
     weighted: ClassVar[bool] = True
 
     particles: int = 4
-    alpha: Alpha = Alpha()
+    alpha: Alpha = Alpha()  # noqa: RUF009 - frozen
     tempering: str = "exponential"
     gamma: float | None = None
     potential: str = "diff"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -99,7 +100,7 @@ class PathSearch(SearchMethod):
         rounds = len(stops) - 1
         state = self._descend(process, process.start(self.paths), self._first(process))
         state = session.step(state, at=(0, len(stops)), sigma=self._sigma(process, stops[0]))
-        for r, (here, there) in enumerate(zip(stops, stops[1:], strict=False), start=1):
+        for r, (here, there) in enumerate(itertools.pairwise(stops), start=1):
             state = self._renoise(process, state.branched(self.branches), here, r)
             state = self._descend(process, state, self._times(process, here, there))
             if r == rounds:

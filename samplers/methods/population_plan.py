@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -61,7 +62,7 @@ class PopulationPlan:
         """
         if len(batches) != steps:
             raise SearchError(f"the batch schedule has {len(batches)} numbers for {steps} scales: give {steps}")
-        for scale, (before, after) in enumerate(zip(batches, batches[1:], strict=False), 1):
+        for scale, (before, after) in enumerate(itertools.pairwise(batches), 1):
             if after > before:
                 raise SearchError(f"the batch schedule rises from {before} to {after} at scale {scale}")
             if after < before and scale not in (*cluster, *resample):

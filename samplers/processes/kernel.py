@@ -18,6 +18,7 @@ keeps its digits in float32.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -213,7 +214,7 @@ def check_sigmas(sigmas: Tensor) -> list[float]:
         raise ValueError(f"the schedule has {len(values)} sigmas: at least one step (two sigmas) is needed")
     if any(not math.isfinite(s) or s < 0 for s in values):
         raise ValueError(f"sigmas {values}: all must be finite and >= 0")
-    for i, (high, low) in enumerate(zip(values, values[1:], strict=False)):
+    for i, (high, low) in enumerate(itertools.pairwise(values)):
         if low >= high:
             raise ValueError(f"sigmas[{i}] = {high} -> sigmas[{i + 1}] = {low}: the schedule must strictly decrease")
     return values

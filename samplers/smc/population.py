@@ -78,8 +78,7 @@ class Population:
         self.barred = self.barred.gather(1, ancestors)
         self.last_used = self.last_used.gather(1, ancestors)
         self.potential.reindex(ancestors)
-        rows = (ancestors + torch.arange(self.groups)[:, None] * self.particles).flatten()
-        return rows
+        return (ancestors + torch.arange(self.groups)[:, None] * self.particles).flatten()
 
     def winnable(self) -> Tensor:
         """Scores ``[G, N]`` with barred particles at -inf (unless a whole group is barred)."""

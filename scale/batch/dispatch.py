@@ -7,6 +7,7 @@ manifest renames the first that is whole.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -256,7 +257,5 @@ class Dispatcher:
     async def _wait(self, seconds: float | None) -> None:
         """Until something changes, or for ``seconds``."""
         self._changed.clear()
-        try:
+        with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._changed.wait(), seconds)
-        except asyncio.TimeoutError:
-            pass

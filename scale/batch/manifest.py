@@ -61,7 +61,7 @@ class Manifest:
         path = folder / NAME
         self._version = version
         torn = self._read(path, what, title) if path.exists() else False
-        self._file = open(path, "a", encoding="utf-8", newline="\n")
+        self._file = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - open as long as the batch
         if torn:
             self._file.write("\n")
         self._unsynced, self._synced_at = 0, time.monotonic()
@@ -213,7 +213,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _locked(path: Path):
     """The open file, locked until it is closed or the process ends. Raises BadInput where another one holds it."""
-    file = open(path, "a+b")
+    file = open(path, "a+b")  # noqa: SIM115 - for the caller
     try:
         if os.name == "nt":
             import msvcrt

@@ -67,7 +67,7 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
         values = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() > 1:
             values = values / parameter[0].numel() ** 0.5
-        elif name.endswith("weight") or name.endswith("scale"):
+        elif name.endswith(("weight", "scale")):
             values = 1 + 0.1 * values
         else:
             values = 0.1 * values
@@ -156,10 +156,8 @@ def build_model(kind: str, seed: int = 0):
     else:
         config = supported.SD3(SD3_CONFIG) if kind == "sd3" else supported.Flux(flux_config())
     config.set_inference_dtype(torch.float32, None)
-    if kind == "v":
-        model = model_base.BaseModel(config, model_base.ModelType.V_PREDICTION)
-    else:
-        model = config.get_model({}, "")
+    v_prediction = model_base.ModelType.V_PREDICTION
+    model = model_base.BaseModel(config, v_prediction) if kind == "v" else config.get_model({}, "")
     randomise(model.diffusion_model, seed)
     return _patcher(config, model)
 

@@ -84,7 +84,7 @@ def test_schedules_that_do_not_fall_are_named(setup, sigmas):
     guider.set_cfg(1.0)
     sampler = SearchSampler(SearchOptions(BestOfN(2), given.verifier, given.vae, "a red square"))
     noise = torch.randn(1, 16, 8, 8)
-    with torch.inference_mode(), pytest.raises(ValueError, match="must strictly decrease|must be finite and >= 0"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"must strictly decrease|must be finite and >= 0"):
         guider.sample(noise, torch.zeros_like(noise), sampler, torch.tensor(sigmas), seed=1)
     assert not rows
 

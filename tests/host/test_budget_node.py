@@ -77,7 +77,7 @@ def test_what_cannot_be_paid_for_is_named_before_the_model_runs(setup, search_ks
     assert "steps is 0" in SearchKSamplerNode.validate_inputs(prompt="p", steps=0)
     assert "budget is 50: 2 chains of 25" in RBFNode.validate_inputs(budget=50, chains=2, initial=25)
     assert RBFNode.validate_inputs(budget=500, chains=2, initial=25) is True
-    with pytest.raises(SearchError, match="budget is 60.*at least"):  # when the graph runs, before the model is loaded
+    with pytest.raises(SearchError, match=r"budget is 60.*at least"):  # when the graph runs, before the model is loaded
         on_path(RBF(60), spacing="exp", levels=10, tail=10)
     given = setup("eps")
     given.model, rows = watched(given.model)

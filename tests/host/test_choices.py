@@ -75,7 +75,7 @@ def test_a_choice_through_a_link_is_checked_when_the_node_runs():
     from testtime.samplers.protocols import SearchError
 
     nodes_of_pack()
-    with pytest.raises(SearchError, match="save is 'pictur'.*Did you mean picture"):
+    with pytest.raises(SearchError, match=r"save is 'pictur'.*Did you mean picture"):
         SearchReportNode.execute(trace=None, save="pictur")
 
 

@@ -51,7 +51,7 @@ def make(name):
 
 @pytest.mark.parametrize("name", ["rbf", "beam", "random", "zero_order", "path"])
 def test_every_method_runs(family, name):
-    best, finalists, scores, trace = run(family, make(name))
+    best, _finalists, scores, _trace = run(family, make(name))
     assert best["samples"].shape == (2, 4, 16, 16) and torch.isfinite(best["samples"]).all()
     assert set(scores.group) == {0, 1}
     for image in range(2):

@@ -99,7 +99,7 @@ def test_the_loader_offers_what_is_there(files):
 
 
 @pytest.mark.parametrize(
-    "name, file, repository",
+    ("name", "file", "repository"),
     [
         ("transformer", "infinity_2b_reg.pth", "FoundationVision/Infinity"),
         ("vae", "infinity_vae_d32reg.pth", "FoundationVision/Infinity"),
@@ -286,7 +286,7 @@ def test_inputs_that_do_not_fit_are_named(loaded):
 
 
 @pytest.mark.parametrize(
-    "widgets, message",
+    ("widgets", "message"),
     [
         (("8, x", "", ""), "batch_schedule is '8, x'"),
         (("", "2", ""), "batch_schedule is empty"),

@@ -86,8 +86,8 @@ def test_objects_with_and_without_colours(model_folders, tokenizer_folder):  # n
     assert ((scores >= 0) & (scores <= 1)).all() and not verifier.differentiable
     plain, _ = scored(ObjectsNode, defaults["detector"], NO_COLOURS, "strict", "a dog and a cat", prompts="")
     assert plain.needs_prompt is False
+    plain_colours = ObjectsNode.execute(defaults["detector"], NO_COLOURS, "strict").args[0]
     with pytest.raises(ValueError, match="needs a CLIP model"):
-        plain_colours = ObjectsNode.execute(defaults["detector"], NO_COLOURS, "strict").args[0]
         plain_colours.score(torch.rand(1, 20, 20, 3), "a red dog")
     assert "write what to look for" in ObjectsNode.validate_inputs(objects="a dog with a hat")
 
@@ -147,7 +147,7 @@ def test_the_hugging_face_cache_is_looked_through(model_folders, monkeypatch, tm
     assert schema.inputs[0].options == [choice] and schema.inputs[0].default == choice
     assert PickScoreNode.validate_inputs(model=choice) is True
     assert folders.located("model", choice, PICKSCORE) == repository / "snapshots" / "abc"
-    _, scores = scored(PickScoreNode, choice)
+    _, _scores = scored(PickScoreNode, choice)
     tiny_clip(folder_of(model_folders) / "yuvalkirstain--PickScore_v1")
     schema = PickScoreNode.define_schema()
     assert schema.inputs[0].default == "yuvalkirstain--PickScore_v1" and len(schema.inputs[0].options) == 2

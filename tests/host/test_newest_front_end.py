@@ -127,7 +127,7 @@ def test_the_newest_version_is_found_and_the_variable_wins(tmp_path, monkeypatch
     other = tmp_path / "other"
     other.mkdir()
     monkeypatch.setenv(tool.VARIABLE, str(other))
-    with pytest.raises(ValueError, match="no index.html"):
+    with pytest.raises(ValueError, match=r"no index.html"):
         tool.newest_front_end(tmp_path)
     (other / "index.html").touch()
     assert tool.newest_front_end(tmp_path) == other.resolve()

@@ -257,7 +257,7 @@ def test_areas_and_their_texts_stay(setup):
         return process.predict(started(process, 1)).x0
 
     got = inside("eps", ours, positive=conditioning("eps") + area, encoder=encoder)
-    first = inside("eps", stock, positive=[[tokens, outputs]] + area, encoder=encoder)
+    first = inside("eps", stock, positive=[[tokens, outputs], *area], encoder=encoder)
     second = inside("eps", stock, positive=conditioning("eps") + area, encoder=encoder)
     assert apart(got, torch.cat([first, second])) < 1e-5
     with pytest.raises(SearchError, match="areas or masks only"):

@@ -50,7 +50,7 @@ def test_a_search_becomes_a_saved_picture(searched, output):
     images, scores, trace = searched
     out = SearchReportNode.execute(trace, images, scores, save=PICTURE_AND_TRACE, filename_prefix="deep/report")
     image = out.args[0]
-    assert image.shape[0] == 1 and image.shape[3] == 3 and 0 <= float(image.min()) and float(image.max()) <= 1
+    assert image.shape[0] == 1 and image.shape[3] == 3 and float(image.min()) >= 0 and float(image.max()) <= 1
     entry = out.ui["images"][0]
     saved = Path(output, entry["subfolder"], entry["filename"])
     assert Image.open(saved).size == (image.shape[2], image.shape[1])

@@ -136,7 +136,7 @@ def test_a_wrong_file_is_refused_by_name(model_folders):  # noqa: F811
     from testtime.nodes.reward_nodes import HPSNode
 
     (folder_of(model_folders) / "HPS_v2.1_compressed.pt").write_bytes(b"not a file of weights")
-    with pytest.raises(ValueError, match="HPS_v2.1_compressed.pt is no readable weights file"):
+    with pytest.raises(ValueError, match=r"HPS_v2.1_compressed.pt is no readable weights file"):
         HPSNode.execute("HPS_v2.1_compressed.pt")
 
 

@@ -164,7 +164,7 @@ def test_ctrl_c_interrupts_the_prompt_and_keeps_what_was_fetched(comfy_server, t
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("picture*.png")) and time.monotonic() < deadline:

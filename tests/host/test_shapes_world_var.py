@@ -84,7 +84,7 @@ def test_tts_var_finds_a_better_image_than_plain_sampling(loaded, positive, plai
     _, _, vae, verifier, held_out, extractor = loaded
     with torch.inference_mode():
         method = TTSVARNode.execute(2, "value", 10.0, "pca", extractor=extractor).args[0]
-        best, finalists, scores, trace = InfinitySearchNode.execute(
+        best, finalists, _scores, trace = InfinitySearchNode.execute(
             loaded[0], positive, search=method, verifier=verifier, held_out=held_out, vae=vae, prompt=PROMPT,
             batch_size=1, **DRAWN,
         ).args  # fmt: skip

@@ -52,7 +52,7 @@ def test_cancel_stops_at_once_and_keeps_the_best_so_far(setup, search_ksampler, 
     # A checkpointed pass that was under way is run again by its backward pass; nothing else follows.
     assert len(rows) <= (4 if search.name == "das" else 3)
     assert store.revision == before + 1
-    best, finalists, scores, trace = RecoverSearchNode.execute(LAST_STOPPED).result
+    best, _finalists, scores, trace = RecoverSearchNode.execute(LAST_STOPPED).result
     assert best["samples"].shape == (2, 4, 8, 8) and torch.isfinite(best["samples"]).all()
     assert set(scores.group) == {0, 1} and trace.meta["status"] == "interrupted"
 
@@ -92,7 +92,7 @@ def test_cancel_while_judging(setup, search_ksampler):
 
     given = setup("eps")
     given.verifier = Slow()
-    given.model, rows = watched(given.model)
+    given.model, _rows = watched(given.model)
     with pytest.raises(management.InterruptProcessingException):
         search_ksampler(given, SVDD(3), steps=6)
     assert len(given.verifier.calls) == 2

@@ -120,7 +120,7 @@ def test_a_loaded_search_goes_on_as_it_went(family, searched, folders, step, suf
     trace, seed, prompt = LoadTraceNode.execute(f"{name} [output]").args
     assert (seed, prompt) == (5, "a <b>red</b> star")
     search = ContinueSearchNode.execute(SVDD(3), trace, -1, step, 0).args[0]
-    best, finalists, scores, again = run(family, search, seed=seed)
+    best, finalists, _scores, again = run(family, search, seed=seed)
     assert torch.allclose(best["samples"], searched[0]["samples"], **CLOSE)
     assert torch.allclose(finalists["samples"], searched[1]["samples"], **CLOSE)
     assert again.meta["continued"]["step"] == step

@@ -105,7 +105,7 @@ def test_without_rewrites_it_is_the_stock_sampler(world):
 
 
 def test_every_image_of_a_batch_gets_its_own_rewrites(world):
-    best, finalists, scores, trace = sample(world, ttgen(world, particles=2, patience=9), batch=2)
+    best, finalists, _scores, trace = sample(world, ttgen(world, particles=2, patience=9), batch=2)
     assert best["samples"].shape[0] == 2 and finalists["samples"].shape[0] == 4
     asked = {(entry["group"], entry["slot"]) for record in trace.records for entry in record.rewrites}
     assert asked == {(0, 0), (0, 1), (1, 0), (1, 1)}
@@ -275,6 +275,6 @@ def test_weights_and_embeddings_in_the_prompt(world):
     assert torch.isfinite(best["samples"]).all() and seen[0].prompt.startswith("a (red:1.4)")
     from testtime.rewriters.shapes import ShapesRewriter
 
-    with_syntax = [request for request in seen[:1]]
+    with_syntax = list(seen[:1])
     (answer,) = ShapesRewriter().rewrite(with_syntax)
     assert all(prompt.endswith("embedding:nothing") for prompt in answer.prompts) and answer.prompts

@@ -104,7 +104,7 @@ def test_networks_of_another_model_are_named(setup, search_ksampler, load):
     given = setup("eps")
     with pytest.raises(SearchError, match=r"takes latents \[16, h, w\].*are \[4, 8, 8\]"):
         search_ksampler(given, SVDD(2, value_function=load("sd3.safetensors", channels=16, condition=16)))
-    with pytest.raises(SearchError, match="prompt embedding of width 77.*one of width 16"):
+    with pytest.raises(SearchError, match=r"prompt embedding of width 77.*one of width 16"):
         search_ksampler(given, SVDD(2, value_function=load("wide.safetensors", condition=77)))
 
 

@@ -45,7 +45,7 @@ def test_a_line_per_image_gives_each_its_own_prompt():
 
     assert prompts_for("one\ntwo\n", 2, Reader()) == ["one", "two"]
     assert prompts_for("one\ntwo", 3, Reader()) == ["one two"] * 3
-    with pytest.raises(ValueError, match="prompts.0. is empty.*brightness"):
+    with pytest.raises(ValueError, match=r"prompts.0. is empty.*brightness"):
         prompts_for("  ", 2, Reader())
     assert prompts_for("", 2, Brightness()) == ["", ""]
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -131,7 +132,7 @@ def linear_gaussian(steps: int, m0=0.7, v0=0.5, *, eta=1.0, widened=True) -> tup
     """
     sigmas = karras(steps).double().tolist()
     m, v = 0.0, sigmas[0] ** 2 + (1 if widened else 0)
-    for s, s_next in zip(sigmas, sigmas[1:], strict=False):
+    for s, s_next in itertools.pairwise(sigmas):
         k = v0 / (v0 + s * s)
         up2 = eta**2 * s_next**2 * (s * s - s_next**2) / s**2
         down = math.sqrt(s_next**2 - up2)

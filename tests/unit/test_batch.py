@@ -247,7 +247,7 @@ def test_another_batch_and_another_driver_are_refused_and_nothing_is_lost(tmp_pa
     with pytest.raises(BadInput, match="another testtime is at work"):
         Manifest(tmp_path, "w", "mine")
     manifest.close()
-    with pytest.raises(BadInput, match="holds another batch .mine; this is yours"):
+    with pytest.raises(BadInput, match=r"holds another batch .mine; this is yours"):
         Manifest(tmp_path, "v", "yours")
     assert (tmp_path / "items" / "k" / "out.txt").exists()
     (tmp_path / "other").mkdir()

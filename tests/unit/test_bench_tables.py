@@ -136,7 +136,7 @@ def test_a_block_that_is_not_closed_is_an_error_and_nothing_is_written(checkout)
         root = checkout(readme=readme)
         assert tables.main(["--root", str(root)]) == 1
         assert (root / "README.md").read_text() == readme
-        with pytest.raises(ValueError, match="README.md: .*not closed"):
+        with pytest.raises(ValueError, match=r"README.md: .*not closed"):
             tables.update(root, check=True)
 
 

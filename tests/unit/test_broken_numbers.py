@@ -75,7 +75,7 @@ def test_one_call_of_nan_gives_back_the_best_of_before(name, bad):
 def test_nothing_from_before_is_an_error_that_names_the_model():
     for name, search in ABSOLUTE.items():
         if name != "das":
-            with pytest.raises(SearchError, match="the model gave NaN .* there is nothing from before"):
+            with pytest.raises(SearchError, match=r"the model gave NaN .* there is nothing from before"):
                 run(search, process=broken_model(1))
 
 

@@ -149,7 +149,7 @@ def test_going_on_from_a_particle_fits_a_budget_and_keeps_the_schedule(search):
     prepared = fitted(later, process, ["p", "q"], nfe=40)
     assert list(prepared.sigmas) == process.sigmas and prepared.plan.origin == later.origin
     assert run_search(prepared, oracles.keyed(steps=9, groups=2), TARGET, ["p", "q"]).ledger.nfe <= 80
-    with pytest.raises(SearchError, match="nfe is 6: .* with 9 steps needs at least"):
+    with pytest.raises(SearchError, match=r"nfe is 6: .* with 9 steps needs at least"):
         fitted(later, process, ["p", "q"], nfe=6)
 
 
@@ -255,7 +255,7 @@ def test_methods_without_a_price_are_named():
 
 def test_a_budget_in_seconds_that_pays_for_no_image_says_what_one_takes():
     pace = Pace(call=0.1, look=0.1)
-    with pytest.raises(SearchError, match="seconds is 0.01: Best-of-N with 10 steps needs at least 10 .* here"):
+    with pytest.raises(SearchError, match=r"seconds is 0.01: Best-of-N with 10 steps needs at least 10 .* here"):
         Budget(seconds=0.01).fit(Plan(BestOfN()), outline(oracles.keyed(steps=20)), 1, pace=pace)
 
 

@@ -136,7 +136,7 @@ class TestTransport:
     def test_the_time_is_for_the_whole_answer(self, server, act):  # noqa: F811
         server.default = act
         started = time.monotonic()
-        with pytest.raises(Unanswered, match="no answer from .* in 0.5 s"):
+        with pytest.raises(Unanswered, match=r"no answer from .* in 0.5 s"):
             ask(client_for(server, timeout=0.5))
         assert time.monotonic() - started < 2.0
 
@@ -192,7 +192,7 @@ class TestFields:
     def test_a_refusal_of_something_else_is_not_answered_by_giving_things_up(self, server):  # noqa: F811
         server.default = status(400, json.dumps({"error": {"message": "no images", "param": "messages[0].content"}}))
         client = client_for(server)
-        with pytest.raises(Unanswered, match="HTTP 400.*no images"):
+        with pytest.raises(Unanswered, match=r"HTTP 400.*no images"):
             ask(client, Wanted(schema=("s", {}), seed=1))
         assert len(server.requests) == 1 and client.manners == chat_client.Manners()
 

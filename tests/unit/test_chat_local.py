@@ -88,7 +88,7 @@ def test_the_text_starts_once(vlm):
 
 
 def test_a_model_that_thinks_first_is_not_asked_for_its_first_word(vlm):
-    with pytest.raises(ChatError, match="thinks before it answers.*Instruct"):
+    with pytest.raises(ChatError, match=r"thinks before it answers.*Instruct"):
         with_template(vlm, THINKING).answer_token("Yes")
 
 

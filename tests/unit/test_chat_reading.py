@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -59,10 +60,8 @@ def everything(text: str) -> None:
             read_one(text)
         except NotUnderstood as error:
             assert 0 < len(str(error)) < 400
-    try:
+    with contextlib.suppress(NotUnderstood):
         usable(parse(text).prompts, "a fox and a bicycle", 64, 50)
-    except NotUnderstood:
-        pass
     for read_one in (plain, embeddings, answer_in, shown, loosely_parsed):
         read_one(text)
     carried_over(text, text)

@@ -76,7 +76,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_scored(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (["--verifier", "shapes_clip"], "--prompt is empty"),
         (["--verifier", "taste", "--prompt", "x"], "there is no verifier 'taste'"),

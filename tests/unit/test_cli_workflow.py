@@ -171,11 +171,11 @@ def test_links_to_nothing_and_circles_are_refused():
     check_links(workflow(), INFO)
     lost = workflow()
     lost["3"]["inputs"]["model"] = ["99", 0]
-    with pytest.raises(BadInput, match="3 Main .Sampler.: input 'model' is linked to node 99, which is not"):
+    with pytest.raises(BadInput, match=r"3 Main .Sampler.: input 'model' is linked to node 99, which is not"):
         check_links(lost, INFO)
     circle = workflow()
     circle["4"]["inputs"]["text"] = ["3", 0]
-    with pytest.raises(BadInput, match="wait for each other: .*3 Main.* -> .*4 v1.5 prompt"):
+    with pytest.raises(BadInput, match=r"wait for each other: .*3 Main.* -> .*4 v1.5 prompt"):
         check_links(circle, INFO)
 
 
@@ -224,7 +224,7 @@ def test_addresses():
     assert normalise_url("localhost:8188/") == "http://localhost:8188"
     assert websocket_url("https://host", "me") == "wss://host/ws?clientId=me"
     for wrong in ("ftp://host", "", "http://"):
-        with pytest.raises(BadInput, match="http://127.0.0.1:8188"):
+        with pytest.raises(BadInput, match=r"http://127.0.0.1:8188"):
             normalise_url(wrong)
 
 

@@ -61,7 +61,7 @@ def test_result_is_a_function_of_points_and_uniforms():
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("how, shape", [("pca", 9), ("pca_exact", 9), ("pca_all", 9), ("pool", 5)])
+@pytest.mark.parametrize(("how", "shape"), [("pca", 9), ("pca_exact", 9), ("pca_all", 9), ("pool", 5)])
 def test_reductions_have_their_shapes(how, shape):
     assert reduce_tokens(torch.randn(4, 9, 5), how).shape == (4, shape)
 

@@ -38,7 +38,7 @@ def test_table_lists_the_best_first_and_says_who_agrees():
     assert lines[-1] == "agreement of first and second: n/a"
 
 
-@pytest.mark.parametrize("count, theme", [(2, "dark"), (3, "light"), (4, DARK)])
+@pytest.mark.parametrize(("count", "theme"), [(2, "dark"), (3, "light"), (4, DARK)])
 def test_picture_shows_every_pair_and_the_listed_images(count, theme):
     scores = {f"judge {index}": RNG.normal(size=20).tolist() for index in range(count)}
     picture = comparison(IMAGES, scores, theme)

@@ -134,7 +134,7 @@ def test_missing_weights_are_one_sentence(tmp_path, monkeypatch):
         raise WeightsError("diffusion.safetensors is missing")
 
     monkeypatch.setattr(demo_backends, "LibraryBackend", fail)
-    with pytest.raises(CommandError, match="diffusion.safetensors is missing"):
+    with pytest.raises(CommandError, match=r"diffusion.safetensors is missing"):
         demo.main(options(tmp_path))
 
 

@@ -100,9 +100,7 @@ def test_both_drawings_agree(traces, tmp_path):
     assert given["strides"] == [numbered(column, 34.0)[1][1] for column in columns]
     for trace, told in zip(traces, given["told"], strict=True):
         plan = layout(trace, (0.0, 0.0, 1.0, 1.0))
-        assert {key: place for key, place in told["places"]} == {
-            key: pytest.approx(list(place), abs=1e-9) for key, place in plan.places.items()
-        }
+        assert dict(told["places"]) == {key: pytest.approx(list(place), abs=1e-9) for key, place in plan.places.items()}
         assert sorted(map(tuple, told["edges"])) == sorted(plan.edges)
         assert set(told["won"]) == plan.winners and set(told["alive"]) == plan.alive
         assert [(c["time"], c["step"]) for c in told["columns"]] == [pytest.approx(c) for c in plan.columns]

@@ -29,7 +29,7 @@ def test_weights_ess_and_resampling_can_be_read_off_the_trace(tau, tempering):
     result = engine_run(search, groups, steps)
     known = table(result.trace)
     allowed = search.resampling_steps(steps)
-    assert allowed == list(range(0, 11))
+    assert allowed == list(range(11))
     for record in result.trace.records[:-1]:
         for entry in record.particles:
             group, expected = entry["group"], 0.0

@@ -35,11 +35,10 @@ def test_content_arrives_and_nothing_is_left_beside_it(tmp_path):
 def test_an_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "trace.json"
     write_text(path, "old")
-    with pytest.raises(RuntimeError):
-        with replacing(path) as partial:
-            assert partial.suffix == ".json" and partial.parent == path.parent
-            partial.write_text("half")
-            raise RuntimeError
+    with pytest.raises(RuntimeError), replacing(path) as partial:  # noqa: PT012 - a body that fails
+        assert partial.suffix == ".json" and partial.parent == path.parent
+        partial.write_text("half")
+        raise RuntimeError
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "\ud800")
     assert path.read_text() == "old"
@@ -102,7 +101,7 @@ def is_plain_writer(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name in ("write_text", "write_bytes"):
         return isinstance(call.func, ast.Attribute)
-    modes = [part for part in (*call.args[:2], *(k.value for k in call.keywords if k.arg == "mode"))]
+    modes = [*call.args[:2], *(k.value for k in call.keywords if k.arg == "mode")]
     texts = [part.value for part in modes if isinstance(part, ast.Constant) and isinstance(part.value, str)]
     return name == "open" and any(text in ("w", "wb", "wt", "w+", "x", "xb") for text in texts)
 

@@ -6,6 +6,7 @@ each kind; the default is a sample.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -147,10 +148,8 @@ def read(load) -> None:
     except ValueError as error:
         assert "the trace is empty" in str(error)
     for use in (replay_of, lambda trace: Origin.at(trace)):
-        try:
+        with contextlib.suppress(SearchError):
             use(found.trace)
-        except SearchError:
-            pass
 
 
 @pytest.mark.parametrize("block", range(10))

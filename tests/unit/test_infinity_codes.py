@@ -32,7 +32,7 @@ def test_probability_at_temperatures():
     assert bit_probability(pair(0.8), tau=0.5) == pytest.approx(0.64 / 0.68)
 
 
-@pytest.mark.parametrize("p, expected", [(0.02, 0.0), (0.029, 0.0), (0.031, 0.031), (0.969, 0.969), (0.971, 1.0)])
+@pytest.mark.parametrize(("p", "expected"), [(0.02, 0.0), (0.029, 0.0), (0.031, 0.031), (0.969, 0.969), (0.971, 1.0)])
 def test_nucleus_makes_nearly_certain_bits_certain(p, expected):
     assert bit_probability(pair(p), top_p=0.97) == pytest.approx(expected, abs=1e-6)
 
@@ -122,7 +122,7 @@ def test_images_of_the_right_size_come_back(factor):
     bits, total = model.encode(torch.rand(1, 16 * factor, 16 * factor, 3), SCHEDULE, factor)
     assert bits[-1].shape == (1, 16, 6 * factor**2) and total.shape == (1, 6, 4 * factor, 4 * factor)
     images = model.decode(total)
-    assert images.shape == (1, 16 * factor, 16 * factor, 3) and 0 <= images.min() and images.max() <= 1
+    assert images.shape == (1, 16 * factor, 16 * factor, 3) and images.min() >= 0 and images.max() <= 1
     with pytest.raises(ValueError, match=r"needs \(32, 32\)" if factor == 2 else r"needs \(16, 16\)"):
         model.encode(torch.rand(1, 8, 16, 3), SCHEDULE, factor)
 

@@ -23,7 +23,9 @@ def counted(function):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, scale", [("infinity_2b", 0), ("infinity_2b", 5), ("infinity_2b", 12), ("layer32", 7)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("infinity_2b", 0), ("infinity_2b", 5), ("infinity_2b", 12), ("layer32", 7)]
+)
 def test_scale_of_a_released_model_costs_what_the_counter_says(name, scale):
     """On the meta device: the operations of the real sizes, without their memory."""
     config, schedule, n, tokens = RELEASED[name], schedule_for(), 3, 20

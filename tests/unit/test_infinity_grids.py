@@ -20,7 +20,7 @@ def test_released_models_have_the_published_token_and_code_sizes():
 
 
 @pytest.mark.parametrize(
-    "sizes, word",
+    ("sizes", "word"),
     [((2, 30, 4), "multiple of 4"), ((2, 32, 5), "multiple of 4"), ((2, 32, 4, 32, False, 64, 8, 5), "pool heads")],
 )
 def test_sizes_that_cannot_work_are_refused(sizes, word):
@@ -46,7 +46,7 @@ def test_ratio_without_a_schedule_names_the_nearest():
     assert schedule_for(0.9).grids[-1] == (64, 64)
     with pytest.raises(ValueError, match="nearest is 1"):
         schedule_for(0.9, exact=True)
-    with pytest.raises(ValueError, match="0.06M, 0.25M, 0.60M, 1M"):
+    with pytest.raises(ValueError, match=r"0.06M, 0.25M, 0.60M, 1M"):
         schedule_for(1.0, "2M")
     with pytest.raises(ValueError, match="must be > 0"):
         schedule_for(float("nan"))

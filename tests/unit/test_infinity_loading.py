@@ -36,7 +36,7 @@ def drawn(shapes, seed=0):
 
 
 @pytest.mark.parametrize(
-    "name, chunks, tensors, billions",
+    ("name", "chunks", "tensors", "billions"),
     [("infinity_2b", 8, 694, 2.205), ("infinity_8b", 8, 862, 8.376), ("layer12", 4, None, 0.125)],
 )
 def test_released_transformers_load_strictly(name, chunks, tensors, billions):
@@ -110,7 +110,7 @@ def test_shards_are_joined_and_a_missing_one_is_named(tmp_path):
     (tmp_path / "model.index.json").write_text(json.dumps({"weight_map": index}))
     assert read_state(tmp_path).keys() == state.keys()
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="lacks b.safetensors"):
+    with pytest.raises(CheckpointError, match=r"lacks b.safetensors"):
         read_state(tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_blocks_dtype_leaves_the_rest_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda s: s.pop("head.bias"), "missing: head.bias"),
         (lambda s: s.update({"extra.weight": torch.ones(1)}), "unknown: extra.weight"),

@@ -230,7 +230,7 @@ def test_encoded_bits_and_decoded_images_are_equal(patchify, figures):
     assert error < 2e-5 and float(theirs.std()) > 0.01
 
 
-@pytest.mark.parametrize("name, chunks", [("infinity_2b", 8), ("infinity_8b", 8), ("layer12", 4), ("layer48", 4)])
+@pytest.mark.parametrize(("name", "chunks"), [("infinity_2b", 8), ("infinity_8b", 8), ("layer12", 4), ("layer48", 4)])
 def test_key_table_is_that_of_the_published_class(name, chunks):
     with reference_modules() as modules:
         shapes = reference_shapes(modules[0], RELEASED[name], chunks)

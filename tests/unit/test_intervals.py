@@ -94,11 +94,11 @@ def test_images_of_a_prompt_are_one_value():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(strata=[]), "0 strata"),
-        (dict(strata=[[1.0], []]), r"2 strata with \[1, 0\] values"),
-        (dict(strata=[[1.0, math.nan]]), "not finite"),
-        (dict(strata=[[1.0]], level=1.0), "level is 1.0"),
-        (dict(strata=[[1.0]], resamples=0), "resamples is 0"),
+        ({"strata": []}, "0 strata"),
+        ({"strata": [[1.0], []]}, r"2 strata with \[1, 0\] values"),
+        ({"strata": [[1.0, math.nan]]}, "not finite"),
+        ({"strata": [[1.0]], "level": 1.0}, "level is 1.0"),
+        ({"strata": [[1.0]], "resamples": 0}, "resamples is 0"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

@@ -80,7 +80,7 @@ def modified(made, modifier, kind):
     return Plan(made)
 
 
-@pytest.mark.parametrize("name,kind,modifier", list(itertools.product(METHODS, KINDS, MODIFIERS)))
+@pytest.mark.parametrize(("name", "kind", "modifier"), list(itertools.product(METHODS, KINDS, MODIFIERS)))
 def test_it_ends_with_different_candidates_or_is_refused_by_name(name, kind, modifier):
     made = method(name, kind)
     judge = scale_world.Brightness() if kind == "next-scale" else TARGET
@@ -104,7 +104,7 @@ def test_it_ends_with_different_candidates_or_is_refused_by_name(name, kind, mod
     assert {"budget": "within 160 passes", "SDE": "linear SDE", "re-prompted": "re-prompted"}.get(modifier, "") in title
 
 
-@pytest.mark.parametrize("name,kind", list(itertools.product(METHODS, KINDS)))
+@pytest.mark.parametrize(("name", "kind"), list(itertools.product(METHODS, KINDS)))
 def test_what_a_method_can_run_on(name, kind):
     """The refusals above, listed: a method that begins to refuse what it could do is a change to be made on purpose."""
     refused = {"das", "rbf", "beam_search", "zero_order_search", "path_search", "ttgen"}

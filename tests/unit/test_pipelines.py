@@ -236,5 +236,5 @@ def test_what_cannot_be_searched_is_named(built):
     with pytest.raises(SearchError, match="object"):
         pipeline_process(object(), ["a fox"])
     edm = diffusers.EDMEulerScheduler()
-    with pytest.raises(SearchError, match="EDMEulerScheduler.*beta schedule"):
+    with pytest.raises(SearchError, match=r"EDMEulerScheduler.*beta schedule"):
         Parameterisation.of(edm)

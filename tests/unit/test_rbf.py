@@ -172,5 +172,5 @@ def test_bad_settings_are_named(settings, message):
 def test_an_ode_is_refused():
     process = flow(10)
     process.eta = 0.0
-    with pytest.raises(SearchError, match="eta is 0.0"):
+    with pytest.raises(SearchError, match=r"eta is 0.0"):
         run_search(RBF(), process, oracles.FunctionVerifier(lambda x: x[:, 0]), ["p"])

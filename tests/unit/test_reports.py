@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -178,7 +180,7 @@ def test_axis_labels_are_round_and_inside():
 def test_curves_leave_and_arrive_horizontally():
     points = s_curve((0, 0), (100, 50))
     assert points[0] == (0, 0) and points[-1] == (100, 50)
-    slope = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in zip(points, points[1:], strict=False)]
+    slope = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
     assert slope[0] < 0.15 and slope[-1] < 0.15 < max(slope)
 
 

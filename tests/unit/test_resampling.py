@@ -88,7 +88,7 @@ def test_rounding_in_the_sum_never_falls_off_the_end(scheme):
 
 
 def test_bad_weights_and_schemes_are_named():
-    with pytest.raises(ValueError, match="scheme is 'roulette'.*systematic"):
+    with pytest.raises(ValueError, match=r"scheme is 'roulette'.*systematic"):
         resample("roulette", WEIGHTS, torch.rand(6, dtype=torch.float64))
     for weights in (WEIGHTS.float(), WEIGHTS * 2, -WEIGHTS):
         with pytest.raises(ValueError, match="weights must be"):
@@ -152,7 +152,7 @@ def test_relative_alpha_follows_the_spread_and_never_shrinks():
 @pytest.mark.parametrize("start", [0.0, 0.3])
 def test_tempering_rises_from_nothing_to_all(name, start):
     lambdas = TEMPERINGS[name](20, None, start)
-    assert (lambdas[1:] >= lambdas[:-1]).all() and 0 <= lambdas[0] and lambdas[-1] == pytest.approx(1.0)
+    assert (lambdas[1:] >= lambdas[:-1]).all() and lambdas[0] >= 0 and lambdas[-1] == pytest.approx(1.0)
     assert not lambdas[: int(20 * start)].any()
 
 

@@ -216,5 +216,5 @@ def test_wrong_settings_are_refused(folder, settings, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here quantisation may work")
 def test_quantisation_without_what_it_needs_says_so(folder):
-    with pytest.raises(ChatError, match="bitsandbytes|CUDA"):
+    with pytest.raises(ChatError, match=r"bitsandbytes|CUDA"):
         load_vlm(folder, quantisation="int4")

@@ -171,7 +171,7 @@ def test_memory_runs_out_and_the_result_stays(nets, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"cfg": (1.0, 2.0)}, "cfg has 2 numbers for 6 scales"),
         ({"tau": 0.0}, "tau is 0.0"),
@@ -236,7 +236,7 @@ def test_winner_is_replayed_alone(nets, search):
 
 
 @pytest.mark.parametrize(
-    "search, message",
+    ("search", "message"),
     [
         (DAS(2), "next-scale model: it follows the gradient"),
         (BeamSearch(2, 2, 2), "next-scale model: it moves between noise levels"),

@@ -63,7 +63,7 @@ def test_every_shape_in_every_colour(shape):
 
 
 def test_positions_are_those_of_the_image_given():
-    image, scene, _ = drawing(11, "colors")
+    image, _scene, _ = drawing(11, "colors")
     small, large = detect(image)[0], detect(np.kron(image, np.ones((2, 2, 1), np.uint8)))[0]
     assert large.x == pytest.approx(2 * small.x, abs=3) and large.radius == pytest.approx(2 * small.radius, rel=0.1)
 
@@ -97,7 +97,7 @@ def test_another_scene_is_no_answer(task):
 
 
 @pytest.mark.parametrize(
-    "image, message",
+    ("image", "message"),
     [
         (np.zeros((128, 128)), r"shape \[H, W, 3\], got \[128, 128\]"),
         (np.zeros((16, 128, 3), np.uint8), "at least 32 pixels, got 16x128"),

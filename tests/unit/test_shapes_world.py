@@ -57,7 +57,7 @@ def test_everything_follows_from_the_seed():
 def test_outlines_fit_the_unit_circle_and_masks_their_area(shape):
     assert all(np.hypot(*points.T).max() <= 1.3 for points, fill in outlines(shape) if fill)
     _, _, alpha = object_mask(thing(shape, radius=24.0))
-    assert 0.0 <= alpha.min() and alpha.max() == 1.0
+    assert alpha.min() >= 0.0 and alpha.max() == 1.0
     share = alpha.sum() / (math.pi * 24.0**2)
     expected = {"circle": 1.0, "square": 2 / math.pi, "triangle": 3 * math.sqrt(3) / 4 / math.pi, "ring": 1 - 0.55**2}
     if shape in expected:
@@ -123,7 +123,7 @@ def test_relations_of_centres(relation):
 
 
 @pytest.mark.parametrize(
-    "prompt, items, correct",
+    ("prompt", "items", "correct"),
     [
         (asking("counting", Requirement("star", None, 2)), [thing("star")] * 2, True),
         (asking("counting", Requirement("star", None, 2)), [thing("star")] * 3, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -123,7 +124,7 @@ def by_formula(name, process, state):
     path, sigmas, x, past = process.interpolant, list(process.sigmas), state.x, []
     if STOCK[name].leaves_pure_noise and sigmas[0] == 1.0:
         sigmas[0] = ALMOST_NOISE
-    for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (s, t) in enumerate(itertools.pairwise(sigmas)):
         x0 = process.denoise(x, s).x0
         if t == 0.0:
             return x0
@@ -213,7 +214,7 @@ def test_another_prompt_drops_the_memory_of_its_particle_only():
     assert again.extra[SIGMA_PREV[0]].tolist() == [process.sigmas[0], 0.0]
 
 
-@pytest.mark.parametrize("name,eta", [("dpmpp_2m", 1.0), ("res_multistep", 0.6), ("euler_ancestral", None)])
+@pytest.mark.parametrize(("name", "eta"), [("dpmpp_2m", 1.0), ("res_multistep", 0.6), ("euler_ancestral", None)])
 def test_weights_stay_exact(name, eta):
     """E[Z_hat] = E[exp(r / alpha)] under the sampler's own law, whatever the selection does in between."""
     n, groups, steps = 4, 500, 6

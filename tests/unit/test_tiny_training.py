@@ -51,7 +51,7 @@ def test_states_that_bind_can_be_read_and_a_bag_of_words_cannot():
     torch.manual_seed(0)
     prompts = [sample_prompt(seed, "color_attr") for seed in range(300)]
     tokens = encode_batch([p.text for p in prompts])
-    nouns, said = said_of_nouns(tokens)
+    _nouns, said = said_of_nouns(tokens)
     words = torch.randn(64, 64)
     bound = words[tokens] + torch.randn(11, 64)[said[0]]
     bag = words[tokens].mean(1, keepdim=True).expand(-1, 16, -1)

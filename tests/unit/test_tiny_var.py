@@ -24,7 +24,7 @@ def test_parts_fit_together_and_learn():
     torch.manual_seed(0)
     vae, model = new_vae(), new_transformer()
     images = torch.rand(2, 128, 128, 3)
-    bits, total = vae.encode(images, SCHEDULE)
+    _bits, total = vae.encode(images, SCHEDULE)
     assert vae.decode(total).shape == images.shape and total.shape == (2, 16, 8, 8)
     inputs, targets = teacher_inputs(total, SCHEDULE)
     with torch.no_grad():

@@ -57,7 +57,7 @@ def test_an_image_is_judged_alone(kind):
 
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize(
-    "images, tokens, message",
+    ("images", "tokens", "message"),
     [
         (torch.rand(1, 128, 128, 3), encode_batch(["a star"]), r"must have shape \[B, 3, H, W\]"),
         (torch.zeros(1, 3, 128, 128, dtype=torch.uint8), encode_batch(["a star"]), "floating point"),
@@ -70,7 +70,7 @@ def test_bad_input_is_named(kind, images, tokens, message):
         fresh(kind)(images, tokens)
 
 
-@pytest.mark.parametrize("kind, load", LOADERS.items())
+@pytest.mark.parametrize(("kind", "load"), LOADERS.items())
 def test_missing_and_foreign_weights(kind, load, tmp_path):
     with pytest.raises(WeightsError, match=f"{kind}.safetensors is missing in .*reinstall"):
         load(folder=tmp_path)
@@ -140,7 +140,7 @@ def test_corruptions_break_often():
     assert np.mean(np.array(graded) < score(pair.prompts[0], pair.things[0])) > 0.7
 
 
-@pytest.mark.parametrize("kind, load, least", [("clip", load_clip, 0.8), ("preference", load_preference, 0.75)])
+@pytest.mark.parametrize(("kind", "load", "least"), [("clip", load_clip, 0.8), ("preference", load_preference, 0.75)])
 def test_shipped_weights_prefer_right_pictures(kind, load, least):
     model = load()
     pairs = [sample_pair(HELD_OUT + 1000 + i) for i in range(150)]

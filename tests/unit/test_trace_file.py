@@ -158,7 +158,7 @@ def test_an_image_carries_the_essentials(result, tmp_path):
 
 def test_damaged_essentials_are_refused(result):
     few = essentials(result.trace)
-    with pytest.raises(TraceFileError, match="newer|update the pack"):
+    with pytest.raises(TraceFileError, match=r"newer|update the pack"):
         from_essentials({**few, "schema": SCHEMA_VERSION + 1})
     with pytest.raises(TraceFileError, match="no winners"):
         from_essentials({"schema": 1})

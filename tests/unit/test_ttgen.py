@@ -136,7 +136,7 @@ def test_candidates_of_all_trajectories_and_images_share_one_call():
 def test_trajectories_are_what_they_would_be_alone():
     several = run(TTGen(Canned(NEAR, FAR), 2, injection_step=4, particles=3))
     lone = run(TTGen(Canned(NEAR, FAR), 2, injection_step=4))
-    first = [e for e in several.trace.records[-1].particles if e["slot"] == 0 and e["group"] == 0][0]
+    first = next(e for e in several.trace.records[-1].particles if e["slot"] == 0 and e["group"] == 0)
     row = several.particles.index(first["id"])
     assert torch.allclose(several.finalists[row], lone.latents[0])
     assert len(several.finalists) == 6 and (several.scores[:1] >= several.scores[1:3]).all()
@@ -215,7 +215,7 @@ def test_a_failed_round_goes_on_with_the_last_prompts():
 
 
 def test_a_greedy_rewriter_is_held_to_m():
-    rewriter = Canned(action=lambda _: Rewrite(tuple(f"m={k / 100}" for k in range(500)) + ("m=0.0",)))
+    rewriter = Canned(action=lambda _: Rewrite((*tuple(f"m={k / 100}" for k in range(500)), "m=0.0")))
     result = run(TTGen(rewriter, 3, 1), process=prompted(groups=1))
     assert len(steps_of(result)[0].particles) == 4
 

@@ -65,7 +65,7 @@ def test_default_plans_fit(steps):
 
 
 @pytest.mark.parametrize(
-    "plan, message",
+    ("plan", "message"),
     [
         (PopulationPlan(4, {2: 3}, {2: 2}), "scale 2 is clustered and resampled"),
         (PopulationPlan(4, {1: 6}, {}), "rises from 4 N to 6 N at scale 1"),
@@ -79,7 +79,7 @@ def test_plans_that_cannot_work(nets, plan, message):
 
 
 @pytest.mark.parametrize(
-    "batches, message",
+    ("batches", "message"),
     [
         ([4, 4, 2], "3 numbers for 6 scales"),
         ([4, 3, 3, 4, 1, 1], "rises from 3 to 4 at scale 3"),
@@ -92,7 +92,7 @@ def test_batch_lists_that_cannot_work(batches, message):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"particles": 0}, "particles is 0"),
         ({"potential": "mean"}, "value, max, sum, diff"),
@@ -132,7 +132,7 @@ def test_only_what_is_looked_at_is_decoded(nets):
 
 
 @pytest.mark.parametrize(
-    "potential, history, images",
+    ("potential", "history", "images"),
     [
         ("diff", "selection", 6 + 6 + 4 + 2),
         ("max", "selection", 8 + 6 + 6 + 4 + 2),
@@ -307,7 +307,7 @@ def test_survivors_of_top_keep_their_noise(nets):
 
 
 @pytest.mark.parametrize(
-    "grids, plan, images",
+    ("grids", "plan", "images"),
     [
         ((1, 2, 3, 4, 5, 6, 8, 8), "published", 1.81),
         ((1, 2, 3, 4, 5, 6, 8, 8), "scores", 2.16),
@@ -331,7 +331,7 @@ def test_plans_by_name(nets):
     assert TTSVAR(2, "scores").populations(8) == [16, 16, 16, 16, 4, 4, 2, 2]
     with pytest.raises(SearchError, match="plan is 'late': choose one of published, scores"):
         run_search(search(plan="late"), process(nets), Brightness(), ["a"])
-    with pytest.raises(SearchError, match="selection is 'best': choose one of .*multinomial.*top"):
+    with pytest.raises(SearchError, match=r"selection is 'best': choose one of .*multinomial.*top"):
         run_search(search(selection="best"), process(nets), Brightness(), ["a"])
 
 
@@ -364,8 +364,8 @@ def test_clusters_by_codes_need_no_decode(nets):
     result = run_search(by_codes, process(nets), Brightness(), ["a"])
     assert result.ledger.decodes == 6 + 4 + 2 == by_codes.verifications(process(nets))
     assert len([e for e in result.trace.records[2].particles if e["selected"]]) == 6
-    with pytest.raises(SearchError, match="clusters by codes need a next-scale model: on this .* set cluster_by of"):
-        proc = oracles.keyed()
+    proc = oracles.keyed()
+    with pytest.raises(SearchError, match=r"clusters by codes need a next-scale model: on this .* set cluster_by of"):
         run_search(TTSVAR(2, PopulationPlan(4, {0: 3}, {1: 2}), cluster_by="codes"), proc, TARGET, ["p"] * proc.groups)
     with pytest.raises(SearchError, match="no feature extractor"):
         run_search(search(extractor=None), process(nets), Brightness(), ["a"])

@@ -96,7 +96,7 @@ def test_an_image_seen_before_costs_no_pass(judge, monkeypatch):
     assert seen == [3]
 
 
-@pytest.mark.parametrize("precision, tolerance", [("bf16", 4e-2), ("fp16", 5e-3)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 4e-2), ("fp16", 5e-3)])
 def test_half_precision_is_close_and_the_cosine_stays_float32(judge, precision, tolerance):
     images = pictures(40, 40)
     full = judge.score(images, PROMPTS)

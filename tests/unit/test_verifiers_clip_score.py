@@ -212,7 +212,7 @@ def test_published_architectures_are_recognised(width, heads, activation):
 
 class TestBadFiles:
     def test_missing(self, tokenizer_folder, tmp_path):
-        with pytest.raises(VerifierError, match="gone.safetensors"):
+        with pytest.raises(VerifierError, match=r"gone.safetensors"):
             load_clip_score_files([tmp_path / "gone.safetensors"], tokenizer_folder)
 
     def test_truncated(self, whole_file, tokenizer_folder, tmp_path):
@@ -242,18 +242,18 @@ class TestBadFiles:
 
     def test_a_fragment_in_open_clips_layout_is_named(self, tokenizer_folder, tmp_path):
         save_file({"visual.conv1.weight": torch.zeros(1)}, tmp_path / "oc.safetensors")
-        with pytest.raises(VerifierError, match="oc.safetensors has no visual_projection.weight"):
+        with pytest.raises(VerifierError, match=r"oc.safetensors has no visual_projection.weight"):
             load_clip_score_files([tmp_path / "oc.safetensors"], tokenizer_folder)
 
     def test_unknown_tensors(self, weights, tokenizer_folder, tmp_path):
         save_file({**weights, "aesthetic.weight": torch.zeros(3)}, tmp_path / "more.safetensors")
-        with pytest.raises(VerifierError, match="unknown aesthetic.weight"):
+        with pytest.raises(VerifierError, match=r"unknown aesthetic.weight"):
             load_clip_score_files([tmp_path / "more.safetensors"], tokenizer_folder)
 
     def test_folder_without_a_model(self, tmp_path):
-        with pytest.raises(VerifierError, match="config.json"):
+        with pytest.raises(VerifierError, match=r"config.json"):
             load_clip_score_folder(tmp_path)
 
     def test_tokenizer_missing(self, whole_file, tmp_path):
-        with pytest.raises(VerifierError, match="vocab.json and merges.txt"):
+        with pytest.raises(VerifierError, match=r"vocab.json and merges.txt"):
             load_clip_score_files([whole_file], tmp_path)

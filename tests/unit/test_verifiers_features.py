@@ -117,10 +117,10 @@ def test_inception_is_torchvisions_last_layer_but_one(inception, tmp_path):
 
 
 def test_missing_and_wrong_files_are_named(tmp_path, inception):
-    with pytest.raises(VerifierError, match="109 MB, BSD-3-Clause.*download.pytorch.org"):
+    with pytest.raises(VerifierError, match=r"109 MB, BSD-3-Clause.*download.pytorch.org"):
         load_inception(tmp_path / features.INCEPTION_FILE)
     torch.save({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "other.pth")
-    with pytest.raises(VerifierError, match="other.pth is not the released inception_v3_google"):
+    with pytest.raises(VerifierError, match=r"other.pth is not the released inception_v3_google"):
         load_inception(tmp_path / "other.pth")
     with pytest.raises(VerifierError, match="hf download facebook/dinov2-with-registers-large"):
         load_dinov2(tmp_path)

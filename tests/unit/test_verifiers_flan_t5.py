@@ -19,11 +19,56 @@ from .test_verifiers_clip_score import pictures
 transformers = pytest.importorskip("transformers")
 save_file = pytest.importorskip("safetensors.torch").save_file
 
-WORDS = (
-    "<pad> </s> <unk> Yes No A chat between user and an artificial intelligence assistant . The gives helpful , "
-    "detailed polite answers to the ' s questions USER : Does this figure show \" a red cat two green birds sea ? "
-    "Please answer yes or no ASSISTANT"
-).split()
+WORDS = [
+    "<pad>",
+    "</s>",
+    "<unk>",
+    "Yes",
+    "No",
+    "A",
+    "chat",
+    "between",
+    "user",
+    "and",
+    "an",
+    "artificial",
+    "intelligence",
+    "assistant",
+    ".",
+    "The",
+    "gives",
+    "helpful",
+    ",",
+    "detailed",
+    "polite",
+    "answers",
+    "to",
+    "the",
+    "'",
+    "s",
+    "questions",
+    "USER",
+    ":",
+    "Does",
+    "this",
+    "figure",
+    "show",
+    '"',
+    "a",
+    "red",
+    "cat",
+    "two",
+    "green",
+    "birds",
+    "sea",
+    "?",
+    "Please",
+    "answer",
+    "yes",
+    "or",
+    "no",
+    "ASSISTANT",
+]
 PROMPTS = ["a red cat", "two green birds", "the sea and a cat"]
 
 
@@ -221,5 +266,5 @@ def test_missing_parts_are_named(parts, tokenizer, tmp_path, drop, words):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(VerifierError, match="6.3 GB, Apache-2.0.*hf download zhiqiulin/clip-flant5-xl"):
+    with pytest.raises(VerifierError, match=r"6.3 GB, Apache-2.0.*hf download zhiqiulin/clip-flant5-xl"):
         load_clip_flant5(tmp_path)

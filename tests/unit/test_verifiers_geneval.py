@@ -102,7 +102,7 @@ class TestPrompts:
         ],
     )
     def test_others_are_refused_with_an_example(self, prompt):
-        with pytest.raises(VerifierError, match="write what to look for in `objects`, e.g."):
+        with pytest.raises(VerifierError, match=r"write what to look for in `objects`, e.g."):
             parse(prompt)
 
     def test_singulars(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import io
 import json
@@ -83,7 +84,7 @@ class TestReading:
         assert read_unified(text) == {"alignment": 4.5, "coherence": 3.0, "style": 2.0}
         with pytest.raises(NotUnderstood, match="no Style Score"):
             read_unified("Alignment Score (1-5): 4\nCoherence Score (1-5): 3")
-        with pytest.raises(NotUnderstood, match="must lie in 1..5"):
+        with pytest.raises(NotUnderstood, match=r"must lie in 1..5"):
             read_unified(text.replace("4.5", "9"))
 
     @pytest.mark.parametrize(("text", "value"), [("Yes.", 1.0), (" **yes**, it does", 1.0), ("No", 0.0), ("NO!", 0.0)])
@@ -216,10 +217,8 @@ class Server:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
-                try:
+                with contextlib.suppress(OSError):  # the client gave up waiting
                     self.wfile.write(raw)
-                except OSError:
-                    pass  # the client gave up waiting
 
             def log_message(self, *arguments):
                 pass

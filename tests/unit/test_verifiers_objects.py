@@ -50,8 +50,7 @@ def official(folder, images, names):
     inputs = processor(text=queries, images=shown, return_tensors="pt")
     with torch.no_grad():
         output = model(**inputs)
-    made = processor.post_process_grounded_object_detection(output, threshold=0.02, target_sizes=sizes)
-    return made
+    return processor.post_process_grounded_object_detection(output, threshold=0.02, target_sizes=sizes)
 
 
 @pytest.mark.parametrize("kind", ["owlv2", "owlvit"])

@@ -6,6 +6,7 @@ The lists are written down from the published layouts, not derived from the code
 from __future__ import annotations
 
 import pickle
+from typing import ClassVar
 
 import pytest
 import torch
@@ -205,7 +206,7 @@ class TestFullSize:
 
 
 class TestFormats:
-    STATE = {"layers.0.weight": torch.arange(6.0).view(2, 3), "layers.0.bias": torch.ones(2)}
+    STATE: ClassVar = {"layers.0.weight": torch.arange(6.0).view(2, 3), "layers.0.bias": torch.ones(2)}
 
     @pytest.mark.parametrize("ending", [".safetensors", ".pt", ".pth", ".bin"])
     def test_every_ending_is_read(self, ending, tmp_path):
@@ -242,10 +243,10 @@ class TestFormats:
 
     def test_a_checkpoint_that_is_no_dictionary(self, tmp_path):
         torch.save([torch.zeros(2)], tmp_path / "list.pt")
-        with pytest.raises(VerifierError, match="list.pt holds a list"):
+        with pytest.raises(VerifierError, match=r"list.pt holds a list"):
             read_weights([tmp_path / "list.pt"])
 
     def test_another_architecture_is_named(self, tmp_path):
         torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}, tmp_path / "resnet.pt")
-        with pytest.raises(VerifierError, match="resnet.pt has no vision_model"):
+        with pytest.raises(VerifierError, match=r"resnet.pt has no vision_model"):
             clip_weights.build_clip(read_weights([tmp_path / "resnet.pt"]), "resnet.pt")

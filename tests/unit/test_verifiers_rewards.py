@@ -96,11 +96,11 @@ class TestOpenCLIP:
         state = torch.load(file, weights_only=True)["state_dict"]
         del state["visual.ln_pre.bias"]
         torch.save(state, tmp_path / "cut.pt")
-        with pytest.raises(VerifierError, match="cut.pt .*lacks vision_model.pre_layrnorm.bias"):
+        with pytest.raises(VerifierError, match=r"cut.pt .*lacks vision_model.pre_layrnorm.bias"):
             load_hps(tmp_path / "cut.pt", tokenizer_folder)
 
     def test_a_missing_file_says_what_to_get(self, tokenizer_folder, tmp_path):  # noqa: F811
-        with pytest.raises(VerifierError, match="HPS_v2.1_compressed.pt .*hf download xswu/HPSv2"):
+        with pytest.raises(VerifierError, match=r"HPS_v2.1_compressed.pt .*hf download xswu/HPSv2"):
             load_hps(tmp_path / "HPS_v2.1_compressed.pt", tokenizer_folder)
 
 
@@ -148,7 +148,7 @@ class TestPickScore:
 
 
 class TestAesthetics:
-    @pytest.mark.parametrize("make, indices", [(laion_head, (0, 2, 4, 6, 7)), (v25_head, (0, 2, 4, 6, 8))])
+    @pytest.mark.parametrize(("make", "indices"), [(laion_head, (0, 2, 4, 6, 7)), (v25_head, (0, 2, 4, 6, 8))])
     def test_heads_load_released_keys_and_are_affine(self, make, indices, tmp_path):
         """The released Sequential, dropout and all, in evaluation mode."""
         widths = (24, 1024, 128, 64, 16, 1)
@@ -315,7 +315,7 @@ class TestImageReward:
             VerifierError, match=r"(?s)is not the released ImageReward.pt \(1,786,880,927 bytes\).*crossatt"
         ):
             load_image_reward(tmp_path / "ImageReward.pt", vocabulary)
-        with pytest.raises(VerifierError, match="hf download THUDM/ImageReward ImageReward.pt"):
+        with pytest.raises(VerifierError, match=r"hf download THUDM/ImageReward ImageReward.pt"):
             load_image_reward(tmp_path / "none.pt", vocabulary)
-        with pytest.raises(VerifierError, match="hf download bert-base-uncased vocab.txt"):
+        with pytest.raises(VerifierError, match=r"hf download bert-base-uncased vocab.txt"):
             load_image_reward(tmp_path / "ImageReward.pt", tmp_path)

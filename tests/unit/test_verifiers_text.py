@@ -66,7 +66,7 @@ def test_verifiers_and_the_parser_of_objects_read_the_same():
 
 
 def test_a_prompt_of_syntax_alone_is_empty():
-    with pytest.raises(VerifierError, match="embedding:foo.*nothing is left"):
+    with pytest.raises(VerifierError, match=r"embedding:foo.*nothing is left"):
         check_prompts("embedding:foo", 1, "clip_score")
     assert check_prompts("embedding:foo", 2, "jpeg", required=False) == ["", ""]
 

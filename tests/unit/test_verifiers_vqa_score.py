@@ -89,7 +89,7 @@ def test_alpha_grey_and_a_broken_image(verifier):
 
 def test_bad_settings_and_folders_are_named(folder, tmp_path):
     vlm = load_local_vlm(folder)
-    with pytest.raises(VerifierError, match="must hold {} once"):
+    with pytest.raises(VerifierError, match=r"must hold {} once"):
         VQAScoreVerifier(vlm, question="Is this nice?")
     with pytest.raises(ChatError, match="no token for 'Zebra'"):
         vlm.answer_token("Zebra")

@@ -37,7 +37,27 @@ _SINGULAR = {
     "knives": "knife", "knifes": "knife", "sheeps": "sheep", "geese": "goose", "feet": "foot", "buses": "bus",
     "wolves": "wolf", "leaves": "leaf", "cookies": "cookie", "skis": "skis", "scissors": "scissors",
 }  # fmt: skip
-_NO_NAMES = frozenset("with without in on at by of that which who near next from wearing holding and or".split())
+_NO_NAMES = frozenset(
+    [
+        "with",
+        "without",
+        "in",
+        "on",
+        "at",
+        "by",
+        "of",
+        "that",
+        "which",
+        "who",
+        "near",
+        "next",
+        "from",
+        "wearing",
+        "holding",
+        "and",
+        "or",
+    ]
+)
 
 
 @dataclass(frozen=True)

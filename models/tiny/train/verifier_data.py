@@ -132,7 +132,7 @@ def render(ground: Scene, things: tuple[Thing, ...], rng: np.random.Generator) -
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def corrupt(things: tuple[Thing, ...], prompt: Prompt, rng: np.random.Generator) -> tuple[Thing, ...] | None:
+def corrupt(things: tuple[Thing, ...], prompt: Prompt, rng: np.random.Generator) -> tuple[Thing, ...] | None:  # noqa: C901
     """A random corruption that may break `prompt`; None if the one drawn does not apply. The caller checks."""
     kinds = {"shape": 3, "recolour": 2, "missing": 2, "hybrid": 2, "tint": 1}
     if prompt.task == "counting":

@@ -110,7 +110,6 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
             optimizer.load_state_dict(memory)
         step, seconds = state["step"], state["seconds"]
     args.run.mkdir(parents=True, exist_ok=True)
-    log = open(args.run / "log.jsonl", "a", buffering=1)
     began, sums = time.perf_counter(), {}
     both.train()
     while step < args.steps:
@@ -133,7 +132,8 @@ def train(args: argparse.Namespace, model: nn.Module, head: GridHead, loss: Call
         if step % 50 == 0:
             spent = seconds + time.perf_counter() - began
             line = {"step": step, "seconds": round(spent), **{k: round(v / 50, 4) for k, v in sums.items()}}
-            log.write(json.dumps(line) + "\n")
+            with open(args.run / "log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
             sums = {}
         if step % 250 == 0 or step == args.steps:
             state = {

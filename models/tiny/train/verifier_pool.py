@@ -72,7 +72,7 @@ class Feed:
 
     def find_decoded(self) -> bool:
         """Map the autoencoder's renderings of the pools that ``reconstruct.py`` has made, if any."""
-        return all([pool.find_decoded() for pool in self.pools])
+        return all(pool.find_decoded() for pool in self.pools)
 
     def batch(self, size: int, seed: int, step: int) -> tuple[list[Pair], torch.Tensor, torch.Tensor]:
         """(pairs, images float [2 * size, 3, 128, 128] in 0..1 and degraded, labels [2 * size, 64, 4])."""

@@ -33,6 +33,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         "batch": "run a workflow, or a search of the library, once for every row of a table",
         "demo": "compare the methods on the embedded models and write out/demo/index.html",
         "report": "make a page (HTML) of the trace of a search",
+        "recover": "list searches that were cut off, and write what is left of one",
         "score": "score a folder of images with verifiers, into a CSV file",
         "train-value": "train a value network, so that SVDD and SMC need no previews",
         "doctor": "show what was found: PyTorch, weights, ComfyUI",

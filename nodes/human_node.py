@@ -41,8 +41,8 @@ class HumanVerifierNode(io.ComfyNode):
                     min=1.0,
                     max=86_400.0,
                     step=1.0,
-                    tooltip="How long to wait for an answer; then the fallback decides. Waiting counts against no "
-                    "time budget.",
+                    tooltip="How long to wait for an answer; then the fallback decides, and queueing the workflow "
+                    "again asks again. Waiting counts against no time budget.",
                 ),
             ],
             outputs=[VerifierType.Output(display_name="verifier")],
@@ -57,6 +57,11 @@ class HumanVerifierNode(io.ComfyNode):
         except ValueError as error:
             return str(error)
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, fallback=None, ask_at=None, seconds=None):
+        """A question that nobody answered in time is asked again when the workflow is queued again."""
+        return desk.unanswered
 
     @classmethod
     def execute(cls, fallback, ask_at, seconds) -> io.NodeOutput:

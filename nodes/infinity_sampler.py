@@ -15,7 +15,6 @@ from torch import Tensor
 from ..models.infinity.process import ScaleSampling, ScalewiseProcess
 from ..models.infinity.schedules import BUDGETS
 from ..samplers.plan import Prepared, prepare_on
-from ..samplers.protocols import SearchResult
 from ..samplers.run.trace import Listener, StepRecord
 from ..samplers.state import State
 from .host.infinity_host import RATIOS
@@ -274,7 +273,7 @@ class NextScaleCall:
         """See ``HostCall``."""
         return report_to_bar(process.steps, self.groups)
 
-    def to_graph(self, result: SearchResult) -> Callable[[Tensor], Tensor]:
+    def to_graph(self, status: str) -> Callable[[Tensor], Tensor]:
         """See ``HostCall``."""
         return to_graph
 

@@ -1,10 +1,11 @@
-"""``Recover Search``: what a cancelled (or the latest) search had found."""
+"""``Recover Search``: what a cancelled, failed or killed (or the latest) search had found."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..samplers.protocols import SearchError
+from .host.journals import left_behind, newest_journal
 from .host.results import HostResult, store
 from .types import CATEGORY, ScoresType, TraceType
 
@@ -12,8 +13,15 @@ LAST_STOPPED = "last stopped"
 LAST = "last of any kind"
 
 
+def found(which: str) -> HostResult | None:
+    """The search that ``which`` means: of this server, or of an earlier one from its journal."""
+    store.settle()
+    result = store.last_stopped() if which == LAST_STOPPED else store.latest()
+    return result or left_behind(stopped=which == LAST_STOPPED)
+
+
 class RecoverSearchNode(io.ComfyNode):
-    """Outputs of an earlier search in this server, kept until a few newer ones replace it."""
+    """Outputs of an earlier search, kept until a few newer ones replace it; after a crash from its journal."""
 
     @classmethod
     def define_schema(cls):
@@ -21,14 +29,16 @@ class RecoverSearchNode(io.ComfyNode):
             node_id="TestTimeRecoverSearch",
             display_name="Recover Search",
             category=CATEGORY,
-            description="Gives what the last cancelled search had found: nothing that was computed is lost. Also gives "
-            "the finalists and the trace of a search that ran through SamplerCustomAdvanced.",
+            description="Gives what the last search that was cancelled or failed had found, also when ComfyUI itself "
+            "was killed: nothing that was computed is lost. Also gives the finalists and the trace of a search that "
+            "ran through SamplerCustomAdvanced.",
             inputs=[
                 io.Combo.Input(
                     "which",
                     options=[LAST_STOPPED, LAST],
                     default=LAST_STOPPED,
-                    tooltip="The last search that was cancelled, or the last one whatever became of it.",
+                    tooltip="The last search that was cut off (Cancel, an error, a crash), also afterwards, while its "
+                    "images were decoded or saved; or the last one whatever became of it.",
                 )
             ],
             outputs=[
@@ -41,14 +51,15 @@ class RecoverSearchNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, which):
-        return store.revision
+        result = store.last_stopped() if which == LAST_STOPPED else store.latest()
+        return f"{store.revision} {store.place_of(result)} {newest_journal()}"
 
     @classmethod
     def execute(cls, which) -> io.NodeOutput:
-        result: HostResult | None = store.latest("interrupted" if which == LAST_STOPPED else None)
+        result = found(which)
         if result is None:
-            what = "was cancelled" if which == LAST_STOPPED else "ran"
-            raise SearchError(f"no search {what} since ComfyUI started: there is nothing to recover")
+            what = "was cut off" if which == LAST_STOPPED else "ran"
+            raise SearchError(f"no search {what} since ComfyUI started, nor left a journal: nothing is to recover")
         return io.NodeOutput({"samples": result.best}, {"samples": result.finalists}, result.scores, result.trace)
 
 

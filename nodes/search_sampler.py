@@ -16,7 +16,6 @@ from torch import Tensor
 from ..samplers.budget import NoiseOutline, Pace
 from ..samplers.plan import Prepared, prepare
 from ..samplers.processes.kernel import Noise
-from ..samplers.protocols import SearchResult
 from ..samplers.run.trace import Listener
 from .host.denoiser import announced_nfe
 from .host.interpolants import interpolant_for
@@ -93,9 +92,9 @@ class DiffusionCall:
         """See ``HostCall``."""
         return report_to(self.callback, self.groups)
 
-    def to_graph(self, result: SearchResult) -> Callable[[Tensor], Tensor]:
+    def to_graph(self, status: str) -> Callable[[Tensor], Tensor]:
         """See ``HostCall``."""
-        back = self.from_sampler(result.status)
+        back = self.from_sampler(status)
 
         def finish(latents: Tensor) -> Tensor:
             scaled = self.call.model.process_latent_out(back(latents).float())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .budget import Budget, NoiseOutline, Pace
@@ -60,6 +60,12 @@ class Plan:
         if self.budget is not None:
             parts.append(self.budget.title)
         return ", ".join(parts)
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of method and modifiers for people to read, ready for JSON."""
+        parts = {"method": self.method, "moves": self.moves, "schedule": self.schedule, "budget": self.budget}
+        told = {name: _told(part) for name, part in parts.items() if part is not None}
+        return {"title": self.title, "output": self.output, **told}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -145,6 +151,17 @@ class Prepared:
     eta: float | Noise
     max_nfe: int | None = None
     max_seconds: float | None = None
+
+
+def _told(value: Any) -> Any:
+    """Numbers and texts as they are, data classes by field, of everything else no more than its class."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_told(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _told(getattr(value, field.name)) for field in fields(value)}
+    return type(value).__name__
 
 
 def as_plan(search: Plan | SearchMethod) -> Plan:

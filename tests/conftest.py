@@ -13,7 +13,7 @@ import pytest
 from testtime.installation.locate import MINIMUM_VERSION, explain_missing, find_comfyui
 
 HOST_FOLDER = Path(__file__).parent / "host"
-UNIT_FOLDER = Path(__file__).parent / "unit"
+WITHOUT_HOST = [Path(__file__).parent / name for name in ("unit", "faults")]
 
 
 def host_skip_reason() -> str | None:
@@ -38,7 +38,7 @@ def only_host_tests() -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if only_host_tests() and UNIT_FOLDER in collection_path.parents else None
+    return True if only_host_tests() and any(f in collection_path.parents for f in WITHOUT_HOST) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

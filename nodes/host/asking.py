@@ -50,6 +50,10 @@ class Desk:
     Args:
         windows: ids of the windows that are connected; None asks the running server.
         owner: id of the client that queued the run, or None; None asks the running server.
+
+    Attributes:
+        unanswered: questions so far that ran out of time, or whose windows were all closed: a workflow that is queued
+            again asks again, where the host would otherwise remember its result.
     """
 
     def __init__(self, windows: Callable[[], set[str]] | None = None, owner: Callable[[], str | None] | None = None):
@@ -58,6 +62,7 @@ class Desk:
         self._open: _Open | None = None
         self._last: _Open | None = None
         self._lock = threading.Condition()
+        self.unanswered = 0
         self.sink: Callable[[str, dict[str, Any]], None] | None = None
 
     def hello(self, client: str) -> bool:
@@ -122,6 +127,7 @@ class Desk:
                 self._open, self._last = None, asked
             send("testtime.answered", {"question": body["question"], "how": asked.over, "by": asked.by})
         if asked.over in ("time", "nobody"):
+            self.unanswered += 1
             log.warning("no answer (%s): %s decides", asked.over, question.fallback)
         return asked.answer
 

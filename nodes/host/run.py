@@ -18,10 +18,12 @@ from ...samplers.needs import check_needs
 from ...samplers.plan import Plan, Prepared, as_plan
 from ...samplers.processes.kernel import is_stochastic
 from ...samplers.protocols import Capabilities, Process, SearchError, SearchResult, Verifier
+from ...samplers.run.journal import Journal
 from ...samplers.run.notes import brief
 from ...samplers.run.search import run_search
 from ...samplers.run.trace import Listener
 from ..compat import InterruptProcessing
+from .journals import new_journal
 from .live import LiveRun
 from .live import store as live_store
 from .pixels import HostVerifier
@@ -120,8 +122,8 @@ class HostCall(Protocol):
         """What moves the progress bar and shows previews on the node."""
         ...
 
-    def to_graph(self, result: SearchResult) -> Callable[[Tensor], Tensor]:
-        """Map of the search's latents to latents of the graph."""
+    def to_graph(self, status: str) -> Callable[[Tensor], Tensor]:
+        """Map of the latents of a search that ended so to latents of the graph."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -142,21 +144,21 @@ def run_in_host(call: HostCall, options: SearchOptions) -> SearchResult:
     """
     live = live_run(options)
 
-    def keep(result: SearchResult) -> None:
-        hosted = host_result(result, options.verifier, options.held_out, call.to_graph(result))
+    def keep(result: SearchResult, journal: Journal | None) -> None:
+        hosted = host_result(result, options.verifier, options.held_out, call.to_graph(result.status), journal)
         store.add(hosted)
         if options.on_result is not None:
             options.on_result(hosted)
 
     try:
-        result = _guided_if_possible(call, options, live, keep)
+        result, journal = _guided_if_possible(call, options, live, keep)
     except BaseException as error:
         if live is not None:
             live.finish("failed", [brief(f"{type(error).__name__}: {error}")])
         raise
     if live is not None:
         live.finish(result.status, result.warnings, result.trace.meta.get("winners"))
-    keep(result)
+    keep(result, journal)
     if result.status == "interrupted" and options.on_cancel == STOP:
         log.info("search cancelled: the best so far is kept, see the Recover Search node")
         raise InterruptProcessing()
@@ -165,9 +167,12 @@ def run_in_host(call: HostCall, options: SearchOptions) -> SearchResult:
     return result
 
 
+Keep = Callable[[SearchResult, "Journal | None"], None]
+
+
 def _guided_if_possible(
-    call: HostCall, options: SearchOptions, live: LiveRun | None, keep: Callable[[SearchResult], None]
-) -> SearchResult:
+    call: HostCall, options: SearchOptions, live: LiveRun | None, keep: Keep
+) -> tuple[SearchResult, Journal | None]:
     """Run; once more without guidance where the first gradient cannot be had."""
     prepared = call.prepare(options)
     try:
@@ -175,9 +180,9 @@ def _guided_if_possible(
     except GradientUnavailable as reason:
         message = f"no gradient through this model, VAE or verifier ({reason}): searching without guidance"
     log.warning(message)
-    result = _run(call, replace(prepared, plan=prepared.plan.unguided()), options, live, keep)
+    result, journal = _run(call, replace(prepared, plan=prepared.plan.unguided()), options, live, keep)
     result.warnings.append(brief(message))
-    return result
+    return result, journal
 
 
 def _run(
@@ -185,8 +190,8 @@ def _run(
     prepared: Prepared,
     options: SearchOptions,
     live: LiveRun | None,
-    keep: Callable[[SearchResult], None],
-) -> SearchResult:
+    keep: Keep,
+) -> tuple[SearchResult, Journal | None]:
     process, residency = call.process(prepared, options)
     if options.before_run is not None:
         options.before_run(process)
@@ -199,9 +204,11 @@ def _run(
         **call.facts(),
     }
 
+    journal = new_journal(facts, lambda latents, status: call.to_graph(status)(latents))
+
     def rescue(result: SearchResult) -> None:
         result.trace.meta.update(facts)
-        keep(result)
+        keep(result, journal)
 
     result = run_search(
         replace(prepared, plan=prepared.plan.asking(lambda rewriter: HostRewriter(rewriter, residency))),
@@ -214,10 +221,11 @@ def _run(
         max_seconds=options.max_seconds or None,
         interrupts=(InterruptProcessing,),
         rescue=rescue,
+        journal=journal,
     )
     result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings())]
     result.trace.meta.update({**facts, "warnings": result.warnings})
-    return result
+    return result, journal
 
 
 def live_run(options: SearchOptions) -> LiveRun | None:

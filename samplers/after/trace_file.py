@@ -64,12 +64,17 @@ def from_text(text: str) -> TraceFile:
     if not text.strip():
         raise TraceFileError("the trace file is empty")
     body = parsed(text, "the trace file")
+    return TraceFile(trace_of(body), _thumbs(body.get("thumbs")), _version(body))
+
+
+def trace_of(body: Any) -> Trace:
+    """The trace of a file's content. Raises TraceFileError where it is none, damaged, or too new."""
     check_trace(body)
     trace = Trace(seed=body.get("seed", 0))
     trace.meta = body.get("meta", {})
     trace.records = [StepRecord(**todays(record)) for record in body["records"]]
     trace._next_id = 1 + max((entry["id"] for record in trace.records for entry in record.particles), default=-1)
-    return TraceFile(trace, _thumbs(body.get("thumbs")), _version(body))
+    return trace
 
 
 def read_trace_file(path: Path | str) -> TraceFile:

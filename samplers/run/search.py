@@ -12,6 +12,7 @@ from ..method import SearchMethod
 from ..plan import Plan, Prepared, as_plan, prepare_on
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
 from ..state import State
+from .journal import Journal
 from .judging import Broken
 from .session import Session
 from .trace import Listener, Trace
@@ -31,6 +32,7 @@ def run_search(
     max_seconds: float | None = None,
     interrupts: tuple[type[BaseException], ...] = (),
     rescue: Callable[[SearchResult], None] | None = None,
+    journal: Journal | None = None,
 ) -> SearchResult:
     """Run a search to the end, to the end of its budget, or until the user interrupts.
 
@@ -46,6 +48,7 @@ def run_search(
         interrupts: a host's own cancellation exceptions. They end the run like ``Interrupted``: the best so far comes
             back with status "interrupted". If nothing was computed yet the exception goes through.
         rescue: called with the best so far, status "failed", before an error of a model, VAE or verifier goes through.
+        journal: written as the run goes, for what comes after a process that was killed; see ``after.recovery``.
 
     Raises:
         SearchError: bad input, a search that this kind of process cannot run, or a budget that does not pay for the
@@ -67,34 +70,57 @@ def run_search(
             "verifier": None if verifier is None else verifier.name,
             "held_out": None if held_out is None else held_out.name,
             "eta": process.eta if isinstance(process.eta, int | float) else repr(process.eta),
+            "sigmas": [float(sigma) for sigma in process.sigmas],
         }
     )
     plan.check(process, verifier)
+    if journal is not None:
+        journal.begin(trace.seed, trace.meta, plan.settings())
+        session.journal = journal
     stops: tuple[type[BaseException], ...] = (Interrupted, *interrupts)
     try:
         result = _run(plan, session)
     except BudgetSpent as spent:
         session.warn(f"budget spent: {spent}; returning the best so far")
-        kept = session.cut_short("budget", may_score=True)
+        kept = _judged_if_possible(session, "budget", stops)
         if kept is None:
+            _drop(journal)
             raise SearchError(
                 f"the budget does not pay for the first step ({spent}): raise it, or use fewer particles"
             ) from spent
         result = kept
     except Broken as broken:
-        result = _after_broken(session, str(broken))
+        session.warn(f"{broken}; this is the best of before")
+        kept = _judged_if_possible(session, "failed", stops)
+        if kept is None:
+            _drop(journal)
+            raise SearchError(f"{broken}; there is nothing from before to hand out") from broken
+        result = kept
     except stops:
         kept = session.cut_short("interrupted", may_score=False)
         if kept is None:
+            _drop(journal)
             raise
         result = kept
     except BaseException as error:
         _rescue(session, rescue, error)
         raise
     if held_out is not None and result.status != "interrupted":
-        _report_held_out(session, result, stops)
+        try:
+            _report_held_out(session, result, stops)
+        except BaseException as error:  # Ctrl-C, say: the search itself is done
+            _rescue(session, rescue, error)
+            raise
     _note_end(session, result)
     return result
+
+
+def _note_end(session: Session, result: SearchResult) -> None:
+    """Status, costs and warnings into the trace, and the last line of the journal."""
+    meta = session.trace.meta
+    meta.update({"status": result.status, "ledger": session.ledger.to_dict(), "warnings": session.warnings})
+    if session.journal is not None:
+        session.journal.end(result.status, meta, result)
 
 
 def _run(plan: Plan, session: Session) -> SearchResult:
@@ -106,38 +132,37 @@ def _run(plan: Plan, session: Session) -> SearchResult:
     return plan.method.run(session)
 
 
-def _after_broken(session: Session, what: str) -> SearchResult:
-    """The best of before a model gave nothing but NaN."""
-    session.warn(f"{what}; this is the best of before")
+def _drop(journal: Journal | None) -> None:
+    if journal is not None:
+        journal.drop()
+
+
+def _judged_if_possible(session: Session, status: str, stops: tuple[type[BaseException], ...]) -> SearchResult | None:
+    """The best so far, judged where it was not; what fails or is cancelled in there costs no more than the scores."""
     try:
-        result = session.cut_short("failed", may_score=True)
-    except Exception as error:  # noqa: BLE001 - whatever is broken there, too, what was found must not be lost
+        return session.cut_short(status, may_score=True)
+    except stops:
+        return session.cut_short("interrupted", may_score=False)
+    except Exception as error:  # noqa: BLE001 - see the docstring
         session.warn(f"the best so far could not be judged: {type(error).__name__}: {error}")
-        result = session.cut_short("failed", may_score=False)
-    if result is None:
-        raise SearchError(f"{what}; there is nothing from before to hand out")
-    return result
+        return session.cut_short(status, may_score=False)
 
 
 def _rescue(session: Session, rescue: Callable[[SearchResult], None] | None, error: BaseException) -> None:
-    """Hand the best so far to ``rescue``; a failure in there must not hide ``error``."""
-    if rescue is None:
+    """Hand the best so far to ``rescue`` and the journal; a failure in there must not hide ``error``."""
+    if rescue is None and session.journal is None:
         return
     try:
         session.warn(f"failed: {type(error).__name__}: {error}; this is the best so far")
         result = session.cut_short("failed", may_score=False)
-        if result is not None:
-            _note_end(session, result)
+        if result is None:
+            _drop(session.journal)
+            return
+        _note_end(session, result)
+        if rescue is not None:
             rescue(result)
     except Exception as other:  # noqa: BLE001 - see the docstring
         log.warning("the best so far could not be kept: %s: %s", type(other).__name__, other)
-
-
-def _note_end(session: Session, result: SearchResult) -> None:
-    """How the run ended, into the trace."""
-    session.trace.meta.update(
-        {"status": result.status, "ledger": session.ledger.to_dict(), "warnings": session.warnings}
-    )
 
 
 def _least(*limits: float | None):

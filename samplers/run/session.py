@@ -28,6 +28,7 @@ from .trace import ParticleEntry, RewriteEntry, StepRecord, Trace, finite
 if TYPE_CHECKING:
     from ..after.origin import Walked
     from ..rewriting import ActiveRewriting
+    from .journal import Journal
 
 """Which finalist is handed out: the highest score, the highest weight, or one drawn in proportion to the weights."""
 
@@ -42,6 +43,7 @@ class Session(Judging):
         output: rule for the winners, one of ``plan.OUTPUTS``.
         rewriter: asked for prompts, where the search has one.
         rewriting: re-prompts particles after their moves, or None.
+        kept: what could be handed out now. journal: written as the run goes, or None.
         walked: the way to the particle that the search goes on from, or None.
         warnings: sentences for the user, each once.
     """
@@ -63,6 +65,7 @@ class Session(Judging):
         self.rewriting: ActiveRewriting | None = None
         self.walked: Walked | None = None
         self.kept = Keeper(process.groups)
+        self.journal: Journal | None = None
         self._rewrites: list[RewriteEntry] = []  # of the step that is recorded next
         self._family = Family()
         process.ledger = self.ledger
@@ -152,12 +155,16 @@ class Session(Judging):
             rewrites=self._rewrites,
         )
         self._rewrites = []
+        if self.journal is not None:
+            self.journal.add(record, self.best_so_far)
         self.trace.add(record, state, images)
         return state
 
     def select(self, entries: Iterable[int]) -> None:
         """Mark particles (ids) as selected after their step was written down."""
         wanted = set(entries)
+        if self.journal is not None:
+            self.journal.select(sorted(wanted))
         for record in reversed(self.trace.records):
             for entry in record.particles:
                 if entry["id"] in wanted:

@@ -253,7 +253,7 @@ class Trace:
             "meta": self.meta,
             "records": [asdict(record) for record in self.records],
         }
-        return json.dumps(_plain(body), allow_nan=False)
+        return json.dumps(plain(body), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Trace:
@@ -287,11 +287,12 @@ def _rank(score: float | None) -> float:
     return score if score is not None and math.isfinite(score) else -math.inf
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A copy for JSON: lists for tuples, None for NaN and infinities."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -60,6 +60,14 @@ def _single_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _journals(tmp_path_factory):
+    """Journals of searches in this process do not go to the user's output folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTTIME_JOURNAL", str(tmp_path_factory.mktemp("journals")))
+        yield
+
+
 def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     """Weights that neither explode nor vanish: ComfyUI's layers start uninitialised, some of its blocks at zero."""
     generator = torch.Generator().manual_seed(seed)

@@ -119,9 +119,11 @@ def test_a_full_disk_costs_the_journal_and_not_the_run(tmp_path, whole, caplog):
     assert sum("cannot be written (OSError: [Errno 28]" in message for message in caplog.messages) == 1
 
 
-def test_what_was_delivered_is_nothing_to_recover(tmp_path):
+def test_what_was_delivered_is_nothing_to_recover(tmp_path, monkeypatch):
     journal = Journal(tmp_path)
     run_search(killed.SEARCH, killed.process(), killed.judge(), killed.PROMPTS, journal=journal)
+    assert unfinished(tmp_path) == []  # whoever ran it has it
+    monkeypatch.setattr("testtime.samplers.after.recovery.PROCESS", "the next process")
     assert [run.status for run in unfinished(tmp_path)] == ["complete"]
     journal.deliver()
     assert unfinished(tmp_path) == [] and recover(journal.path).delivered

@@ -76,7 +76,8 @@ def recover(path: Path | str) -> Recovered:
     if path.stat().st_size > 2 * LARGEST:
         raise TraceFileError(f"{path.name} has {path.stat().st_size >> 20} MB: a journal has at most {LARGEST >> 20}")
     lines = _lines(path)
-    head, meta, ended, delivered = _head(lines, path.name), {}, None, False
+    head, ended, delivered = _head(lines, path.name), None, False
+    meta: dict[str, Any] = {}
     body: dict[str, Any] = {"schema": head.get("schema"), "seed": head.get("seed"), "records": []}
     for number, line in enumerate(lines[1:], start=2):
         if "record" in line:

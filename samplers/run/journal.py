@@ -9,6 +9,7 @@ A journal never costs a run: what cannot be written is logged once and left out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -177,10 +178,8 @@ class _Harmless:
             error,
         )
         if file is not None:
-            try:
+            with contextlib.suppress(OSError):
                 file.close()
-            except OSError:
-                pass
         return True
 
 

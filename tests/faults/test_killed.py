@@ -137,4 +137,4 @@ def test_a_folder_holds_a_bounded_number_of_journals(tmp_path):
         os.utime(journal.path, (number, number))
         journal.close()
     assert len(journals(tmp_path)) == KEPT and len(list(tmp_path.iterdir())) == 2 * KEPT
-    assert [json.loads(path.read_text())["seed"] for path in journals(tmp_path)][0] == KEPT + 4
+    assert next(json.loads(path.read_text())["seed"] for path in journals(tmp_path)) == KEPT + 4

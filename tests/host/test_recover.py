@@ -171,7 +171,7 @@ def test_an_error_late_in_the_search_is_the_last_stopped_one(setup, search_ksamp
     with pytest.raises(RuntimeError, match="the judge has left"):
         search_ksampler(given, SVDD(3), steps=6)
     assert store.revision == before + 1
-    best, finalists, scores, trace = RecoverSearchNode.execute(LAST_STOPPED).result
+    best, _finalists, _scores, trace = RecoverSearchNode.execute(LAST_STOPPED).result
     assert trace.meta["status"] == "failed" and torch.isfinite(best["samples"]).all()
 
 

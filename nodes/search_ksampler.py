@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.protocols import SearchError
+from .compat import fitting_latent
 from .host.latents import Latent, check_latent_input, with_samples
 from .host.residency import reserve_for
 from .host.results import HostResult
@@ -55,7 +56,7 @@ def guided_sample(
 
     Returns latents ``[G, ...]`` on the device they were sampled on.
     """
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    samples = fitting_latent(model, latent)
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     model = model.clone()
     model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING, RESERVE_KEY, reserve_for(particles))

@@ -283,7 +283,7 @@ def _column(sigma: float, like: Tensor) -> Tensor:
 @contextmanager
 def _gradients(model: Any, settings: HostSettings, residency: Residency):
     """Everything on the device and fit for autograd: denoiser, VAE and verifiers."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), compat.differentiable_kernels():
         for judge in _members(settings.judges):
             getattr(judge, "for_gradients", lambda: None)()
         residency.all_for_backward([settings.vae.patcher, *_patchers(settings.judges)])

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..state import MEMORY, SIGMA_PREV, X0_PREV, State
-from .kernel import Interpolant
+from .kernel import Flow, Interpolant
 
 Clock = Callable[[Interpolant, float], float]
 
@@ -36,9 +36,14 @@ def half_log_snr(interpolant: Interpolant, sigma: float) -> float:
 
 
 def noise_to_signal(interpolant: Interpolant, sigma: float) -> float:
-    """``b / a``; infinite for pure noise of a flow."""
+    """``b / a`` for noise of standard deviation 1, as samplers count it; infinite for pure noise of a flow."""
     a, b = interpolant.coefficients(sigma)
-    return math.inf if a == 0.0 else b / a
+    return math.inf if a == 0.0 else b / (a * unit_of(interpolant))
+
+
+def unit_of(interpolant: Interpolant) -> float:
+    """Standard deviation of the noise at the path's end: 1 but for flows with a scale of their own."""
+    return interpolant.scale if isinstance(interpolant, Flow) else 1.0
 
 
 class Extrapolation(Protocol):

@@ -63,15 +63,25 @@ class VP:
 
 @dataclass(frozen=True)
 class Flow:
-    """Linear flow (rectified flow, ComfyUI's CONST): ``x = (1 - s) x0 + s eps`` for s in [0, 1]."""
+    """Linear flow (rectified flow, ComfyUI's CONST): ``x = (1 - s) x0 + scale s eps`` for s in [0, 1].
+
+    Attributes:
+        scale: standard deviation of the noise that the model was trained with, > 0 (ComfyUI's ``noise_scale``; 8 for
+            HiDream-O1, 1 for nearly all others).
+    """
 
     name: str = "flow"
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.scale) and self.scale > 0.0):
+            raise ValueError(f"scale is {self.scale}: the noise of a flow needs a standard deviation above 0")
 
     def coefficients(self, sigma: float) -> tuple[float, float]:
-        """(1 - s, s); raises ValueError outside [0, 1]."""
+        """(1 - s, scale s); raises ValueError outside [0, 1]."""
         if not 0.0 <= sigma <= 1.0 + 1e-6:
             raise ValueError(f"sigma is {sigma}: a flow model's schedule lies in [0, 1]")
-        return max(1.0 - sigma, 0.0), sigma
+        return max(1.0 - sigma, 0.0), self.scale * sigma
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def sigma_of(interpolant: Interpolant, ratio: float) -> float:
     if isinstance(interpolant, VE | VP):
         return ratio
     if isinstance(interpolant, Flow):
-        return LinearClock().at(ratio)
+        return LinearClock().at(ratio / interpolant.scale)
     raise ValueError(f"interpolant is {interpolant!r}: only VE, VP and Flow can be inverted")
 
 

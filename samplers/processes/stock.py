@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .extrapolation import Er, Extrapolation, Res, TwoM, er_scale, half_log_snr, log_sigma, noise_to_signal
+from .extrapolation import Er, Extrapolation, Res, TwoM, er_scale, half_log_snr, log_sigma, noise_to_signal, unit_of
 from .kernel import Flow, Interpolant, Noise, is_stochastic, transition_variance
 
 
@@ -69,7 +69,10 @@ class Exponential:
 
 @dataclass(frozen=True)
 class ErNoise:
-    """``er_sde``: ``v = a'^2 (q'^2 - q^2 r^2)`` with ``q = b / a`` and ``r = g(q') / g(q)``."""
+    """``er_sde``: ``v = a'^2 (q'^2 - q^2 r^2)`` with ``q = b / a`` and ``r = g(q') / g(q)``.
+
+    ``q`` is that of noise of standard deviation 1, and ``v`` is scaled where a flow's noise is stronger.
+    """
 
     stochastic: bool = True
 
@@ -77,7 +80,8 @@ class ErNoise:
         """See ``Noise``."""
         high, low = noise_to_signal(interpolant, sigma), noise_to_signal(interpolant, sigma_next)
         kept = 0.0 if math.isinf(high) or low == 0.0 else high * er_scale(low) / er_scale(high)
-        return max(interpolant.coefficients(sigma_next)[0] ** 2 * (low * low - kept * kept), 0.0)
+        signal = interpolant.coefficients(sigma_next)[0] * unit_of(interpolant)
+        return max(signal * signal * (low * low - kept * kept), 0.0)
 
 
 @dataclass(frozen=True)

@@ -37,21 +37,6 @@ def feature(there: bool, without: str) -> None:
         pytest.skip(f"on this host {without}")
 
 
-def _fused_kernels() -> bool:
-    """Whether the host computes rotary embeddings in kernels that have no backward pass."""
-    if find_comfyui() is None:
-        return False
-    import comfy.model_management as management
-
-    return hasattr(management, "in_training")
-
-
-WITHOUT_BACKWARD = pytest.mark.xfail(
-    _fused_kernels(), strict=True, reason="the gradient context leaves the host's fused kernels on"
-)
-"""Of tests that need a gradient through Flux or another network with rotary embeddings."""
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _single_thread():
     threads = torch.get_num_threads()

@@ -11,7 +11,7 @@ import torch
 from testtime.samplers.methods import DAS
 from testtime.samplers.smc.tempering import Alpha
 
-from .conftest import SD15_CONFIG, WITHOUT_BACKWARD, WeightedRedness, build_vae, randomise
+from .conftest import SD15_CONFIG, WeightedRedness, build_vae, randomise
 
 pytestmark = pytest.mark.host
 
@@ -85,7 +85,7 @@ def test_a_stock_checkpoint_can_be_differentiated(loaded, search_ksampler, throu
     assert not any(p.requires_grad for p in loaded.model.model.diffusion_model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["eps", "v", "sd3", pytest.param("flux", marks=WITHOUT_BACKWARD)])
+@pytest.mark.parametrize("kind", ["eps", "v", "sd3", "flux"])
 def test_the_gradient_is_that_of_the_score(setup, kind):
     """Against finite differences of the same chain: model under guidance, VAE, verifier."""
     from testtime.nodes.search_ksampler import guided_sample, schedule

@@ -8,7 +8,7 @@ import torch
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
 from testtime.samplers.smc.tempering import Alpha
 
-from .conftest import WITHOUT_BACKWARD, channels_of, judged, watched
+from .conftest import channels_of, judged, watched
 
 pytestmark = pytest.mark.host
 
@@ -35,11 +35,8 @@ UNGUIDED += ["fk-diff", "fk-max", "fk-rt", "fk-sum"]
 GUIDED = ["das-denoiser", "das-decoder"]
 
 
-PAIRS = [(name, kind) for kind in KINDS for name in ("best_of_n", *UNGUIDED, *GUIDED)]
-KNOWN = {("das-denoiser", "flux"): WITHOUT_BACKWARD}
-
-
-@pytest.mark.parametrize(("name", "kind"), [pytest.param(*pair, marks=KNOWN.get(pair, ())) for pair in PAIRS])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["best_of_n", *UNGUIDED, *GUIDED])
 def test_results_are_what_was_judged_at_the_cost_told(setup, search_ksampler, name, kind):
     given = setup(kind, batch=2)
     given.model, rows = watched(given.model)

@@ -14,11 +14,14 @@ from testtime.samplers.processes.stock import STOCK, native
 from testtime.samplers.run.search import run_search
 
 from ..unit import oracles
+from .conftest import feature
 
 
 def sampling(grid):
     """(path, sigmas, ComfyUI's model_sampling) of a grid."""
     import comfy.model_sampling as host
+
+    from testtime.nodes.host.interpolants import interpolant_for
 
     if grid == "ve":
 
@@ -33,7 +36,12 @@ def sampling(grid):
     made = Kind()
     shift = 3.0 if grid == "shifted" else 1.0
     made.set_parameters(shift=shift)
-    return Flow(), flow_schedule(8, shift) if grid == "shifted" else flow_schedule(10), made
+    path = Flow()
+    if grid == "scaled":
+        feature(hasattr(made, "set_noise_scale"), "noise of flow models has no scale (node ModelNoiseScale)")
+        made.set_noise_scale(8.0)
+        path = interpolant_for(made)
+    return path, flow_schedule(8, shift) if grid == "shifted" else flow_schedule(10), made
 
 
 class Model:
@@ -50,7 +58,7 @@ class Model:
         return self.process.denoise(x, float(sigma[0]), self.group).x0
 
 
-@pytest.mark.parametrize("grid", ["ve", "flow", "shifted"])
+@pytest.mark.parametrize("grid", ["ve", "flow", "shifted", "scaled"])
 @pytest.mark.parametrize("name", STOCK)
 def test_a_native_sampler_is_the_hosts_own(name, grid):
     import comfy.k_diffusion.sampling as stock
@@ -62,7 +70,7 @@ def test_a_native_sampler_is_the_hosts_own(name, grid):
         eta=native(name),
         almost_noise=float(model_sampling.percent_to_sigma(1e-4)) if grid != "ve" else 1.0,
     )
-    process.sigmas, process.steps = sigmas.tolist(), len(sigmas) - 1
+    process.sigmas, process.steps, process.interpolant = sigmas.tolist(), len(sigmas) - 1, path
     state = process.start(3)
     drawn = iter(range(process.steps))
 
@@ -79,7 +87,7 @@ def test_a_native_sampler_is_the_hosts_own(name, grid):
     expected = function(model, state.x, sigmas.clone(), extra_args={}, disable=True, **options)[order]
     apart = float((result.finalists - expected).abs().max())
     # The host sums ER-SDE's integrals in float32, whatever the states are.
-    assert apart < (1e-5 if name == "er_sde" else 1e-9)
+    assert apart < (1e-5 if name == "er_sde" else 1e-9) * (8 if grid == "scaled" else 1)
     if name == "er_sde":
         process.eta = first_stage()
         again = run_search(BestOfN(3), process, oracles.FunctionVerifier(lambda x: x[:, 0]), ["p"] * 2)

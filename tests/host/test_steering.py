@@ -8,7 +8,7 @@ import torch
 from testtime.samplers.methods import DAS, BestOfN
 from testtime.samplers.smc.tempering import Alpha
 
-from .conftest import WITHOUT_BACKWARD, judged
+from .conftest import judged
 from .test_methods_on_models import KINDS, UNGUIDED, make
 
 pytestmark = pytest.mark.host
@@ -40,7 +40,7 @@ def test_the_verifier_steers(setup, search_ksampler, name):
     assert (red > blue).all()
 
 
-@pytest.mark.parametrize("kind", [*KINDS[:-1], pytest.param("flux", marks=WITHOUT_BACKWARD)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_climb(setup, search_ksampler, kind):
     """Guidance with one particle, so nothing to select from, still raises the scores."""
     given = setup(kind, batch=3)

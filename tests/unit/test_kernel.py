@@ -27,7 +27,9 @@ from testtime.samplers.processes.schedules import (
 )
 from testtime.samplers.processes.sde import SDE, LinearClock, VPClock, clock_grid, ratio_of, sigma_of
 
+SCALED = Flow(scale=8.0)
 PATHS = [(VE(), 7.0, 3.0), (VP(), 7.0, 3.0), (Flow(), 0.9, 0.6), (Flow(), 1.0, 0.8)]
+PATHS += [(SCALED, 0.9, 0.6), (SCALED, 1.0, 0.8)]
 generator = torch.Generator().manual_seed(0)
 
 
@@ -100,7 +102,7 @@ def test_marginals_are_kept(path, high, low, eta):
     assert float(out.std()) == pytest.approx(b2, rel=5 / math.sqrt(2 * n))
 
 
-@pytest.mark.parametrize("path", [VE(), Flow()])
+@pytest.mark.parametrize("path", [VE(), Flow(), SCALED])
 @pytest.mark.parametrize("noise", [SDE("linear", "square", 3.0), SDE("vp", "square", 3.0), SDE("vp", "linear", 2.0)])
 def test_any_sde_keeps_the_marginals(path, noise):
     """The variance of another path's SDE, in this path's coordinates, still belongs to a marginal-preserving move."""
@@ -120,12 +122,12 @@ def test_conversion_between_paths_changes_nothing():
     x0, eps, z = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(3))
     high, low, noise = 4.0, 2.5, SDE("vp")
     results = []
-    for path in (VE(), VP(), Flow()):
+    for path in (VE(), VP(), Flow(), SCALED):
         sigma, sigma2 = sigma_of(path, high), sigma_of(path, low)
         a, b = path.coefficients(sigma)
         out, _ = transition(path, a * x0 + b * eps, x0, sigma, sigma2, noise).sample(z)
         results.append(out / path.coefficients(sigma2)[0])
-    assert torch.allclose(results[0], results[1], atol=1e-12) and torch.allclose(results[0], results[2], atol=1e-12)
+    assert all(torch.allclose(results[0], result, atol=1e-12) for result in results[1:])
 
 
 def test_grid_of_the_published_flow_sde():
@@ -168,12 +170,19 @@ def test_the_last_move_lands_on_the_clean_estimate():
     assert torch.equal(out, x0) and not ratio.any()
 
 
+def test_noise_of_a_flow_has_a_strength_above_zero():
+    for scale in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="scale is"):
+            Flow(scale=scale)
+
+
 def test_start_and_renoising():
     noise, latent = states()
     assert torch.allclose(noise_scaling(VE(), noise, None, 14.6, True), noise * math.sqrt(1 + 14.6**2))
     assert torch.allclose(noise_scaling(VE(), noise, latent, 3.0, False), latent + 3.0 * noise)
     assert torch.allclose(noise_scaling(Flow(), noise, latent, 0.7, False), 0.3 * latent + 0.7 * noise)
-    for path, low, high in ((VE(), 1.0, 4.0), (VP(), 1.0, 4.0), (Flow(), 0.3, 0.8)):
+    assert torch.allclose(noise_scaling(SCALED, noise, latent, 0.7, False), 0.3 * latent + 5.6 * noise)
+    for path, low, high in ((VE(), 1.0, 4.0), (VP(), 1.0, 4.0), (Flow(), 0.3, 0.8), (SCALED, 0.3, 0.8)):
         scale, std = renoise_coefficients(path, low, high)
         a, b = path.coefficients(low)
         a2, b2 = path.coefficients(high)
@@ -186,7 +195,7 @@ def test_start_and_renoising():
 
 def test_ideal_jacobian_of_white_data():
     """For N(0, 1) data the ideal denoiser is linear with exactly this slope."""
-    for path, sigma in ((VE(), 2.0), (Flow(), 0.6), (Flow(), 1.0)):
+    for path, sigma in ((VE(), 2.0), (Flow(), 0.6), (Flow(), 1.0), (SCALED, 0.6)):
         a, b = path.coefficients(sigma)
         assert clean_jacobian(path, sigma) == pytest.approx(a / (a * a + b * b))
 

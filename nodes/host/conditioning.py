@@ -121,7 +121,7 @@ class GroupConditioning:
         """Let every multi-hint ControlNet see only the hint of the (single) group in ``group``."""
         saved = []
         try:
-            for control in self.controls:
+            for control in [one for kept in self.controls for one in on_all_devices(kept)]:
                 saved.append((control, control.cond_hint_original, control.cond_hint, control.extra_concat_orig))
                 row = int(group[0])
                 control.cond_hint_original = control.cond_hint_original[row : row + 1]
@@ -138,6 +138,11 @@ def control_chain(control) -> Iterator[Any]:
     while control is not None:
         yield control
         control = getattr(control, "previous_controlnet", None)
+
+
+def on_all_devices(control) -> list[Any]:
+    """A ControlNet and its copies on other devices, where the host has made some."""
+    return [control, *getattr(control, "multigpu_clones", {}).values()]
 
 
 def _multi_hint_controls(conds: Conds, groups: int) -> list[Any]:

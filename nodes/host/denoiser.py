@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from ...samplers.processes.diffusion import Denoised
 from ...samplers.processes.sharing import SharedRows
 from ..compat import throw_if_interrupted
 from .conditioning import Conds, GroupConditioning
+from .devices import SHARDS_KEY, Part, RowShards, devices_of
 from .prompts import POSITIVE, PromptConditions
 from .residency import Residency
 
@@ -35,6 +37,7 @@ class HostDenoise:
         seed: passed on to the guider.
         residency: brings the model back after others were loaded.
         prompts: conditions of prompts that particles are given, None where that is not possible.
+        bytes_per_row: working memory of one particle, to size calls on several devices.
 
     Attributes:
         nfe_per_call: forward passes per particle; an estimate before the first call, then measured. ControlNets are
@@ -49,6 +52,7 @@ class HostDenoise:
         seed: int | None,
         residency: Residency,
         prompts: PromptConditions | None = None,
+        bytes_per_row: float = 0.0,
     ):
         self.guider = guider
         self.conditioning = conditioning
@@ -58,7 +62,9 @@ class HostDenoise:
         self.model_options = comfy.model_patcher.create_model_options_clone(model_options)
         self.prompts = prompts
         self._rows = 0
+        self._lock = threading.Lock()
         self._thawed: GroupConditioning | None = None
+        self.shards = RowShards(bytes_per_row)
         self._negatives = SharedNegatives(self)
         comfy.patcher_extension.add_wrapper_with_key(
             comfy.patcher_extension.WrappersMP.APPLY_MODEL,
@@ -75,6 +81,14 @@ class HostDenoise:
                 self.model_options,
                 is_model_options=True,
             )
+        if devices_of(model_options):
+            comfy.patcher_extension.add_wrapper_with_key(
+                comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+                SHARDS_KEY,
+                self.shards,
+                self.model_options,
+                is_model_options=True,
+            )
 
     @property
     def can_encode(self) -> bool:
@@ -87,7 +101,8 @@ class HostDenoise:
         self.prompts.encode(texts)
 
     def _count(self, executor, x: Tensor, *args, **kwargs):
-        self._rows += x.shape[0]
+        with self._lock:  # devices count at the same time
+            self._rows += x.shape[0]
         return executor(x, *args, **kwargs)
 
     def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
@@ -122,7 +137,13 @@ class HostDenoise:
         for rows, groups in conditioning.calls(group):
             for mine, conds in self._batches(conditioning, rows, groups, prompts):
                 whole = len(mine) == len(group) and torch.equal(mine, torch.arange(len(group)))
-                with conditioning.hints_of(groups), self._conds(conds), self._negatives.of(group[mine], prompts):
+                part = self._part(conditioning, group[mine], prompts, mine)
+                with (
+                    conditioning.hints_of(groups),
+                    self._conds(conds),
+                    self._negatives.of(group[mine], prompts),
+                    self.shards.of(conds, len(mine), part),
+                ):
                     parts.append(self._call(x if whole else x[mine.to(x.device)], sigma))
                 order.append(mine)
         if len(parts) == 1 and whole:
@@ -139,6 +160,20 @@ class HostDenoise:
             return
         for mine, conds in self.prompts.calls(conditioning, groups, [prompts[row] for row in rows.tolist()]):
             yield rows[mine], conds
+
+    def _part(
+        self, conditioning: GroupConditioning, groups: Tensor, prompts: Sequence[str | None] | None, mine: Tensor
+    ) -> Part:
+        """How to get the conditions of some rows of a call."""
+
+        def part(rows: Tensor) -> Conds | None:
+            if prompts is None or self.prompts is None:
+                return conditioning.gather(groups[rows])
+            texts = [prompts[row] for row in mine[rows].tolist()]
+            calls = list(self.prompts.calls(conditioning, groups[rows], texts))
+            return calls[0][1] if len(calls) == 1 else None
+
+        return part
 
     def _call(self, x: Tensor, sigma: float) -> Tensor:
         sigmas = torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
@@ -197,8 +232,10 @@ class SharedNegatives:
             results = x.new_empty(0, len(others), *x.shape[1:])
             if len(new):
                 rows = new.to(x.device)
-                gathered = self._denoise.conditioning.gather(group[new])
-                made = executor(model, [gathered[name] for name in others], x[rows], timestep[rows], model_options)
+                conditioning = self._denoise.conditioning
+                gathered = conditioning.gather(group[new])
+                with self._denoise.shards.of(gathered, len(new), lambda some: conditioning.gather(group[new][some])):
+                    made = executor(model, [gathered[n] for n in others], x[rows], timestep[rows], model_options)
                 results = torch.stack(list(made), 1)
         whole = shared.complete(plan, results)
         for place, name in enumerate(others):

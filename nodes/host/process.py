@@ -22,6 +22,7 @@ from .. import compat
 from . import gradients
 from .conditioning import GroupConditioning
 from .denoiser import HostDenoise
+from .devices import devices_of
 from .interpolants import interpolant_for, widens_start
 from .pixels import HostDecode
 from .prompts import PromptConditions
@@ -131,6 +132,12 @@ class HostProcess(DiffusionProcess):
     residency: Residency
     _differentiated = False
 
+    @property
+    def devices(self) -> dict[str, Any] | None:
+        """Rows that every device ran and rows per call, where they were shared out to several; else None."""
+        shards = getattr(self.denoise, "shards", None)
+        return {"rows_per_call": shards.rows_per_call, "rows": dict(shards.rows)} if shards and shards.rows else None
+
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         try:
             result = super().value_gradient(state, value)
@@ -204,8 +211,10 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
     per_particle = memory_per_particle(model, call.shape, conds or {}, rows)
     residency = _reserved(call, per_particle, settings)
     prompts = None if settings.encoder is None else PromptConditions(settings.encoder, call, residency.leave)
-    denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts)
-    fits = chunk_now(device, per_particle) // (GRADIENT_FACTOR if settings.gradient else 1)
+    denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts, per_particle)
+    devices = [] if settings.gradient else devices_of(call.model_options)
+    fits = sum(chunk_now(one, per_particle) for one in devices or [device])
+    fits //= GRADIENT_FACTOR if settings.gradient else 1
     seed = int(call.seed or 0) % 2**64
     streams = Streams(seed) if settings.stream_ids is None else ImageStreams(seed, settings.stream_ids)
     process = HostProcess(

@@ -224,6 +224,10 @@ def _run(
         journal=journal,
     )
     result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings())]
+    devices = getattr(process, "devices", None)
+    if devices is not None:
+        facts["devices"] = devices
+        log.info("%d devices, %d rows per call", len(devices["rows"]), devices["rows_per_call"])
     result.trace.meta.update({**facts, "warnings": result.warnings})
     return result, journal
 

@@ -69,7 +69,9 @@ def load_model(kind: str) -> comfy.model_patcher.ModelPatcher:
     offload = management.unet_offload_device()
     model = comfy.model_base.BaseModel(config, MODEL_TYPES[kind], device=offload, unet_model=Denoiser)
     load_into(model.diffusion_model, kind)
-    return comfy.model_patcher.ModelPatcher(model, load_device=management.get_torch_device(), offload_device=offload)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=management.get_torch_device(), offload_device=offload)
+    patcher.cached_patcher_init = (load_model, (kind,))  # where the host has it: copies for further GPUs
+    return patcher
 
 
 @torch.no_grad()

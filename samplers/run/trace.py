@@ -81,6 +81,7 @@ class TraceMeta(TypedDict, total=False):
         eta: noise of the moves, a number or a rule's description. sigmas: schedule. cfg: guidance scale.
         run: number of the run in the host. stream_ids: places of the images in the batch they were taken from.
         continued: where the search began, for one that went on from a particle.
+        devices: rows per network call, and rows that every device or worker ran, where several shared them.
         winners: ids of the particles that were handed out, one per image.
         status, ledger, warnings: how it ended.
     """
@@ -97,6 +98,7 @@ class TraceMeta(TypedDict, total=False):
     run: str | None
     stream_ids: list[int] | None
     continued: dict[str, Any]
+    devices: dict[str, Any]
     winners: list[int]
     status: str
     ledger: dict[str, Any]

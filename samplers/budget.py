@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from .checks import at_least, one_of
+from .looks import judge
 from .processes.kernel import Interpolant, Noise, is_stochastic, transition_variance
-from .protocols import Capabilities, Outline, Process, SearchError, Verifier
+from .protocols import Capabilities, Outline, Process, ScoreContext, SearchError, Verifier
 
 if TYPE_CHECKING:
     from .method import SearchMethod
@@ -86,7 +87,7 @@ class Pace:
             images = process.preview(predicted)
             if verifier is not None:
                 with torch.no_grad():
-                    verifier.score(images, texts)
+                    judge(verifier, images, texts, ScoreContext(state.group, frames=process.shown))
 
         predicted = call()
         per_call = _timed(call) / len(state)

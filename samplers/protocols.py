@@ -6,7 +6,7 @@ once, before the first forward pass. Nothing here imports ComfyUI, and nothing o
 
 Shapes: ``n`` particles on the first axis everywhere, ``G`` groups (output slots: prompt x requested image), ``N``
 particles per group, so ``n = G * N`` and particle ``k`` of group ``g`` sits at row ``g * N + k`` after ``start``.
-Images are float32 ``[n, H, W, 3]`` in 0..1 (ComfyUI's IMAGE). Scores are float64 ``[n]``, higher is better.
+Images are float32 ``[n, H, W, 3]`` in 0..1 (ComfyUI's IMAGE), previews of clips ``[n, F, H, W, 3]``. Scores are float64 ``[n]``, higher is better.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .state import PROMPT, State
 from .verifier import ScoreContext, Values, Verifier
 
 if TYPE_CHECKING:
+    from .frames import Shown
     from .ledger import Ledger
     from .processes.chunking import Chunker
     from .processes.kernel import Interpolant, Noise
@@ -123,6 +124,7 @@ class Capabilities:
         can_resize: previews can be decoded at other sizes.
         has_code_maps: states are the image's own codes, coarse to fine (next-scale models).
         ends_clean: the last move leads to the clean estimate itself, which is then judged only once.
+        whole_first: candidates are so dear that each is finished before the next is begun, where the method allows it.
     """
 
     kind: str = "diffusion"
@@ -135,6 +137,7 @@ class Capabilities:
     can_resize: bool = False
     has_code_maps: bool = False
     ends_clean: bool = True
+    whole_first: bool = False
 
 
 class Outline(Protocol):
@@ -175,6 +178,7 @@ class Process(Outline, Protocol):
         streams: source of all noise.
         chunker: how many particles fit a call.
         ledger: books of the run; set by the session.
+        shown: which frames a preview shows where particles are clips, None where they are pictures.
     """
 
     groups: int
@@ -183,6 +187,7 @@ class Process(Outline, Protocol):
     streams: Streams
     chunker: Chunker
     ledger: Ledger
+    shown: Shown | None
 
     @property
     def nfe_per_call(self) -> int:
@@ -206,7 +211,7 @@ class Process(Outline, Protocol):
         ...
 
     def preview(self, state: State, side: int | None = None) -> Tensor:
-        """Expected final images ``[n, H, W, 3]`` in 0..1 of a predicted state.
+        """Expected final images ``[n, H, W, 3]`` in 0..1 of a predicted state; of clips ``[n, F, H, W, 3]``.
 
         ``side``: codes along the longer side to decode at, for next-scale models; None: the usual size.
         """

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import at_least
+from .frames import still
 from .processes.streams import Streams
 from .protocols import Attempt, Rewrite, Rewriter, RewriteRequest, SearchError
 from .run.session import Session
@@ -126,7 +127,7 @@ class Inquiry:
         group, slot = state.group.tolist(), state.slot.tolist()
         requests = [
             RewriteRequest(
-                image=images[row],
+                image=still(images)[row],
                 prompt=session.prompts[group[row]],
                 count=self.count,
                 step=step + 1,

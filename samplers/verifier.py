@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .frames import FrameChoice, Shown
+
+IMAGE, CLIP = "image", "clip"
+"""What a verifier is shown at a time, see ``Verifier.sees``."""
+
 
 @dataclass(frozen=True)
 class Values:
@@ -68,6 +73,7 @@ class ScoreContext:
         excuse: takes seconds that were spent waiting for a person out of the run's time.
         sources: per group the images that the user gave to be edited, ``[H, W, 3]`` in 0..1 each; empty without.
         instruction: what is to be done to them, "" without.
+        frames: which frames of a clip are shown, None where candidates are pictures.
     """
 
     group: Tensor
@@ -78,6 +84,7 @@ class ScoreContext:
     excuse: Callable[[float], None] = _nothing
     sources: Sequence[Tensor] = ()
     instruction: str = ""
+    frames: Shown | None = None
 
     def rows(self, rows: slice) -> ScoreContext:
         """The context of a chunk."""
@@ -98,6 +105,10 @@ class Verifier:
         members: verifiers that this one is made of.
         module: its network, where it has one that a host may move between devices.
         bytes_per_image: working memory of a score, None where nothing is known.
+        sees: ``IMAGE``: ``score`` takes pictures ``[n, H, W, 3]``, of a clip its frames one by one. ``CLIP``: it takes
+            clips ``[n, F, H, W, 3]``, too.
+        frames: which frames of a clip it wants, None for the usual few.
+        least_frames: below so many it has nothing to say: 2 of a verifier that judges motion.
     """
 
     name: str = "verifier"
@@ -109,6 +120,9 @@ class Verifier:
     members: Sequence[Verifier] = ()
     module: Any = None
     bytes_per_image: float | None = None
+    sees: str = IMAGE
+    frames: FrameChoice | None = None
+    least_frames: int = 1
 
     def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
         """Scores ``[n]`` of ``images`` ``[n, H, W, 3]`` in 0..1 for ``prompts`` (one per image), higher is better.

@@ -109,6 +109,7 @@ class WrappedVerifier(Verifier):
         self.name, self.differentiable, self.relative = inner.name, inner.differentiable, inner.relative
         self.rejects, self.needs_prompt, self.default_scale = inner.rejects, inner.needs_prompt, inner.default_scale
         self.members, self.module, self.bytes_per_image = (inner,), inner.module, inner.bytes_per_image
+        self.sees, self.frames, self.least_frames = inner.sees, inner.frames, inner.least_frames
 
     def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
         """See ``Verifier.score``."""

@@ -9,6 +9,7 @@ from ..checks import at_least
 from ..method import SearchMethod
 from ..protocols import Outline, SearchResult
 from ..run.session import Session
+from ..run.turns import to_the_end
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,4 @@ class BestOfN(SearchMethod):
 
     def run(self, session: Session) -> SearchResult:
         """Advance all, score once."""
-        process = session.process
-        state = process.start(self.particles)
-        for _ in range(process.steps):
-            state = session.move(session.step(process.predict(state)))
-        return session.finish(state)
+        return to_the_end(session, session.process.start(self.particles))

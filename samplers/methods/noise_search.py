@@ -13,6 +13,7 @@ from ..checks import at_least, between, one_of
 from ..method import SearchMethod
 from ..protocols import Outline, SearchError, SearchResult, Values
 from ..run.session import Session
+from ..run.turns import to_the_end, turns_of
 from ..smc.weights import best_index, best_rows
 from ..state import State
 
@@ -76,8 +77,9 @@ class RandomSearch(SearchMethod):
         """Algorithm of the class docstring."""
         process = session.process
         halving, width = self.halving_steps(process.steps), self.particles
+        last = max((i for i in halving if i < process.steps), default=-1)
         state = process.start(width)
-        for i in range(process.steps):
+        for i in range(last + 1):
             if i in halving and width > 1:
                 state, values, images = session.evaluate(state)
                 kept = best_rows(values.score.view(process.groups, width), (width + 1) // 2)
@@ -86,7 +88,7 @@ class RandomSearch(SearchMethod):
             else:
                 state = session.step(process.predict(state))
             state = session.move(state)
-        return session.finish(state)
+        return to_the_end(session, state)
 
 
 @dataclass
@@ -219,6 +221,17 @@ class ZeroOrderSearch(SearchMethod):
 
         ``line``: int64 ``[n]`` ids of the pivots that the noises are neighbours of.
         """
+        turns = turns_of(session, state)
+        parts = [
+            self._sample_turn(session, state.select(rows), r, archive, None if line is None else line[rows])
+            for rows in turns
+        ]
+        back = torch.cat(turns).argsort()
+        return State.joined([part for part, _ in parts]).select(back), torch.cat([score for _, score in parts])[back]
+
+    def _sample_turn(
+        self, session: Session, state: State, r: int, archive: _Archive, line: Tensor | None
+    ) -> tuple[State, Tensor]:
         process = session.process
         while state.step < process.steps:
             state = process.predict(state)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..frames import Shown
 from ..ledger import Ledger
 from ..protocols import Capabilities, SearchError, Values
 from ..state import PROMPT, State
@@ -98,7 +99,8 @@ class PlainDenoiser:
         """None: nothing is known of its prompts."""
 
 
-# x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1 (the process clamps)
+# x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1, of clips [n, F, H, W, 3]
+# (the process clamps)
 Decode = Callable[[Tensor], Tensor]
 
 
@@ -110,13 +112,14 @@ class Inpainting:
         latent: ``[G, ...]`` clean latents of the known area.
         mask: ``[G, 1, h, w]`` or broadcastable, 1 = generate, 0 = keep.
         mask_at: optional ``(sigma, mask) -> mask`` (differential diffusion).
-        known_at: optional ``(sigma, noise, latent) -> x`` noising of the known area; default ``a latent + b noise``.
+        known_at: optional ``(sigma, noise, latent, x, mask) -> x`` noising of the known area, where ``x`` are the states
+            and ``mask`` what they keep now; default ``a latent + b noise``.
     """
 
     latent: Tensor
     mask: Tensor
     mask_at: Callable[[float, Tensor], Tensor] | None = None
-    known_at: Callable[[float, Tensor, Tensor], Tensor] | None = None
+    known_at: Callable[[float, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,9 @@ def straight_through_clamp(images: Tensor) -> Tensor:
 class DiffusionProcess:
     """N particles per group on a noise schedule, moved by the one transition kernel.
 
+    ``shown`` is None: particles are pictures, unless a host says which frames of them a preview shows; ``whole_first``
+    is of ``Capabilities``.
+
     Args:
         denoise: the model, see ``Denoise``.
         interpolant: ``VE()``, ``VP()`` or ``Flow()``: the scale of the states.
@@ -165,6 +171,9 @@ class DiffusionProcess:
     Raises:
         SearchError, ValueError: on a schedule, eta or shape that cannot work.
     """
+
+    shown: Shown | None = None
+    whole_first: bool = False
 
     def __init__(
         self,
@@ -214,6 +223,7 @@ class DiffusionProcess:
             can_branch=is_stochastic(self.eta),
             can_reprompt=self.denoise.can_encode,
             ends_clean=self.sigmas[-1] == 0.0,
+            whole_first=self.whole_first,
         )
 
     @property
@@ -387,7 +397,7 @@ class DiffusionProcess:
         latent = known.latent.to(x)[group]
         noise = self.initial_noise(group, slot).to(x)
         if known.known_at is not None:
-            noised = known.known_at(sigma, noise, latent)
+            noised = known.known_at(sigma, noise, latent, x, mask)
         else:
             a, b = self.interpolant.coefficients(sigma)
             noised = a * latent + b * noise

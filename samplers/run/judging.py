@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ledger import Ledger
+from ..looks import judge
 from ..processes.kernel import as_float64_cpu
 from ..protocols import Process, ScoreContext, SearchError, Values, Verifier
 from ..smc.weights import clean_scores
@@ -104,7 +105,9 @@ class Judging:
         """Which images a verifier is shown when it is shown the previews of ``state``."""
         steps = self.process.steps
         final = state.step >= steps - (1 if self.process.capabilities.ends_clean else 0)
-        return ScoreContext(state.group, state.step, steps, final, self, self.ledger.excuse)
+        return ScoreContext(
+            state.group, state.step, steps, final, self, self.ledger.excuse, frames=self.process.shown
+        )
 
     def judge(self, images: Tensor, context: ScoreContext, held_out: bool = False) -> Values:
         """Values of images by the verifier (or the held-out one), in chunks, without gradients."""
@@ -186,7 +189,7 @@ class Judging:
     def _checked(self, verifier: Verifier, images: Tensor, context: ScoreContext) -> Values:
         """What ``verifier`` says of some images, one number each."""
         prompts = [self.prompts[g] for g in context.group.tolist()]
-        values = verifier.judge(images, prompts, context)
+        values = judge(verifier, images, prompts, context)
         if tuple(values.score.shape) != (len(prompts),):
             raise SearchError(
                 f"verifier {verifier.name!r} returned shape {tuple(values.score.shape)} for {len(prompts)} images: "

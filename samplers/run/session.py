@@ -103,6 +103,7 @@ class Session(Judging):
         inverse_temperature: Tensor | None = None,
         score: Tensor | None = None,
         remember: State | None = None,
+        keep: bool = True,
         known: bool = False,
         phase: str = "search",
     ) -> Any:
@@ -120,7 +121,8 @@ class Session(Judging):
             score: float64 ``[n]`` to choose the best so far by (barred particles at -inf); default: ``values.score``,
                 or the latest scores of the ancestors where nobody looked.
             remember: what would be handed out, default ``state``; it must have ``x0`` and the same rows.
-            known: the particles stand in the trace already and keep their ids.
+            keep: whether it may be the best so far; False where better is kept already.
+            known: the particles stand in the trace already and keep their ids and parents.
             phase: "search" or "final".
 
         Returns:
@@ -137,7 +139,7 @@ class Session(Judging):
         self._family.note(entries, values is not None, [] if selected is None else chosen, used)
         state = replace(state, node=torch.tensor(ids, dtype=torch.int64))
         kept = state if remember is None else replace(remember, node=state.node)
-        if kept.x0 is not None:
+        if keep and kept.x0 is not None:
             ranking = score if score is not None or values is None else values.score
             self.remember(kept, None if values is None else ranking, hint=ranking)
         offset = 0 if self.walked is None else self.walked.steps
@@ -356,6 +358,7 @@ class Session(Judging):
         n, group = len(state), state.group.tolist()
         parents: list[int | None] = [None if node == UNRECORDED else node for node in state.node.tolist()]
         ids = state.node.tolist() if known else self.trace.new_ids(n)
+        before = self.trace.table() if known else {}
         none: list[float | None] = [None] * n
         score = none if values is None else finite(values.score.reshape(-1))
         weight = none if log_weight is None else finite(log_weight.reshape(-1))
@@ -364,11 +367,13 @@ class Session(Judging):
         prompts = self.process.prompts_of(state)
         entries = []
         for row, slot in enumerate(state.slot.tolist()):
-            if self.walked is not None:
+            if known:
+                parents[row], slot, scales[row] = (before[ids[row]][k] for k in ("parent", "slot", "gradient_scale"))
+            elif self.walked is not None:
                 slot, scales[row] = self.walked.made_by(parents[row], group[row], slot, scales[row])
             entry = ParticleEntry(
                 id=ids[row],
-                parent=None if known else parents[row],
+                parent=parents[row],
                 group=group[row],
                 slot=slot,
                 score=score[row],

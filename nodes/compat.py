@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,25 @@ def fitting_latent(model: Any, latent: Mapping[str, Any]) -> Tensor:
     known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
     scale = {key: latent[key] for key in EMPTY_SCALE if key in known and key in latent}
     return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **scale)
+
+
+def is_nested(value: Any) -> bool:
+    """Whether ``value`` holds several latents of different shapes, as newer hosts pack video and sound."""
+    return bool(getattr(value, "is_nested", False)) and not isinstance(value, Tensor)
+
+
+def nested(streams: Sequence[Tensor]) -> Any:
+    """A NestedTensor of streams; only on hosts whose latents may hold several."""
+    import comfy.nested_tensor
+
+    return comfy.nested_tensor.NestedTensor(list(streams))
+
+
+def unpacked(latents: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The streams of ``shapes``, batch first, of packed latents ``[n, 1, L]``."""
+    sizes = [math.prod(shape[1:]) for shape in shapes]
+    parts = latents.reshape(latents.shape[0], -1).split(sizes, dim=1)
+    return [part.reshape(list(shape)) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @contextmanager

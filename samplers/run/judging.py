@@ -105,9 +105,7 @@ class Judging:
         """Which images a verifier is shown when it is shown the previews of ``state``."""
         steps = self.process.steps
         final = state.step >= steps - (1 if self.process.capabilities.ends_clean else 0)
-        return ScoreContext(
-            state.group, state.step, steps, final, self, self.ledger.excuse, frames=self.process.shown
-        )
+        return ScoreContext(state.group, state.step, steps, final, self, self.ledger.excuse, frames=self.process.shown)
 
     def judge(self, images: Tensor, context: ScoreContext, held_out: bool = False) -> Values:
         """Values of images by the verifier (or the held-out one), in chunks, without gradients."""

@@ -105,6 +105,7 @@ class Session(Judging):
         remember: State | None = None,
         keep: bool = True,
         known: bool = False,
+        path: bool = False,
         phase: str = "search",
     ) -> Any:
         """Write a population down: a record of the trace, told to the listener; remembered as the best so far.
@@ -122,7 +123,8 @@ class Session(Judging):
                 or the latest scores of the ancestors where nobody looked.
             remember: what would be handed out, default ``state``; it must have ``x0`` and the same rows.
             keep: whether it may be the best so far; False where better is kept already.
-            known: the particles stand in the trace already and keep their ids and parents.
+            known: the particles stand in the trace already and keep their ids.
+            path: known particles keep their parents, too, so that the way to them can be walked again.
             phase: "search" or "final".
 
         Returns:
@@ -131,7 +133,7 @@ class Session(Judging):
         if state.x0 is not None and phase != "final":
             self.check_sound(state)
         number, of = at or (state.step, self.process.steps)
-        entries = self._entries(state, values, log_weight, gradient_scale, known)
+        entries = self._entries(state, values, log_weight, gradient_scale, known, path)
         ids = [entry["id"] for entry in entries]
         chosen = range(len(ids)) if selected is None else torch.as_tensor(selected).tolist()
         for row in set(chosen):
@@ -352,13 +354,19 @@ class Session(Judging):
         return Finalists(latents, state.group, state.node, score, won)
 
     def _entries(
-        self, state: State, values: Values | None, log_weight: Tensor | None, scale: Tensor | None, known: bool
+        self,
+        state: State,
+        values: Values | None,
+        log_weight: Tensor | None,
+        scale: Tensor | None,
+        known: bool,
+        path: bool,
     ) -> list[ParticleEntry]:
         """Entries of a population, rows in order, none selected yet."""
         n, group = len(state), state.group.tolist()
         parents: list[int | None] = [None if node == UNRECORDED else node for node in state.node.tolist()]
         ids = state.node.tolist() if known else self.trace.new_ids(n)
-        before = self.trace.table() if known else {}
+        before = self.trace.table() if path else {}
         none: list[float | None] = [None] * n
         score = none if values is None else finite(values.score.reshape(-1))
         weight = none if log_weight is None else finite(log_weight.reshape(-1))
@@ -367,13 +375,13 @@ class Session(Judging):
         prompts = self.process.prompts_of(state)
         entries = []
         for row, slot in enumerate(state.slot.tolist()):
-            if known:
+            if path:
                 parents[row], slot, scales[row] = (before[ids[row]][k] for k in ("parent", "slot", "gradient_scale"))
             elif self.walked is not None:
                 slot, scales[row] = self.walked.made_by(parents[row], group[row], slot, scales[row])
             entry = ParticleEntry(
                 id=ids[row],
-                parent=parents[row],
+                parent=None if known and not path else parents[row],
                 group=group[row],
                 slot=slot,
                 score=score[row],

@@ -44,4 +44,4 @@ def to_the_end(session: Session, state: State) -> SearchResult:
         done.append(session.step(turn, value, images, sigma=process.sigmas[-1], keep=False))
         values.append(value)
         session.remember(State.joined(done), Values.joined(values).score)
-    return session.finish(State.joined(done), Values.joined(values), known=True)
+    return session.finish(State.joined(done), Values.joined(values), known=True, path=True)

@@ -70,7 +70,7 @@ class ReplayParticleNode(io.ComfyNode):
         cls, trace, particle, image, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, eta,
         verifier=None, vae=None, clip=None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_latent_input(latent_image)
+        check_latent_input(latent_image, model.model)
         results: list[HostResult] = []
         replay = replay_of(trace, particle, image)
         prompted = replay.lineage.prompts and clip is not None

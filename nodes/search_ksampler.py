@@ -151,11 +151,11 @@ class SearchKSamplerNode(io.ComfyNode):
     def execute(
         cls, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, **search
     ) -> io.NodeOutput:
-        check_latent_input(latent_image)
+        layout = check_latent_input(latent_image, model.model)
         results: list[HostResult] = []
         options = SearchOptions(**search, stream_ids=latent_image.get("batch_index"), on_result=results.append)
         sampler = SearchSampler(options)
-        particles = latent_image["samples"].shape[0] * options.search.method.population
+        particles = layout.rows_per_call or latent_image["samples"].shape[0] * options.search.method.population
         sigmas = schedule(model, scheduler, steps, denoise)
         guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles)
         result = results[-1]

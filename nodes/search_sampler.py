@@ -19,8 +19,9 @@ from ..samplers.processes.kernel import Noise
 from ..samplers.run.trace import Listener
 from .host.denoiser import announced_nfe
 from .host.interpolants import interpolant_for
+from .host.layout import layout_of
 from .host.pixels import HostVerifier
-from .host.process import HostProcess, HostSettings, SamplingCall, check_latent, distinct_sigmas, host_process
+from .host.process import HostProcess, HostSettings, SamplingCall, distinct_sigmas, host_process
 from .host.progress import report_to
 from .host.residency import Residency
 from .host.run import FINISH, STOP, SearchOptions, run_in_host
@@ -55,7 +56,7 @@ class DiffusionCall:
         outline = NoiseOutline(interpolant_for(sampling), distinct_sigmas(self.call.sigmas).tolist(), options.eta)
 
         def pace(sigmas: Sequence[float], eta: float | Noise) -> Pace:
-            settings = HostSettings(options.vae, eta, TIMED * self.groups)
+            settings = HostSettings(options.vae, eta, TIMED * self.groups, **self._looking(options))
             process = host_process(self._on(sigmas), settings)
             verifier = None if options.verifier is None else HostVerifier(options.verifier, process.residency)
             return Pace.measure(process, verifier, [options.prompt] * self.groups, TIMED)
@@ -84,6 +85,7 @@ class DiffusionCall:
             judges=[] if options.verifier is None else [options.verifier],
             stream_ids=options.stream_ids,
             encoder=plan.encoder,
+            **self._looking(options),
         )
         process = host_process(self._on(prepared.sigmas), settings)
         return process, process.residency
@@ -92,13 +94,14 @@ class DiffusionCall:
         """See ``HostCall``."""
         return report_to(self.callback, self.groups)
 
-    def to_graph(self, status: str) -> Callable[[Tensor], Tensor]:
+    def to_graph(self, status: str) -> Callable[[Tensor], Any]:
         """See ``HostCall``."""
         back = self.from_sampler(status)
+        layout = layout_of(self.call.model, self.call.noise.shape)
 
-        def finish(latents: Tensor) -> Tensor:
+        def finish(latents: Tensor) -> Any:
             scaled = self.call.model.process_latent_out(back(latents).float())
-            return scaled.to(management.intermediate_device())
+            return layout.restore(scaled.to(management.intermediate_device()))
 
         return finish
 
@@ -121,6 +124,16 @@ class DiffusionCall:
         if not found:
             return []
         return [f"{', '.join(found)} assumes a single image at a time: with several particles results may be wrong"]
+
+    @staticmethod
+    def _looking(options: SearchOptions) -> dict[str, Any]:
+        """Settings of what is looked at, and in which order."""
+        return {
+            "watchers": [judge for judge in (options.verifier, options.held_out) if judge is not None],
+            "preview_vae": options.preview_vae,
+            "skip_latents": options.skip_latents,
+            "order": options.order,
+        }
 
     def _on(self, sigmas: Sequence[float]) -> SamplingCall:
         """The call on another schedule; itself on its own."""
@@ -152,7 +165,6 @@ class SearchSampler(comfy.samplers.Sampler):
         disable_pbar=False,
     ):
         """See ``comfy.samplers.Sampler``. Raises the host's interruption exception when cancelled under ``STOP``."""
-        check_latent(noise.shape)
         call = SamplingCall(
             guider=model_wrap,
             sigmas=sigmas,

@@ -62,3 +62,10 @@ def shown_in(images: Tensor, context: ScoreContext | None) -> Shown:
     if context is not None and context.frames is not None:
         return context.frames
     return Shown(tuple(range(images.shape[1])), images.shape[1])
+
+
+def wishes(verifier: Verifier) -> list[FrameChoice]:
+    """The frames that a verifier, or the members that it is made of, wants to see of a clip."""
+    if verifier.frames is not None:
+        return [verifier.frames]
+    return [choice for member in verifier.members for choice in wishes(member)] or [FrameChoice()]

@@ -28,6 +28,7 @@ class SearchMethod:
         fixed_schedule: the number of steps is not a budget's to change.
         holds_budget: the budget is a setting of the method itself, see ``within``.
         from_noise: chooses among starting noises, so it cannot go on from a particle.
+        compares_last: candidates, or those that are left after a first choice, can be finished one after the other.
         replayable: particles come from one move after the other on the process's own schedule.
         carries_on: goes on from particles of before where a whole population turned out to be NaN.
     """
@@ -40,6 +41,7 @@ class SearchMethod:
     holds_budget: ClassVar[bool] = False
     from_noise: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
+    compares_last: ClassVar[bool] = False
     carries_on: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):

@@ -6,7 +6,8 @@ once, before the first forward pass. Nothing here imports ComfyUI, and nothing o
 
 Shapes: ``n`` particles on the first axis everywhere, ``G`` groups (output slots: prompt x requested image), ``N``
 particles per group, so ``n = G * N`` and particle ``k`` of group ``g`` sits at row ``g * N + k`` after ``start``.
-Images are float32 ``[n, H, W, 3]`` in 0..1 (ComfyUI's IMAGE), previews of clips ``[n, F, H, W, 3]``. Scores are float64 ``[n]``, higher is better.
+Images are float32 ``[n, H, W, 3]`` in 0..1 (ComfyUI's IMAGE), previews of clips ``[n, F, H, W, 3]``. Scores are float64
+``[n]``, higher is better.
 """
 
 from __future__ import annotations

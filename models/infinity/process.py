@@ -121,6 +121,8 @@ class ScalewiseProcess:
         SearchError: prompts that do not match the groups, or sampling settings that cannot work.
     """
 
+    shown = None
+
     def __init__(
         self,
         model: Infinity,

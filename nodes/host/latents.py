@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ...samplers.protocols import SearchError
-from ..compat import EMPTY_SCALE
-from .process import check_latent
+from ..compat import EMPTY_SCALE, is_nested, nested
+from .layout import LatentLayout, layout_of
 
 Latent = dict[str, Any]
 
 
-def check_latent_input(latent: Latent) -> None:
-    """Raise SearchError, naming the part, for a LATENT that a search cannot work on."""
+def check_latent_input(latent: Latent, model: Any) -> LatentLayout:
+    """The layout of a LATENT under a BaseModel. Raise SearchError, naming the part, where no search can work on it."""
     samples = latent["samples"]
-    if getattr(samples, "is_nested", False) or not isinstance(samples, Tensor):
-        raise SearchError("latent_image holds several latents of different shapes: searches work on one kind of image")
-    check_latent(samples.shape)
+    layout = layout_of_samples(samples, model)
     images = samples.shape[0]
     index = latent.get("batch_index")
     if index is not None and len(index) != images:
@@ -28,14 +27,25 @@ def check_latent_input(latent: Latent) -> None:
         )
     mask = latent.get("noise_mask")
     if mask is not None:
-        _check_mask(mask, samples)
+        _check_mask(mask.unbind()[0] if is_nested(mask) else mask, images, layout)
+    return layout
 
 
-def _check_mask(mask: Tensor, samples: Tensor) -> None:
-    images, (height, width) = samples.shape[0], samples.shape[-2:]
+def layout_of_samples(samples: Any, model: Any) -> LatentLayout:
+    """The layout of a LATENT's samples, a tensor or a NestedTensor, under a BaseModel."""
+    if not is_nested(samples):
+        return layout_of(model, samples.shape, streams=())
+    streams = [stream.shape for stream in samples.unbind()]
+    return layout_of(model, (streams[0][0], 1, sum(math.prod(stream[1:]) for stream in streams)), streams=streams)
+
+
+def _check_mask(mask: Tensor, images: int, layout: LatentLayout) -> None:
+    height, width = layout.size
     if mask.dim() < 2:
         raise SearchError(f"noise_mask has shape {list(mask.shape)}: give [batch, height, width]")
-    rows = mask.reshape(-1, *mask.shape[-2:]).shape[0]
+    # Of a model with a time axis ComfyUI takes anything below five axes for the frames of one mask.
+    timed = len(layout.shape) == 4
+    rows = (mask.shape[0] if mask.dim() == 5 else 1) if timed else mask.reshape(-1, *mask.shape[-2:]).shape[0]
     if rows > images or images % rows:
         raise SearchError(
             f"noise_mask has {rows} masks for a latent batch of {images}: give one mask, or one per image"
@@ -51,7 +61,7 @@ def _check_mask(mask: Tensor, samples: Tensor) -> None:
         )
 
 
-def with_samples(latent: Latent, samples: Tensor, rows: Sequence[int] | None = None) -> Latent:
+def with_samples(latent: Latent, samples: Any, rows: Sequence[int] | None = None) -> Latent:
     """A copy of ``latent`` with new samples, and without what only an empty latent says (the scale of its cells).
 
     Args:
@@ -65,8 +75,17 @@ def with_samples(latent: Latent, samples: Tensor, rows: Sequence[int] | None = N
     if rows is None:
         return out
     mask = latent.get("noise_mask")
-    if mask is not None and mask.dim() > 2 and mask.shape[0] > 1:
-        out["noise_mask"] = mask[[row % mask.shape[0] for row in rows]]
+    if is_nested(mask):
+        out["noise_mask"] = nested([_rows_of(stream, rows, timed=stream.dim() == 5) for stream in mask.unbind()])
+    elif mask is not None:
+        out["noise_mask"] = _rows_of(mask, rows, timed=is_nested(samples) or samples.dim() == 5)
     if latent.get("batch_index") is not None:
         out["batch_index"] = [latent["batch_index"][row] for row in rows]
     return out
+
+
+def _rows_of(mask: Tensor, rows: Sequence[int], timed: bool) -> Tensor:
+    """A mask with an entry for each of ``rows``; one that serves them all (of a clip: its frames) stays as it is."""
+    if mask.dim() < (5 if timed else 3) or mask.shape[0] == 1:
+        return mask
+    return mask[[row % mask.shape[0] for row in rows]]

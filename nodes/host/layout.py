@@ -154,6 +154,11 @@ def layout_of(
     layout = LatentLayout(_kind(model, seen), seen, packed)
     if not layout.moving:
         return layout
+    if getattr(getattr(model, "latent_format", None), "latent_dimensions", 3) == 2:
+        raise SearchError(
+            f"latent_image is {layout.describe()} and this model makes images: give latents [batch, channels, height, "
+            f"width]"
+        )
     last = _guides(conds, seen)
     if skip + last >= seen[1]:
         raise SearchError(f"skip_latents is {skip}: of {seen[1]} latent frames, {last} of them guides, none is left")

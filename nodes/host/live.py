@@ -22,6 +22,7 @@ from torch import Tensor
 from ...reports.messages import compact
 from ...reports.names import method_name
 from ...reports.thumbs import thumbnail
+from ...samplers.frames import still
 from ...samplers.protocols import State
 from ...samplers.run.notes import brief
 from ...samplers.run.trace import StepRecord, Trace
@@ -157,7 +158,7 @@ class LiveRun:
         self._trace.add(record, state)
         rows, pixels = [], None
         if images is not None and self._waiting.qsize() < QUEUE:
-            rows = shown_rows(record)
+            rows, images = shown_rows(record), still(images)
             pixels = as_bytes(images[torch.tensor(rows)] if len(rows) < len(images) else images)
         self._waiting.put((message, rows, pixels))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...samplers.protocols import ScoreContext, SearchError, Values, Verifier
 from ...verifiers.base import WrappedVerifier
 from ..compat import throw_if_interrupted
+from .looks import Look, as_vae_takes, one_frame
 from .residency import Residency
 
 log = logging.getLogger("testtime")
@@ -24,30 +25,33 @@ class HostDecode:
         vae: a ComfyUI VAE.
         model: the BaseModel, for ``process_latent_out`` (a VAE wants latents without the denoiser's scaling).
         residency: told before the VAE is loaded.
+        look: what latents are and which frames of them are looked at; None: they are images.
+        preview_vae: a quicker VAE for looks on the way, or None.
+
+    Attributes:
+        final: whether finished candidates are shown: they are always decoded by ``vae``.
     """
 
-    def __init__(self, vae: Any, model: Any, residency: Residency):
-        self.vae = vae
+    def __init__(self, vae: Any, model: Any, residency: Residency, look: Look | None = None, preview_vae: Any = None):
+        self.vae, self.preview_vae = vae, preview_vae
         self.model = model
         self.residency = residency
+        self.look = look
+        self.final = True
 
     def __call__(self, x0: Tensor) -> Tensor:
-        """Images ``[n, H, W, 3]`` of latents ``[n, C, h, w]`` (or ``[n, C, 1, h, w]``)."""
+        """Images ``[n, H, W, 3]`` of latents ``[n, C, h, w]`` (or ``[n, C, 1, h, w]``); clips ``[n, F, H, W, 3]``."""
         throw_if_interrupted()
         if self.vae is None:
             raise SearchError("vae is missing: connect one, a verifier judges decoded images")
         if torch.is_grad_enabled() and x0.requires_grad:
             return self._differentiable(x0)
-        latents = self._as_vae_takes(self.model.process_latent_out(x0.float()))
+        latents = self.model.process_latent_out(x0.float())
         self.residency.leave()
-        return one_frame(self.vae.decode(latents))
-
-    def _as_vae_takes(self, latents: Tensor) -> Tensor:
-        """Latents without their time axis, for a VAE of images under a model that keeps one (``[n, C, 1, h, w]``).
-
-        As ``VAE.decode`` of newer hosts does; older ones cannot decode these.
-        """
-        return latents[:, :, 0] if latents.dim() == 5 and getattr(self.vae, "latent_dim", 3) == 2 else latents
+        vae = self.vae if self.final or self.preview_vae is None else self.preview_vae
+        if self.look is None:
+            return one_frame(vae.decode(as_vae_takes(vae, latents)))
+        return self.look.decoded(vae, latents)
 
     def _differentiable(self, x0: Tensor) -> Tensor:
         """Decode with a graph: ``VAE.decode`` clamps and writes into a buffer, so its parts are used instead.
@@ -55,10 +59,16 @@ class HostDecode:
         The VAE is loaded by the gradient context. Pixels may leave 0..1; the process clamps straight-through.
         """
         vae = self.vae
-        latents = self._as_vae_takes(self.model.process_latent_out(x0))
-        raw = vae.first_stage_model.decode(latents.to(device=vae.device, dtype=vae.vae_dtype)).float()
         slope, offset = output_map(vae)
-        return one_frame((raw * slope + offset).movedim(1, -1))
+
+        def decode(latents: Tensor) -> Tensor:
+            raw = vae.first_stage_model.decode(latents.to(device=vae.device, dtype=vae.vae_dtype)).float()
+            return (raw * slope + offset).movedim(1, -1)
+
+        latents = self.model.process_latent_out(x0)
+        if self.look is None:
+            return one_frame(decode(as_vae_takes(vae, latents)))
+        return self.look.decoded(vae, latents, decode)
 
 
 def output_map(vae: Any) -> tuple[float, float]:
@@ -69,13 +79,6 @@ def output_map(vae: Any) -> tuple[float, float]:
     low, high = vae.process_output(torch.tensor([0.25])).item(), vae.process_output(torch.tensor([0.5])).item()
     slope = (high - low) / 0.25
     return slope, low - 0.25 * slope
-
-
-def one_frame(images: Tensor) -> Tensor:
-    """Images ``[n, H, W, 3]``; the only frame where a video VAE decoded an image."""
-    if images.dim() == 5:
-        images = images[:, 0]
-    return images[..., :3]
 
 
 class HostVerifier(WrappedVerifier):

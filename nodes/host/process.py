@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as management
@@ -16,7 +16,7 @@ from ...samplers.processes.chunking import Chunker
 from ...samplers.processes.diffusion import DiffusionProcess, Inpainting, Start
 from ...samplers.processes.kernel import Noise
 from ...samplers.processes.streams import Streams
-from ...samplers.protocols import SearchError, Values
+from ...samplers.protocols import Capabilities, SearchError, Values
 from ...samplers.state import State
 from .. import compat
 from . import gradients
@@ -24,6 +24,8 @@ from .conditioning import GroupConditioning
 from .denoiser import HostDenoise
 from .devices import devices_of
 from .interpolants import interpolant_for, widens_start
+from .layout import LatentLayout, layout_of
+from .looks import Look, check_vae, look_at
 from .pixels import HostDecode
 from .prompts import PromptConditions
 from .residency import (
@@ -36,6 +38,9 @@ from .residency import (
 )
 
 log = logging.getLogger("testtime")
+
+AUTO, DEPTH, BREADTH = "auto", "depth", "breadth"
+"""Orders of candidates, see ``HostSettings.order``."""
 
 
 class GradientUnavailable(Exception):
@@ -92,6 +97,11 @@ class HostSettings:
         encoder: a ``ClipEncoder`` for prompts of particles, or None.
         stream_ids: for every image the number that names its noise streams (its place in the batch it came from);
             None: its place in this batch.
+        watchers: verifiers that look, whether they steer or not: they say which frames of clips they want.
+        preview_vae: a quicker VAE for looks on the way, or None.
+        skip_latents: latent frames at the beginning of a clip that are no part of it.
+        order: ``DEPTH`` finishes a candidate before the next is begun, where the method allows it; ``BREADTH`` moves
+            all side by side; ``AUTO`` is depth for clips.
     """
 
     vae: Any
@@ -101,6 +111,10 @@ class HostSettings:
     judges: Sequence[Any] = ()
     stream_ids: Sequence[int] | None = None
     encoder: Any = None
+    watchers: Sequence[Any] = ()
+    preview_vae: Any = None
+    skip_latents: int = 0
+    order: str = AUTO
 
 
 class ImageStreams(Streams):
@@ -127,9 +141,11 @@ class HostProcess(DiffusionProcess):
 
     Attributes:
         residency: keeps the run's models loaded; verifiers share it.
+        look: what judges are shown of the latents.
     """
 
     residency: Residency
+    look: Look
     _differentiated = False
 
     @property
@@ -137,6 +153,18 @@ class HostProcess(DiffusionProcess):
         """Rows that every device ran and rows per call, where they were shared out to several; else None."""
         shards = getattr(self.denoise, "shards", None)
         return {"rows_per_call": shards.rows_per_call, "rows": dict(shards.rows)} if shards and shards.rows else None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See ``Capabilities``: a gradient goes through as much of a decoder as is affordable."""
+        found = super().capabilities
+        vae = self.decode.vae
+        return replace(found, can_differentiate=found.can_differentiate and self.look.differentiable(vae))
+
+    def preview(self, state: State, side: int | None = None) -> Tensor:
+        """See ``Process.preview``; finished candidates are decoded by the real VAE."""
+        self.decode.final = state.step >= self.steps - (1 if self.sigmas[-1] == 0.0 else 0)
+        return super().preview(state, side)
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         try:
@@ -149,36 +177,36 @@ class HostProcess(DiffusionProcess):
         return result
 
 
-def check_latent(shape: Sequence[int]) -> None:
-    """Raise SearchError for latents that are not images."""
-    if len(shape) == 5 and shape[2] > 1:
-        raise SearchError(
-            f"latent_image is a video of {shape[2]} frames (shape {list(shape)}): searches work on images, give "
-            f"latents [batch, channels, height, width]"
-        )
-    if len(shape) not in (4, 5):
-        raise SearchError(
-            f"latent_image has shape {list(shape)}: searches work on images, give latents "
-            f"[batch, channels, height, width]"
-        )
-
-
-def check_family(call: SamplingCall, vae: Any) -> None:
+def check_family(call: SamplingCall, layout: LatentLayout, settings: HostSettings) -> None:
     """Raise SearchError for a latent or a VAE of another model family than the model's."""
-    channels = getattr(getattr(call.model, "latent_format", None), "latent_channels", None)
+    vae, channels = settings.vae, channels_of(call.model, layout)
     if channels is None:
         return
-    if call.shape[0] != channels:
+    if layout.shape[0] != channels:
         raise SearchError(
-            f"latent_image has {call.shape[0]} channels, this model's latents have {channels}: it is of another model "
-            f"family, make it with this model's VAE"
+            f"latent_image has {layout.shape[0]} channels, this model's latents have {channels}: it is of another "
+            f"model family, make it with this model's VAE"
         )
+    check_vae(layout, vae, channels)
+    check_vae(layout, settings.preview_vae, channels, "preview_vae")
     entry = getattr(getattr(getattr(vae, "first_stage_model", None), "decoder", None), "conv_in", None)
     decoded = getattr(entry, "in_channels", channels)
     if decoded != channels and isinstance(entry, torch.nn.Conv2d):
         raise SearchError(
             f"vae decodes latents of {decoded} channels, this model's have {channels}: connect the model's own VAE"
         )
+
+
+def channels_of(model: Any, layout: LatentLayout) -> int | None:
+    """Channels of a model's latents, of the part that is seen; None where it does not say.
+
+    Of a pack the format may count the channels of all streams, and its preview factors those of the seen one.
+    """
+    found = getattr(model, "latent_format", None)
+    factors = getattr(found, "latent_rgb_factors", None)
+    if layout.packed and factors:
+        return len(factors)
+    return getattr(found, "latent_channels", None)
 
 
 def distinct_sigmas(sigmas: Tensor) -> Tensor:
@@ -198,30 +226,33 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
         SearchError: naming the input that cannot work (latent shape, model family, conditioning, schedule, vae), or
             more particles than fit the memory.
     """
-    check_latent(call.noise.shape)
-    check_family(call, settings.vae)
-    if settings.vae is not None:
-        check_previews_fit(settings.vae, call.shape, settings.population)
     model, device = call.model, call.noise.device
-    interpolant = interpolant_for(model.model_sampling)
     conds = getattr(call.guider, "conds", None)
+    layout = layout_of(model, call.noise.shape, conds=conds, mask=call.denoise_mask, skip=settings.skip_latents)
+    check_family(call, layout, settings)
+    look = look_at(layout, settings.vae, settings.watchers)
+    if settings.vae is not None:
+        check_previews_fit(settings.vae, look, settings.population)
+    interpolant = interpolant_for(model.model_sampling)
     conditioning = None if conds is None else GroupConditioning(conds, call.groups)
 
     rows = max(1, sum(len(entries) for entries in (conds or {}).values()))
     per_particle = memory_per_particle(model, call.shape, conds or {}, rows)
-    residency = _reserved(call, per_particle, settings)
+    at_once = settings.population if layout.rows_per_call is None else layout.rows_per_call
+    residency = _reserved(call, per_particle, at_once)
     prompts = None if settings.encoder is None else PromptConditions(settings.encoder, call, residency.leave)
     denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts, per_particle)
     devices = [] if settings.gradient else devices_of(call.model_options)
     fits = sum(chunk_now(one, per_particle) for one in devices or [device])
     fits //= GRADIENT_FACTOR if settings.gradient else 1
+    fits = min(fits, layout.rows_per_call or fits)
     seed = int(call.seed or 0) % 2**64
     streams = Streams(seed) if settings.stream_ids is None else ImageStreams(seed, settings.stream_ids)
     process = HostProcess(
         denoise,
         interpolant,
         distinct_sigmas(call.sigmas),
-        HostDecode(settings.vae, model, residency),
+        HostDecode(settings.vae, model, residency, look, settings.preview_vae),
         call.shape,
         call.groups,
         streams,
@@ -233,13 +264,20 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
         grad_context=lambda: _gradients(model, settings, residency),
     )
     process.residency = residency
+    process.look, process.shown = look, look.shown
+    process.whole_first = settings.order == DEPTH or (settings.order == AUTO and layout.moving and alone(call.guider))
     return process
 
 
-def _reserved(call: SamplingCall, per_particle: float, settings: HostSettings) -> Residency:
+def alone(guider: Any) -> bool:
+    """Whether one model makes all steps: where several take turns, finishing each candidate would load them in turn."""
+    return not getattr(guider, "takes_turns", False)
+
+
+def _reserved(call: SamplingCall, per_particle: float, population: int) -> Residency:
     """Make room for the chunk that will run; the guider made room for its batch only."""
     patcher = call.guider.model_patcher
-    wanted = chunk_to_reserve(patcher, per_particle, settings.population)
+    wanted = chunk_to_reserve(patcher, per_particle, population)
     residency = Residency(memory_required=wanted * per_particle)
     if wanted > call.groups:
         residency.reserve()
@@ -273,9 +311,11 @@ def _inpainting(call: SamplingCall, residency: Residency) -> Inpainting | None:
         residency.ensure()
         return own_mask(_column(sigma, mask), mask, extra_options=extra)
 
-    def known_at(sigma: float, noise: Tensor, latent: Tensor) -> Tensor:
+    def known_at(sigma: float, noise: Tensor, latent: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         residency.ensure()
-        return call.model.scale_latent_inpaint(sigma=_column(sigma, noise), noise=noise, latent_image=latent)
+        return call.model.scale_latent_inpaint(
+            x=x, sigma=_column(sigma, noise), noise=noise, latent_image=latent, denoise_mask=mask
+        )
 
     return Inpainting(
         latent=call.latent_image,

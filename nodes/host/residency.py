@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as management
 import torch
@@ -20,6 +20,9 @@ from ...samplers.protocols import SearchError
 from ..compat import free_memory, total_memory
 from . import gradients
 from .conditioning import Conds
+
+if TYPE_CHECKING:
+    from .looks import Look
 
 log = logging.getLogger("testtime")
 
@@ -108,23 +111,36 @@ def chunk_to_reserve(patcher, per_particle: float, population: int) -> int:
     return min(population, chunk_size(max(beside, 0.0), per_particle))
 
 
-def check_previews_fit(vae: Any, shape: Sequence[int], population: int) -> None:
-    """Raise SearchError if the previews of ``population`` latents of ``shape`` cannot be held in memory.
+def check_previews_fit(vae: Any, look: Look, population: int) -> None:
+    """Raise SearchError if the previews of ``population`` latents cannot be held in memory.
 
     Models run in chunks, but the images that are compared with each other exist all at once, where ComfyUI keeps
-    images. Running out of main memory there would end the server, not only the search.
+    images. Running out of main memory there would end the server, not only the search. Of clips one is decoded at a
+    time, whole, and a few frames of each are kept.
     """
-    scale = vae.spacial_compression_decode()
-    height, width = int(scale * shape[-2]), int(scale * shape[-1])
-    needed = PREVIEW_COPIES * population * height * width * 3 * 4
+    cell, layout = vae.spacial_compression_decode(), look.layout
+    height, width = (int(cell * side) for side in layout.size)
     available = free_memory(management.intermediate_device())
-    if needed > available:
-        gigabyte = 2**30
+    picture, whole = height * width * 3 * 4, 0
+    if look.shown is not None:
+        whole = PREVIEW_COPIES * look.shown.count * picture
+        picture = int(len(look.shown.numbers) * picture * min(1.0, look.longest / max(height, width)) ** 2)
+    if whole > available:
+        raise SearchError(
+            f"one clip of {look.shown.count} frames of {width} x {height} pixels needs {_gigabytes(whole)} to be "
+            f"decoded and {_gigabytes(available)} are free: use fewer frames or fewer pixels"
+        )
+    needed = PREVIEW_COPIES * population * picture
+    if needed + whole > available:
         raise SearchError(
             f"{population} particles of {width} x {height} pixels (all images of the batch together) need "
-            f"{needed / gigabyte:.1f} GiB for their previews and {available / gigabyte:.1f} GiB are free: use at most "
-            f"{int(population * available / needed)}, by fewer particles or a smaller batch"
+            f"{_gigabytes(needed)} for their previews and {_gigabytes(available - whole)} are free: use at most "
+            f"{int(population * (available - whole) / needed)}, by fewer particles or a smaller batch"
         )
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def reserve_for(population: int):

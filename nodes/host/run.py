@@ -27,7 +27,7 @@ from .journals import new_journal
 from .live import LiveRun
 from .live import store as live_store
 from .pixels import HostVerifier
-from .process import GradientUnavailable
+from .process import AUTO, BREADTH, DEPTH, GradientUnavailable
 from .progress import both
 from .residency import Residency
 from .results import HostResult, host_result, store
@@ -57,6 +57,7 @@ class SearchOptions:
         on_result: called with the ``HostResult`` of every run, whole or cut short.
         listener: called after every step besides the progress report.
         before_run: called with the process before the search begins, to refuse it (SearchError).
+        preview_vae, skip_latents, order: see ``HostSettings``.
     """
 
     search: Plan
@@ -72,6 +73,9 @@ class SearchOptions:
     on_result: Callable[[HostResult], None] | None = None
     listener: Listener | None = None
     before_run: Callable[[Process], None] | None = None
+    preview_vae: Any = None
+    skip_latents: int = 0
+    order: str = AUTO
 
     def __post_init__(self):
         if isinstance(self.search, SearchMethod):  # a method alone, as Python code may give it
@@ -90,6 +94,12 @@ class SearchOptions:
             raise SearchError(f"on_cancel is {self.on_cancel!r}: choose {STOP!r} or {FINISH!r}")
         if self.vae is None and (self.verifier is not None or not isinstance(plan.method, Replay)):
             raise SearchError("vae is missing: connect one, a verifier judges decoded images")
+        if self.order not in (AUTO, DEPTH, BREADTH):
+            raise SearchError(f"order is {self.order!r}: choose {AUTO!r}, {DEPTH!r} or {BREADTH!r}")
+        if self.order == DEPTH and not plan.method.compares_last:
+            raise SearchError(
+                f"{plan.method.title} compares candidates on the way: order must be {BREADTH!r} or {AUTO!r}"
+            )
         plan.check_settings()
         if self.verifier is None and plan.method.needs_verifier:
             raise SearchError(f"verifier is missing: connect one, {plan.method.title} needs a judge")

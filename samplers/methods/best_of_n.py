@@ -23,6 +23,7 @@ class BestOfN(SearchMethod):
     name: ClassVar[str] = "best_of_n"
     title: ClassVar[str] = "Best-of-N"
     width: ClassVar[str] = "particles"
+    compares_last: ClassVar[bool] = True
 
     particles: int = 4
 

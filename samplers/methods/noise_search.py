@@ -35,6 +35,7 @@ class RandomSearch(SearchMethod):
     title: ClassVar[str] = "Random Search"
     width: ClassVar[str] = "particles"
     from_noise: ClassVar[bool] = True
+    compares_last: ClassVar[bool] = True
 
     particles: int = 8
     halvings: tuple[float, ...] = (0.5,)
@@ -136,6 +137,7 @@ class ZeroOrderSearch(SearchMethod):
     title: ClassVar[str] = "Zero-Order Search"
     width: ClassVar[str] = "rounds"
     from_noise: ClassVar[bool] = True
+    compares_last: ClassVar[bool] = True
     replayable: ClassVar[bool] = False
     carries_on: ClassVar[bool] = True
 

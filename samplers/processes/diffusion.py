@@ -112,8 +112,8 @@ class Inpainting:
         latent: ``[G, ...]`` clean latents of the known area.
         mask: ``[G, 1, h, w]`` or broadcastable, 1 = generate, 0 = keep.
         mask_at: optional ``(sigma, mask) -> mask`` (differential diffusion).
-        known_at: optional ``(sigma, noise, latent, x, mask) -> x`` noising of the known area, where ``x`` are the states
-            and ``mask`` what they keep now; default ``a latent + b noise``.
+        known_at: optional ``(sigma, noise, latent, x, mask) -> x`` noising of the known area, where ``x`` are the
+            states and ``mask`` what they keep now; default ``a latent + b noise``.
     """
 
     latent: Tensor

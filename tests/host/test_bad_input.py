@@ -40,7 +40,7 @@ def latent(*shape, **more):
 
 
 WRONG_LATENTS = [
-    (latent(1, 4, 5, 8, 8), r"video of 5 frames"),
+    (latent(1, 4, 5, 8, 8), r"video of 5 latent frames and this model makes images"),
     (latent(4, 8, 8), r"shape \[4, 8, 8\]"),
     (latent(2, 4, 8, 8, batch_index=[0]), r"2 latents and a batch_index of 1"),
     (latent(2, 4, 8, 8, noise_mask=torch.ones(3, 64, 64)), r"3 masks for a latent batch of 2"),

@@ -127,7 +127,6 @@ def video_conditioning(kind: str, seed: int = 1, **extra):
 
 def build_wan_vae(dim: int = 8, channels: int = 16, seed: int = 7):
     """A VAE around a tiny WanVAE: causal, 4 frames and 8 pixels per latent cell."""
-    import comfy.sd
     from comfy.ldm.wan.vae import WanVAE
 
     sizes = {"dim_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_scales": [], "dropout": 0.0}

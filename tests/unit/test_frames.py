@@ -104,8 +104,10 @@ def test_a_verifier_of_pictures_scores_a_clip_by_the_mean_of_its_frames():
     values = judge(verifier, clips, ["a", "b"], context)
     assert values.score.tolist() == pytest.approx([0.1, 0.4])
     assert {name: part.tolist() for name, part in values.members.items()} == {
-        "frame 1": pytest.approx([0.0, 0.3]), "frame 5": pytest.approx([0.1, 0.4]), "frame 9": pytest.approx([0.2, 0.5]),
-    }  # fmt: skip
+        "frame 1": pytest.approx([0.0, 0.3]),
+        "frame 5": pytest.approx([0.1, 0.4]),
+        "frame 9": pytest.approx([0.2, 0.5]),
+    }
     assert verifier.calls == [((6, 4, 4, 3), ["a"] * 3 + ["b"] * 3, [0, 0, 0, 1, 1, 1])]
 
 

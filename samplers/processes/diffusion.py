@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from ..ledger import Ledger
 from ..protocols import Capabilities, SearchError, Values
 from ..state import PROMPT, State
 from .chunking import Chunker
+from .conditions import Inpainting, Start
 from .extrapolation import extrapolated, forgetting, remembering
 from .kernel import (
     Flow,
@@ -102,42 +103,6 @@ class PlainDenoiser:
 # x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1, of clips [n, F, H, W, 3]
 # (the process clamps)
 Decode = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Inpainting:
-    """What is to be kept of an existing latent.
-
-    Attributes:
-        latent: ``[G, ...]`` clean latents of the known area.
-        mask: ``[G, 1, h, w]`` or broadcastable, 1 = generate, 0 = keep.
-        mask_at: optional ``(sigma, mask) -> mask`` (differential diffusion).
-        known_at: optional ``(sigma, noise, latent, x, mask) -> x`` noising of the known area, where ``x`` are the
-            states and ``mask`` what they keep now; default ``a latent + b noise``.
-    """
-
-    latent: Tensor
-    mask: Tensor
-    mask_at: Callable[[float, Tensor], Tensor] | None = None
-    known_at: Callable[[float, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Start:
-    """Initial conditions.
-
-    Attributes:
-        noise: ``[G, ...]`` noise of every group's slot 0 (a host's own noise), or None: all slots draw from Streams.
-        latent: ``[G, ...]`` clean latents to start from (image to image), or None for pure noise.
-        full_denoise: the first sigma is the model's maximum (widens a VE start to N(0, sigma^2 + 1)).
-        shared_noise: every slot starts from ``noise``, not only slot 0: a run that continues from a latent which is
-            noisy already brings no noise of its own (``noise`` is zero), and slots may not add any.
-    """
-
-    noise: Tensor | None = None
-    latent: Tensor | None = None
-    full_denoise: bool = True
-    shared_noise: bool = False
 
 
 def straight_through_clamp(images: Tensor) -> Tensor:

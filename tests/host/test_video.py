@@ -237,7 +237,7 @@ def test_a_frame_that_was_given_is_not_judged(clip_setup, search_ksampler):
     given.latent = first_frame_kept("wan5b")
     given.verifier.frames = FrameChoice("first", 2)
     out = search_ksampler(given, BestOfN(2), cfg=1.0, steps=2)
-    assert [name for name in out.trace.records[-1].particles[0]["members"]] == ["frame 2", "frame 3"]
+    assert list(out.trace.records[-1].particles[0]["members"]) == ["frame 2", "frame 3"]
 
 
 # --- what is decoded
@@ -340,7 +340,7 @@ def test_vaes_that_cannot_decode_a_clip_are_named(clip_setup, search_ksampler):
     with pytest.raises(SearchError, match="vae decodes 48 channels, this model's video latents have 16"):
         search_ksampler(given, BestOfN(2))
     given.vae = real
-    with pytest.raises(SearchError, match="preview_vae decodes 48 channels.*connect lighttaew2_1"):
+    with pytest.raises(SearchError, match=r"preview_vae decodes 48 channels.*connect lighttaew2_1"):
         search_ksampler(given, BestOfN(2), preview_vae=build_wan_vae(channels=48))
     with pytest.raises(SearchError, match="SVDD compares candidates on the way: order must be 'breadth'"):
         search_ksampler(given, SVDD(2), order="depth")
@@ -352,7 +352,7 @@ def test_a_clip_too_large_for_memory_is_told_with_numbers(clip_setup, search_ksa
 
     monkeypatch.setattr(residency, "free_memory", lambda device: 150_000.0)
     given = clip_setup("wan")
-    with pytest.raises(SearchError, match="one clip of 9 frames of 32 x 32 pixels needs .* use fewer frames"):
+    with pytest.raises(SearchError, match=r"one clip of 9 frames of 32 x 32 pixels needs .* use fewer frames"):
         search_ksampler(given, BestOfN(2))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_uniform_frames_are_distinct_and_hold_both_ends(count):
     for wanted in range(2, 12):
         frames = FrameChoice("uniform", wanted).of(count)
         assert len(frames) == min(wanted, count) and frames[0] == 0 and frames[-1] == count - 1
-        gaps = [b - a for a, b in zip(frames, frames[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(frames)]
         assert not gaps or max(gaps) - min(gaps) <= 1
 
 

@@ -66,8 +66,8 @@ def _on(path: str, method: SearchMethod, steps: int) -> Plan:
 
 
 METHODS: dict[str, Callable[[int], Any]] = {
-    "plain": lambda steps: BestOfN(1),
-    "best_of_n": lambda steps: BestOfN(),
+    "plain": lambda _: BestOfN(1),
+    "best_of_n": lambda _: BestOfN(),
     **{f"svdd_{path}": partial(_on, path, SVDD()) for path in ("ode", "linear", "vp")},
     **{f"smc_{path}": partial(_on, path, SMC()) for path in ("ode", "linear", "vp")},
     **{f"rbf_{path}": partial(_on, path, RBF()) for path in ("linear", "vp")},

@@ -67,7 +67,7 @@ class LiveTensors(TorchDispatchMode):
 
 def searches(particles: int) -> dict[str, tuple[str, SearchMethod]]:
     """Model and search by method name, each with ``particles`` particles (or that many times plain sampling)."""
-    found = {name: ("diffusion", search_for(name, particles, STEPS)) for name in DIFFUSION}
+    found = {name: ("diffusion", search_for(name, particles)) for name in DIFFUSION}
     found["rbf"] = ("flow", RBF(budget=particles * STEPS, chains=1, initial=particles))
     found["beam"] = ("flow", BeamSearch(beams=particles // 2, children=2))
     return found

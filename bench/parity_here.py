@@ -48,11 +48,11 @@ def objects(folder: Path, shown: Mapping[str, Tensor]) -> Row:
     detector, names = load_detector(folder), ["dog", "owl", "cat"]
     processor = transformers.AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
 
-    def ours(image: Tensor, prompt: str) -> Tensor:
+    def ours(image: Tensor, _: str) -> Tensor:
         (found,) = detector(to_bytes(image), names)
         return _sorted(torch.cat([one.scores for one in found.values()]))
 
-    def theirs(image: Tensor, prompt: str) -> Tensor:
+    def theirs(image: Tensor, _: str) -> Tensor:
         pictures = to_pictures(to_bytes(image))
         queries = [[f"a photo of a {name}" for name in names]]
         output = detector.model(**processor(text=queries, images=pictures, return_tensors="pt"))

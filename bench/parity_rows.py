@@ -139,7 +139,7 @@ SUBJECTS: dict[str, Subject] = {
         "dinov2 (features)", "torchvision.transforms as TTS-VAR has them, transformers: Dinov2WithRegistersModel",
         lambda folder, q: features.load_dinov2(folder, quantize=q),
     ),
-    "jpeg": Subject("jpeg_compressibility", "Pillow: Image.save", lambda folder, q: JPEGVerifier(), pixels=False),
+    "jpeg": Subject("jpeg_compressibility", "Pillow: Image.save", lambda _folder, _q: JPEGVerifier(), pixels=False),
 }  # fmt: skip
 
 

@@ -13,8 +13,8 @@ METHODS: dict[str, type[SearchMethod]] = {
 """Classes of the compared methods, by key; plain sampling is Best-of-N with one particle."""
 
 
-def search_for(method: str, budget: int, steps: int) -> SearchMethod:
-    """The search that spends ``budget`` times the forward passes of plain sampling with ``steps`` steps.
+def search_for(method: str, budget: int) -> SearchMethod:
+    """The search that spends ``budget`` times the forward passes of plain sampling.
 
     N particles of a lockstep method cost N plain samples. SVDD with M candidates costs ``1 + (T - 1) M`` denoiser
     calls, a little under M plain samples.

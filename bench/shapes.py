@@ -53,7 +53,7 @@ class Shapes(Suite):
     def rows(self) -> list[Row]:
         """Plain sampling has one budget; searches need more than one particle."""
         return [
-            Row(method, budget, search_for(method, budget, self.settings.steps))
+            Row(method, budget, search_for(method, budget))
             for method in METHODS
             for budget in sorted(self.budgets)
             if (method == "plain") == (budget == 1)

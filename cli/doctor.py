@@ -80,7 +80,7 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def main(options: argparse.Namespace) -> int:
+def main(_: argparse.Namespace) -> int:
     """Print one line per finding; the exit status tells whether ComfyUI and everything that is needed is there."""
     fine = True
     for good, text in [*library_lines(), *comfyui_lines()]:

@@ -71,6 +71,7 @@ class ShortLines(logging.Formatter):
     """Messages as they are, cut to the length of a few lines: libraries put whole configurations into exceptions."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The message, cut."""
         return shortened(super().format(record), LONGEST_MESSAGE)
 
 

@@ -102,7 +102,7 @@ async def run_file(options: argparse.Namespace, workflow: dict, url: str, server
             ) from None
 
 
-def report(result: RunResult, workflow: dict) -> None:
+def report(result: RunResult) -> None:
     """Print what a run left: texts to stderr, the paths of the files to stdout (one per line, for scripts)."""
     for node_id, lines in result.texts.items():
         for line in lines:
@@ -122,7 +122,7 @@ def main(options: argparse.Namespace) -> int:
         except Exception as error:
             kept = getattr(error, "result", None)
             if kept is not None:
-                report(kept, workflow)
+                report(kept)
             raise
-    report(result, workflow)
+    report(result)
     return 0

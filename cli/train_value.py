@@ -135,11 +135,11 @@ def main(options: argparse.Namespace) -> int:
                 options.out / "rollouts",
                 batch=options.sample_batch,
                 about={**about, "prompts": _digest(prompts) if options.prompts else "drawn"},
-                progress=lambda done, total: bar.update(done - bar.n),
+                progress=lambda done, _: bar.update(done - bar.n),
             )
         with tqdm(total=settings.steps, desc="training") as bar:
 
-            def show(step: int, steps: int, error: float) -> None:
+            def show(step: int, _: int, error: float) -> None:
                 bar.update(step - bar.n)
                 bar.set_postfix(error=f"{error:.3f}")
 

@@ -1,0 +1,1 @@
+"""``testtime demo``: the embedded models, searched, as one page."""

@@ -151,7 +151,7 @@ class LibraryBackend:
             gradient_through="decoder",
         )
         process = shapes_process([prompt.text], sampling, self.networks.diffusion)
-        search = search_for(method, settings.budget, settings.steps)
+        search = search_for(method, settings.budget)
         return search, process, lambda latents: process.to_pixels(process.decode(latents))
 
     def _next_scale(self, method: str, prompt: Prompt) -> tuple[SearchMethod, Process, Callable[[Tensor], Tensor]]:
@@ -161,5 +161,5 @@ class LibraryBackend:
         if method == "tts_var":
             search = TTSVAR(TTS_VAR_PARTICLES, extractor=self.networks.features)
         else:
-            search = search_for(method, self.settings.budget, process.steps)
+            search = search_for(method, self.settings.budget)
         return search, process, self.networks.var.decode

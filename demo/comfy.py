@@ -27,16 +27,16 @@ CLIP, VAE, VERIFIER, HELD_OUT, EXTRACTOR = (["world", slot] for slot in range(1,
 # Model -> name of a method -> its node, and what that needs besides defaults for a budget.
 METHOD_NODES: dict[str, dict[str, tuple[str, Callable[[int], dict]]]] = {
     DIFFUSION: {
-        "plain": ("TestTimeBestOfN", lambda budget: {"particles": 1}),
+        "plain": ("TestTimeBestOfN", lambda _: {"particles": 1}),
         "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
         "svdd": ("TestTimeSVDD", lambda budget: {"candidates": budget}),
         "das": ("TestTimeDAS", lambda budget: {"particles": budget, "gradient_through": "decoder"}),
         "fk": ("TestTimeFKSteering", lambda budget: {"particles": budget}),
     },
     VAR: {
-        "plain": ("TestTimeBestOfN", lambda budget: {"particles": 1}),
+        "plain": ("TestTimeBestOfN", lambda _: {"particles": 1}),
         "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
-        "tts_var": ("TestTimeTTSVAR", lambda budget: {"particles": TTS_VAR_PARTICLES, "extractor": EXTRACTOR}),
+        "tts_var": ("TestTimeTTSVAR", lambda _: {"particles": TTS_VAR_PARTICLES, "extractor": EXTRACTOR}),
     },
 }
 SIZE = 128

@@ -1,0 +1,1 @@
+"""Workflows as data: reading, checking and converting them, without ComfyUI."""

@@ -29,7 +29,7 @@ def drawn_by(seed: int) -> Choose:
     return choose
 
 
-def first_choice(options: Sequence[str], place: str) -> str:
+def first_choice(options: Sequence[str], _: str) -> str:
     """Always the first one."""
     return options[0]
 

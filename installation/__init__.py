@@ -1,0 +1,1 @@
+"""Find, start and talk to ComfyUI; write files whole; user-facing errors."""

@@ -26,6 +26,7 @@ class RunListener(Listener):
         self._node = ""
 
     async def on_event(self, kind: str, data: dict) -> None:
+        """Take an event of the server."""
         if kind == "execution_cached":
             self.result.cached.update(map(str, data.get("nodes") or []))
         elif kind == "executing":

@@ -1,0 +1,1 @@
+"""Networks of this pack: Infinity, and the small family of Shapes World."""

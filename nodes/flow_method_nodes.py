@@ -293,7 +293,7 @@ def check_grid(plan: Plan) -> None:
     """
     if plan.schedule is None or plan.moves is None or plan.budget is not None or not isinstance(plan.method, RBF):
         return
-    sigmas, moves = plan.schedule.apply(Flow(), [1.0, 0.0], plan.moves)
+    sigmas, moves = plan.schedule.apply(Flow(), plan.moves)
     plan.method.quota(NoiseOutline(Flow(), sigmas, moves))
 
 

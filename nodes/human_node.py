@@ -59,7 +59,7 @@ class HumanVerifierNode(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, fallback=None, ask_at=None, seconds=None):
+    def fingerprint_inputs(cls, fallback=None, ask_at=None, seconds=None):  # noqa: ARG003 - passed by the host
         """A question that nobody answered in time is asked again when the workflow is queued again."""
         return desk.unanswered
 

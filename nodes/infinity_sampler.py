@@ -35,7 +35,7 @@ def report_to_bar(steps: int, groups: int) -> Listener:
     """A listener that moves the progress bar and shows the best particle where images were decoded anyway."""
     bar = comfy.utils.ProgressBar(steps)
 
-    def listener(record: StepRecord, state: State, images: Tensor | None) -> None:
+    def listener(record: StepRecord, _: State, images: Tensor | None) -> None:
         show(bar, record.step, steps, None if images is None else images[best_rows(record, groups)[0]])
 
     return listener

@@ -19,6 +19,7 @@ RELATIVE, ABSOLUTE = "relative", "absolute"
 
 
 def particles_input() -> io.Int.Input:
+    """N."""
     return io.Int.Input(
         "particles",
         default=4,
@@ -30,6 +31,7 @@ def particles_input() -> io.Int.Input:
 
 
 def alpha_inputs(minimum: float = 0.001, default: float = 0.25, zero: str = "") -> list:
+    """Alpha and its mode; ``zero`` is added to the tooltip where alpha may be 0."""
     return [
         io.Float.Input(
             "alpha",
@@ -50,6 +52,7 @@ def alpha_inputs(minimum: float = 0.001, default: float = 0.25, zero: str = "") 
 
 
 def window_inputs(start: float, end: float, every: int, what: str) -> list:
+    """At which steps ``what`` happens."""
     return [
         io.Float.Input(
             "start",
@@ -78,6 +81,7 @@ def window_inputs(start: float, end: float, every: int, what: str) -> list:
 
 
 def scheme_input(default: str) -> io.Combo.Input:
+    """The resampling scheme."""
     return io.Combo.Input(
         "resampling",
         options=list(SCHEMES),
@@ -87,6 +91,7 @@ def scheme_input(default: str) -> io.Combo.Input:
 
 
 def tempering_inputs() -> list:
+    """Tempering, and when to resample."""
     return [
         io.Combo.Input(
             "tempering",
@@ -107,6 +112,7 @@ def tempering_inputs() -> list:
 
 
 def value_input() -> list:
+    """A learned value in the place of the verifier."""
     return [
         ValueType.Input(
             "value",
@@ -137,6 +143,7 @@ def search_output(method: SearchMethod | Plan, **modifiers) -> io.NodeOutput:
 def method_schema(
     node_id: str, name: str, description: str, inputs: list, experimental: bool = False, hidden: list | None = None
 ) -> io.Schema:
+    """What all nodes of methods have in common."""
     return io.Schema(
         node_id=node_id,
         display_name=name,

@@ -52,6 +52,7 @@ def model_folder(choice: str) -> Path:
 
 
 def template_inputs() -> list:
+    """The drop-downs of the template and of what it is filled with."""
     return [
         io.String.Input(
             "system",
@@ -80,6 +81,7 @@ def template_inputs() -> list:
 
 
 def temperature_input() -> io.Float.Input:
+    """Temperature of the language model."""
     return io.Float.Input(
         "temperature",
         default=0.7,

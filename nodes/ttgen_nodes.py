@@ -59,6 +59,7 @@ def rewriting_inputs(injection: int) -> list:
 
 
 def rewrites_input(default: int, tooltip: str) -> io.Int.Input:
+    """How many prompts a round asks for."""
     return io.Int.Input("rewrites", default=default, min=1, max=64, tooltip=tooltip)
 
 

@@ -1,0 +1,1 @@
+"""Preview + prompt + history -> better prompts."""

@@ -197,7 +197,7 @@ def prepare(
     sigmas = [float(sigma) for sigma in outline.sigmas]
     if outline.capabilities.can_renoise:
         if plan.schedule is not None:
-            sigmas, moves = plan.schedule.apply(outline.interpolant, sigmas, moves, top)
+            sigmas, moves = plan.schedule.apply(outline.interpolant, moves, top)
         outline = NoiseOutline(outline.interpolant, sigmas, moves, outline.capabilities)
     prepared = Prepared(plan, plan.title, sigmas, moves)
     if plan.budget is None:

@@ -49,7 +49,7 @@ class PlainValue:
 
     def bind(self, process: Process) -> Bound:
         """See ``ValueFunction``."""
-        return lambda x, sigma, group: self.function(x, sigma)
+        return lambda x, sigma, _: self.function(x, sigma)
 
 
 AnyValue = ValueFunction | Callable[[Tensor, float], Tensor]

@@ -1,0 +1,1 @@
+"""Shapes World: scenes, captions, drawings, and an exact judge of them."""

@@ -88,7 +88,7 @@ def caption(prompt: Prompt, rng: np.random.Generator) -> str:
     All phrasings of a prompt mean the same and use lower-case words of the world's vocabulary only.
     """
     prefix = PREFIXES[0] if rng.random() < 0.4 else PREFIXES[rng.integers(1, len(PREFIXES))]
-    names = [_noun(o, rng) for o in prompt.objects]
+    names = [_noun(o) for o in prompt.objects]
     if prompt.relation is None:
         return prefix + " and ".join(names)
     wordings = {
@@ -129,7 +129,7 @@ def compatible_prompts(scene: Scene, rng: np.random.Generator) -> list[Prompt]:
     return [Prompt(caption(p, rng), p.task, p.objects, p.relation) for p in prompts]
 
 
-def _noun(need: Requirement, rng: np.random.Generator) -> str:
+def _noun(need: Requirement) -> str:
     """ "a red star", "three stars"; a missing shape reads "object"."""
     count = need.count or 1
     words = [need.colour] if need.colour else []

@@ -25,15 +25,29 @@ class Item(Protocol):
     """What the rules read of an object; `scene.Object` and `evaluator.Detection` both fit. Pixels, y points down."""
 
     @property
-    def shape(self) -> str: ...
+    def shape(self) -> str:
+        """One of ``SHAPES``."""
+        ...
+
     @property
-    def colour(self) -> str: ...
+    def colour(self) -> str:
+        """One of ``COLOURS``."""
+        ...
+
     @property
-    def x(self) -> float: ...
+    def x(self) -> float:
+        """Centre."""
+        ...
+
     @property
-    def y(self) -> float: ...
+    def y(self) -> float:
+        """Centre."""
+        ...
+
     @property
-    def radius(self) -> float: ...
+    def radius(self) -> float:
+        """Of the circle that it fits."""
+        ...
 
 
 def matches(item: Item, need: Requirement) -> bool:

@@ -49,7 +49,7 @@ def collect(
     *,
     batch: int = 64,
     about: dict | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda _done, _count: None,
 ) -> Rollouts:
     """``count`` plain samples of the prompts in turn, judged by ``verifier``.
 

@@ -66,7 +66,7 @@ def train(
     *,
     about: dict | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress = lambda step, steps, error: None,
+    progress: Progress = lambda _step, _steps, _error: None,
 ) -> ValueNetwork:
     """Train on ``data`` and write ``folder/value.safetensors``; goes on from ``folder/checkpoint.pt`` if there is one.
 

@@ -1,0 +1,1 @@
+"""Judges: images + prompt -> one number per image."""

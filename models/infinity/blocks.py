@@ -32,6 +32,7 @@ class FeedForward(nn.Module):
         self.fc2 = linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[..., width]`` -> ``[..., width]``."""
         h = self.fc1(x)
         if self.activated:
             return self.fc2(h)

@@ -29,6 +29,7 @@ class PackedLinear(nn.Module):
         self._activation = ("gelu", "tanh") if gelu else ("none", "")
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[..., in]`` -> ``[..., out]``, activated where the activation was taken in."""
         kind, algorithm = self._activation
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, kind, [], algorithm)
 

@@ -69,6 +69,7 @@ class ResidualBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(fan_in, fan_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[n, fan_in, h, w]`` -> ``[n, fan_out, h, w]``."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
@@ -113,6 +114,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(fan_in, config.code_dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images ``[n, 3, H, W]`` -> continuous codes ``[n, code_dim, h, w]``."""
         h = self.conv_in(x)
         for level in self.down:
             for block in level.block:
@@ -142,6 +144,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(fan_in, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Codes ``[n, code_dim, h, w]`` -> images ``[n, 3, H, W]``."""
         h = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             for block in level.block:

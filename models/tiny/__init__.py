@@ -1,0 +1,1 @@
+"""The embedded family: text encoder, denoisers, autoencoder, verifiers and a next-scale model of Shapes World."""

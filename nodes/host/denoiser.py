@@ -213,6 +213,7 @@ class SharedNegatives:
             self._group = None
 
     def __call__(self, executor, model, conds, x: Tensor, timestep: Tensor, model_options):
+        """Around the host's calculation of all conditions of a batch."""
         guider, group = self._denoise.guider, self._group
         names = {id(entries): name for name, entries in guider.conds.items()}
         called = [None if entries is None else names.get(id(entries)) for entries in conds]

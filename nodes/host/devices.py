@@ -75,6 +75,7 @@ class RowShards:
             self._batch = before
 
     def __call__(self, executor, model, conds, x: Tensor, timestep: Tensor, model_options: dict[str, Any]):
+        """Around the host's calculation of all conditions of a batch."""
         if CLONES not in model_options:
             return executor(model, conds, x, timestep, model_options)
         if torch.is_grad_enabled() and x.requires_grad:

@@ -128,9 +128,11 @@ class ImageStreams(Streams):
         self.ids = [int(i) for i in ids]
 
     def normal(self, shape, *, group: int, slot: int, step: int, purpose: str) -> Tensor:
+        """See ``Streams``."""
         return super().normal(shape, group=self.ids[group], slot=slot, step=step, purpose=purpose)
 
     def uniform(self, n: int, *, group: int, step: int, purpose: str) -> Tensor:
+        """See ``Streams``."""
         return super().uniform(n, group=self.ids[group], step=step, purpose=purpose)
 
 
@@ -167,6 +169,7 @@ class HostProcess(DiffusionProcess):
         return super().preview(state, side)
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
+        """See ``Process``. GradientUnavailable where the first one cannot be had."""
         try:
             result = super().value_gradient(state, value)
         except (RuntimeError, NotImplementedError) as error:

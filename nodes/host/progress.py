@@ -34,7 +34,7 @@ def report_to(callback: Callback | None, groups: int) -> Listener | None:
     if callback is None:
         return None
 
-    def listener(record: StepRecord, state: State, images: Tensor | None) -> None:
+    def listener(record: StepRecord, state: State, _: Tensor | None) -> None:
         rows = torch.tensor(best_rows(record, groups), device=state.x.device)
         x = state.x[rows]
         x0 = x if state.x0 is None else state.x0[rows]

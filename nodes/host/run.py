@@ -111,14 +111,12 @@ class SearchOptions:
 
 
 class HostCall(Protocol):
-    """A call of a sampler node, as far as its search has to know it.
-
-    Attributes:
-        groups: images G of the batch.
-    """
+    """A call of a sampler node, as far as its search has to know it."""
 
     @property
-    def groups(self) -> int: ...
+    def groups(self) -> int:
+        """Images G of the batch."""
+        ...
 
     def prepare(self, options: SearchOptions) -> Prepared:
         """The plan with its schedule and what its budget pays for."""

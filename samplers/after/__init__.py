@@ -1,0 +1,1 @@
+"""After a search: trace files, rendering a particle again, going on from one."""

@@ -1,0 +1,1 @@
+"""What a search moves: the kernel, SDEs, stock samplers, noise, diffusion and flow models."""

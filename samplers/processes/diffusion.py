@@ -64,9 +64,9 @@ class Denoise(Protocol):
         """Forward passes that one row costs at most: 2 under classifier-free guidance, else 1."""
         ...
 
-    def __call__(
-        self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None
-    ) -> Denoised: ...
+    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
+        """Clean estimates ``[n, ...]`` of states ``x`` at ``sigma``, and what they cost."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> None:
         """Prepare prompts, all in one go, only where ``can_encode``."""
@@ -90,6 +90,7 @@ class PlainDenoiser:
         self._function, self.nfe_per_call = function, nfe_per_call
 
     def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
+        """See ``Denoise``; prompts do not count."""
         return Denoised(self._function(x, sigma, group), len(x) * self.nfe_per_call)
 
     def encode(self, texts: Sequence[str]) -> None:

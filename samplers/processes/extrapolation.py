@@ -24,7 +24,7 @@ from .kernel import Flow, Interpolant
 Clock = Callable[[Interpolant, float], float]
 
 
-def log_sigma(interpolant: Interpolant, sigma: float) -> float:
+def log_sigma(_: Interpolant, sigma: float) -> float:
     """``-log sigma``, DPM-Solver++'s clock in k-diffusion, used for flows as well."""
     return -math.log(sigma)
 

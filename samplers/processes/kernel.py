@@ -28,14 +28,16 @@ from torch import Tensor
 
 
 class Interpolant(Protocol):
-    """A noise path: ``coefficients(sigma) -> (a, b)`` with ``x = a x0 + b eps``."""
+    """A noise path."""
 
     @property
     def name(self) -> str:
         """For messages."""
         ...
 
-    def coefficients(self, sigma: float) -> tuple[float, float]: ...
+    def coefficients(self, sigma: float) -> tuple[float, float]:
+        """(a, b) of ``x = a x0 + b eps``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,9 @@ class Noise(Protocol):
         """Whether it injects any."""
         ...
 
-    def variance(self, interpolant: Interpolant, sigma: float, sigma_next: float) -> float: ...
+    def variance(self, interpolant: Interpolant, sigma: float, sigma_next: float) -> float:
+        """Variance v of the noise in the move between two levels, 0 .. b'^2."""
+        ...
 
 
 def is_stochastic(eta: float | Noise) -> bool:

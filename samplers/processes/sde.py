@@ -14,7 +14,7 @@ For ``dx = [u - g^2 / 2 score] ds + g dW`` on a path with coefficients (alpha, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from .kernel import VE, VP, Flow, Interpolant, Noise
 Coefficient = Callable[[float], float]
 
 COEFFICIENTS: dict[str, Coefficient] = {
-    "constant": lambda s: 1.0,
+    "constant": lambda _: 1.0,
     "linear": lambda s: s,
     "square": lambda s: s * s,
     "sine": lambda s: math.sin(0.5 * math.pi * s),
@@ -216,12 +216,12 @@ class Schedule:
             raise ValueError(f"levels is {self.levels} and tail is {self.tail}: at least 2 and 1")
 
     def apply(
-        self, interpolant: Interpolant, sigmas: Sequence[float], moves: float | Noise, top: float = math.inf
+        self, interpolant: Interpolant, moves: float | Noise, top: float = math.inf
     ) -> tuple[list[float], float | Noise]:
-        """(sigmas, noise of the moves) for a sampler that was given ``sigmas``; an SDE ends where the tail begins.
+        """(sigmas, noise of the moves) in the place of the sampler's; an SDE ends where the tail begins.
 
         Args:
-            interpolant: of the model. sigmas, moves: as the sampler has them.
+            interpolant: of the model. moves: as the sampler has them.
             top: largest sigma of the model; VE and VP schedules cannot start at pure noise.
         """
         top = top if isinstance(interpolant, VE | VP) else math.inf

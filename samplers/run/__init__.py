@@ -1,0 +1,1 @@
+"""A run and its books: session, trace, ``run_search``."""

@@ -64,7 +64,7 @@ class Journal:
 
     def __init__(self, folder: Path | str, facts: Mapping[str, Any] | None = None, to_graph: ToGraph | None = None):
         self.path = Path(folder) / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}{SUFFIX}"
-        self._facts, self._to_graph = dict(facts or {}), to_graph or (lambda latents, status: latents)
+        self._facts, self._to_graph = dict(facts or {}), to_graph or (lambda latents, _status: latents)
         self._file: IO[str] | None = None
         self._bytes = 0
         self._next_latents = 0.0

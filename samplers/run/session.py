@@ -376,7 +376,8 @@ class Session(Judging):
         entries = []
         for row, slot in enumerate(state.slot.tolist()):
             if path:
-                parents[row], slot, scales[row] = (before[ids[row]][k] for k in ("parent", "slot", "gradient_scale"))
+                kept = before[ids[row]]
+                parents[row], slot, scales[row] = kept["parent"], kept["slot"], kept["gradient_scale"]
             elif self.walked is not None:
                 slot, scales[row] = self.walked.made_by(parents[row], group[row], slot, scales[row])
             entry = ParticleEntry(

@@ -1,0 +1,1 @@
+"""Sequential Monte Carlo: weights, resampling, tempering, potentials, populations."""

@@ -86,14 +86,14 @@ def exponential(steps: int, gamma: float | None = None, start: float = 0.0) -> T
     return torch.where(i < 0, torch.zeros_like(i), ((1 + gamma) ** i.clamp(min=0) - 1).clamp(max=1.0))
 
 
-def linear(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
-    """``lambda_i = min((i - i0) / K, 1)``; ``gamma`` is not used."""
+def linear(steps: int, _: float | None = None, start: float = 0.0) -> Tensor:
+    """``lambda_i = min((i - i0) / K, 1)``; without gamma."""
     first = int(steps * start)
     i = torch.arange(steps, dtype=torch.float64) - first
     return (i / max(steps - 1 - first, 1)).clamp(0.0, 1.0)
 
 
-def none(steps: int, gamma: float | None = None, start: float = 0.0) -> Tensor:
+def none(steps: int, _: float | None = None, start: float = 0.0) -> Tensor:
     """``lambda_i = 1`` from ``i0`` on: no tempering."""
     return (torch.arange(steps) >= int(steps * start)).double()
 

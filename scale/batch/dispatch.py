@@ -120,7 +120,7 @@ class Dispatcher:
         manifest: Manifest,
         slots: Sequence[Slot],
         patience: Patience | None = None,
-        progress: Progress = lambda kind: None,
+        progress: Progress = lambda _: None,
     ):
         self.manifest, self.slots, self.patience, self.progress = (
             manifest,

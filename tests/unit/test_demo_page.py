@@ -55,11 +55,11 @@ def search(method, prompt, seed=0):
     process = DiffusionProcess(
         PlainDenoiser(exact, 2), VE(), karras(6, 0.05, 10.0), decode, (3, 4, 4), 1, Streams(seed)
     )
-    return found(DIFFUSION, method, prompt, process, search_for(method, 4, 6), decode)
+    return found(DIFFUSION, method, prompt, process, search_for(method, 4), decode)
 
 
 def search_scales(nets, method, prompt, seed=0):
-    method_on_scales = TTSVAR(2, extractor=PixelFeatures()) if method == "tts_var" else search_for(method, 4, 6)
+    method_on_scales = TTSVAR(2, extractor=PixelFeatures()) if method == "tts_var" else search_for(method, 4)
     return found(VAR, method, prompt, scale_world.process(nets, seed=seed), method_on_scales, nets[1].decode)
 
 

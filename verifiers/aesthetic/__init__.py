@@ -1,0 +1,1 @@
+"""Judges that look at the picture alone."""

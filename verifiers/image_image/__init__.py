@@ -1,0 +1,1 @@
+"""Pictures against pictures: similarity to references, features for clustering."""

@@ -1,0 +1,1 @@
+"""Rewards that were trained on what people preferred."""

@@ -33,12 +33,14 @@ MEAN = "mean"
 
 
 class Asker(Protocol):
-    """Somebody who can be shown pictures. ``name`` for reports, ``module`` the network or None."""
+    """Somebody who can be shown pictures. ``name`` for reports."""
 
     name: str
 
     @property
-    def module(self) -> nn.Module | None: ...
+    def module(self) -> nn.Module | None:
+        """The network, None where there is none here."""
+        ...
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """Scores per axis of uint8 ``pixels [k, H, W, 3]``, or in their place the reason why there are none."""

@@ -1,0 +1,1 @@
+"""Training of the embedded family, from drawings to released weights."""

@@ -71,7 +71,7 @@ class CellNames(nn.Module):
         return (weight * (errors[0] + errors[1])).sum() / weight.sum()
 
 
-def trunk_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
+def trunk_loss(model: nn.ModuleDict, batch: Batch, _rng, generator) -> Tensor:
     """Velocity error at log-normal noise levels, one in eight at a uniform angle to reach the ends; names of the cells.
 
     The median is sigma = 3: a latent of this world says the same thing in many places, so that shapes can still be read
@@ -90,7 +90,7 @@ def trunk_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
     return (velocity.float() - (cos * eps - sin * x0)).square().mean() + named
 
 
-def words_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
+def words_loss(model: nn.ModuleDict, batch: Batch, _rng, _generator) -> Tensor:
     """Names of what is said of the nouns; where a denoiser was taken over, states also stay near those it knows."""
     tokens = batch[1]
     context, _ = model["text"](tokens)
@@ -102,7 +102,7 @@ def words_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
     return loss
 
 
-def diffusion_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
+def diffusion_loss(model: nn.ModuleDict, batch: Batch, rng, _generator) -> Tensor:
     """eps error over the discrete schedule, weighted by min(1 + sigma^2, 5) (min-SNR weighting, Hang et al. 2023)."""
     x0, tokens, eps, _ = batch
     t = torch.from_numpy(rng.integers(0, TRAINING_STEPS, len(x0)))
@@ -117,7 +117,7 @@ def diffusion_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor
     return (weight * (predicted - eps).square().mean((1, 2, 3))).mean()
 
 
-def flow_loss(model: nn.ModuleDict, batch: Batch, rng, generator) -> Tensor:
+def flow_loss(model: nn.ModuleDict, batch: Batch, _rng, generator) -> Tensor:
     """Flow-matching error with logit-normal times (Esser et al. 2024, section 3.1), shifted to where shapes are decided
     (see ``trunk_loss``)."""
     x0, tokens, eps, _ = batch

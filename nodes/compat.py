@@ -74,6 +74,17 @@ def free_memory(device: torch.device) -> float:
     return float(management.get_free_memory(device))
 
 
+def free_for(patcher: Any, device: torch.device) -> float:
+    """The same for a model call: where weights give way on demand (dynamic VRAM), their memory counts as free."""
+    own = getattr(patcher, "get_free_memory", None)
+    return free_memory(device) if own is None else float(own(device))
+
+
+def loads_on_demand(patcher: Any) -> bool:
+    """Whether weights of a ModelPatcher come layer by layer and may go again within a pass (dynamic VRAM)."""
+    return bool(getattr(patcher, "is_dynamic", lambda: False)())
+
+
 def total_memory(device: torch.device) -> float:
     """Bytes of ``device`` altogether."""
     total = management.get_total_memory(device)

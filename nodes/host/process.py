@@ -30,6 +30,7 @@ from .pixels import HostDecode
 from .prompts import PromptConditions
 from .residency import (
     GRADIENT_FACTOR,
+    GradientUnavailable,
     Residency,
     check_previews_fit,
     chunk_now,
@@ -41,10 +42,6 @@ log = logging.getLogger("testtime")
 
 AUTO, DEPTH, BREADTH = "auto", "depth", "breadth"
 """Orders of candidates, see ``HostSettings.order``."""
-
-
-class GradientUnavailable(Exception):
-    """The first backward pass of a run failed: some part of the chain has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +243,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
     prompts = None if settings.encoder is None else PromptConditions(settings.encoder, call, residency.leave)
     denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts, per_particle)
     devices = [] if settings.gradient else devices_of(call.model_options)
-    fits = sum(chunk_now(one, per_particle) for one in devices or [device])
+    fits = sum(chunk_now(one, per_particle, call.guider.model_patcher) for one in devices or [device])
     fits //= GRADIENT_FACTOR if settings.gradient else 1
     fits = min(fits, layout.rows_per_call or fits)
     seed = int(call.seed or 0) % 2**64

@@ -17,7 +17,7 @@ import comfy.model_management as management
 import torch
 
 from ...samplers.protocols import SearchError
-from ..compat import free_memory, total_memory
+from ..compat import free_for, free_memory, loads_on_demand, total_memory
 from . import gradients
 from .conditioning import Conds
 
@@ -32,6 +32,10 @@ SAFETY = 1.5
 GRADIENT_FACTOR = 8
 # All previews of a step are alive together (a verifier may compare them), and once more while they are clamped.
 PREVIEW_COPIES = 2
+
+
+class GradientUnavailable(Exception):
+    """Some part of the chain from a state to its score has no gradient."""
 
 
 class Residency:
@@ -67,9 +71,18 @@ class Residency:
             self._away = False
 
     def all_for_backward(self, patchers: Iterable[Any]) -> None:
-        """Load the sampling run's models and ``patchers`` in full, together: a backward pass goes through all."""
+        """Load the sampling run's models and ``patchers`` in full, together: a backward pass goes through all.
+
+        Raises:
+            GradientUnavailable: one of them lets go of its weights within a pass, which a backward pass needs again.
+        """
+        everything = [*self._home, *patchers]
+        if any(map(loads_on_demand, everything)):
+            raise GradientUnavailable(
+                "dynamic VRAM lets go of weights that it needs again: start ComfyUI with --disable-dynamic-vram"
+            )
         if not self._differentiable:
-            management.load_models_gpu([*self._home, *patchers], force_full_load=True)
+            management.load_models_gpu(everything, force_full_load=True)
             self._differentiable, self._away = True, False
 
     def thaw(self) -> None:
@@ -96,9 +109,9 @@ def chunk_size(available: float, per_particle: float) -> int:
     return max(1, math.floor(min(available / (SAFETY * per_particle), 1e6)))
 
 
-def chunk_now(device: torch.device, per_particle: float) -> int:
-    """``chunk_size`` with what is free on the device at this moment."""
-    return chunk_size(free_memory(device), per_particle)
+def chunk_now(device: torch.device, per_particle: float, patcher: Any = None) -> int:
+    """``chunk_size`` with what is free on the device now, for calls of ``patcher`` (a ModelPatcher, or None)."""
+    return chunk_size(free_for(patcher, device), per_particle)
 
 
 def chunk_to_reserve(patcher, per_particle: float, population: int) -> int:

@@ -27,9 +27,9 @@ from .journals import new_journal
 from .live import LiveRun
 from .live import store as live_store
 from .pixels import HostVerifier
-from .process import AUTO, BREADTH, DEPTH, GradientUnavailable
+from .process import AUTO, BREADTH, DEPTH
 from .progress import both
-from .residency import Residency
+from .residency import GradientUnavailable, Residency
 from .results import HostResult, host_result, store
 from .rewriting import HostRewriter
 

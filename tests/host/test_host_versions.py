@@ -155,6 +155,20 @@ def test_the_switch_of_the_kernels_is_put_back(monkeypatch):
         assert not hasattr(management, "in_training")
 
 
+@pytest.mark.parametrize("part", ["model", "vae"])
+def test_weights_that_come_on_demand_have_no_gradient(setup, search_ksampler, monkeypatch, part):
+    """Dynamic VRAM, which is for GPUs alone: what says so is the patcher, here one of the host's usual ones."""
+    from comfy.model_patcher import ModelPatcher
+
+    feature(hasattr(ModelPatcher, "is_dynamic"), "weights of a model are loaded as a whole")
+    given = setup("eps")
+    network = given.model.model if part == "model" else given.vae.first_stage_model
+    monkeypatch.setattr(ModelPatcher, "is_dynamic", lambda patcher: patcher.model is network)
+    out = search_ksampler(given, DAS(2, alpha=Alpha(0.5), start=0.0), steps=3)
+    assert "start ComfyUI with --disable-dynamic-vram): searching without guidance" in out.trace.meta["warnings"][0]
+    assert out.trace.meta["ledger"]["backward"] == 0 and torch.isfinite(out.best["samples"]).all()
+
+
 # --- empty latents that tell their scale
 
 

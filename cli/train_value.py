@@ -1,4 +1,4 @@
-"""``testtime train-value``: a value network for SVDD and SMC, trained on samples of a model and a verifier's scores."""
+"""``testtime train-value``: a value network for SVDD, SMC and TTS-VAR, from samples and a verifier's scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 from ..installation.errors import BadInput
 from ..verifiers.named import make_verifiers
 
-EMBEDDED = ("diffusion", "flow")
+NEXT_SCALE = "next-scale"
+EMBEDDED = ("diffusion", "flow", NEXT_SCALE)
+RANK_PROMPTS = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompts", type=Path, help="text file, a prompt a line; default: Shapes World's, drawn")
     parser.add_argument("--images", type=int, default=2000, help="samples to learn from (%(default)s)")
+    parser.add_argument("--per-prompt", type=int, default=4, help="samples of each prompt (%(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="denoising steps of a sample (%(default)s)")
-    parser.add_argument("--cfg", type=float, default=2.5, help="guidance scale (%(default)s)")
+    parser.add_argument("--cfg", type=float, help="guidance scale (2.5; next-scale 3)")
     parser.add_argument(
         "--eta", type=float, default=1.0, help="noise added per step when sampling, 0 = none (%(default)s)"
     )
@@ -54,7 +57,8 @@ def prompts_of(options: argparse.Namespace) -> list[str]:
         from ..shapes_world.captions import sample_prompt
         from ..shapes_world.scene import TASKS
 
-        return [sample_prompt(seed, TASKS[seed % len(TASKS)]).text for seed in range(options.images)]
+        wanted = -(-options.images // max(1, options.per_prompt))
+        return [sample_prompt(seed, TASKS[seed % len(TASKS)]).text for seed in range(wanted)]
     try:
         lines = options.prompts.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -72,6 +76,12 @@ def _digest(prompts: Sequence[str]) -> str:
 
 def process_factory(options: argparse.Namespace, device: str) -> Callable[[Sequence[str], int], Any]:
     """``(prompts, number of the first image) -> process`` of the chosen model."""
+    if options.pipeline is None and options.model == NEXT_SCALE:
+        from ..models.tiny.var_pipeline import VarSettings, var_process
+
+        return lambda prompts, first: var_process(
+            prompts, VarSettings(cfg=options.cfg, seed=options.seed, group_offset=first)
+        )
     if options.pipeline is None:
         from ..models.tiny.pipeline import SamplingSettings, shapes_process
 
@@ -102,14 +112,45 @@ def process_factory(options: argparse.Namespace, device: str) -> Callable[[Seque
     return make
 
 
+def collected(options: argparse.Namespace, make: Callable, verifier: Any, prompts: list[str], about: dict) -> Any:
+    """The samples, from the folder or drawn; goes on where an earlier run of the same settings stopped."""
+    from tqdm import tqdm
+
+    from ..values.rollouts import collect
+    from ..values.scale_rollouts import collect_scalewise
+
+    source = collect_scalewise if options.pipeline is None and options.model == NEXT_SCALE else collect
+    with tqdm(total=options.images, desc="samples") as bar:
+        return source(
+            make,
+            verifier,
+            prompts,
+            options.images,
+            options.out / "rollouts",
+            batch=options.sample_batch,
+            per_prompt=options.per_prompt,
+            about={**about, "prompts": _digest(prompts) if options.prompts else "drawn"},
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+
+
+def verdict(about: dict[str, Any]) -> str:
+    """What the network is good for, in words."""
+    levels = ", ".join(f"{time}: {share:.2f}" for time, share in about["explained"].items())
+    text = f"share of the score that it explains at noise level {levels}"
+    value, preview = about.get("ranks") or {}, about.get("preview_ranks") or {}
+    pairs = [f"{time}: {value[time]:.2f} ({preview[time]:.2f})" for time in value if time in preview]
+    return text + (f"; rank correlation within a prompt (of previews) {', '.join(pairs)}" if pairs else "")
+
+
 def main(options: argparse.Namespace) -> int:
     """Collect samples, train, write the network; goes on where an earlier run of the same settings stopped."""
     import torch
     from tqdm import tqdm
 
     from ..samplers.protocols import SearchError
-    from ..values.rollouts import collect
-    from ..values.training import TrainingSettings, train
+    from ..values.ranks import caveat_of, preview_ranks
+    from ..values.training import CHECKED_TIMES, TrainingSettings, held_out_prompts, train
 
     settings = TrainingSettings(
         steps=options.train_steps,
@@ -118,37 +159,33 @@ def main(options: argparse.Namespace) -> int:
         width=options.width,
         seed=options.seed,
     )
+    next_scale = options.pipeline is None and options.model == NEXT_SCALE
+    options.cfg = (3.0 if next_scale else 2.5) if options.cfg is None else options.cfg
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = options.pipeline or f"Shapes World, {options.model}"
-    about = {"model": model, **{name: getattr(options, name) for name in ("steps", "cfg", "eta", "size", "seed")}}
+    names = ("cfg", "seed") if next_scale else ("steps", "cfg", "eta", "size", "seed")
+    about = {"model": model, **{name: getattr(options, name) for name in names}}
     try:
         settings.check()
         prompts = prompts_of(options)
         (verifier,) = make_verifiers([options.verifier]).values()
         make = process_factory(options, device)
-        with tqdm(total=options.images, desc="samples") as bar:
-            data = collect(
-                make,
-                verifier,
-                prompts,
-                options.images,
-                options.out / "rollouts",
-                batch=options.sample_batch,
-                about={**about, "prompts": _digest(prompts) if options.prompts else "drawn"},
-                progress=lambda done, _: bar.update(done - bar.n),
-            )
+        data = collected(options, make, verifier, prompts, about)
         with tqdm(total=settings.steps, desc="training") as bar:
 
-            def show(step: int, _: int, error: float) -> None:
+            def show(step: int, steps: int, error: float) -> None:
                 bar.update(step - bar.n)
                 bar.set_postfix(error=f"{error:.3f}")
 
             network = train(data, settings, options.out, about={**about, "verifier": verifier.name}, device=device,
                             progress=show)  # fmt: skip
+        if network.about["ranks"]:  # prompts with several samples: what previews make of them, to compare with
+            asked = [prompts[number] for number in held_out_prompts(data, settings.held_out)[:RANK_PROMPTS]]
+            network.about["preview_ranks"] = preview_ranks(make, verifier, asked, CHECKED_TIMES)
+            network.save(options.out / "value.safetensors")
     except SearchError as error:
         raise BadInput(str(error)) from error
-    levels = ", ".join(f"{time}: {share:.2f}" for time, share in network.about["explained"].items())
-    sys.stdout.write(
-        f"{options.out / 'value.safetensors'}: share of the score that it explains at noise level {levels}\n"
-    )
+    sys.stdout.write(f"{options.out / 'value.safetensors'}: {verdict(network.about)}\n")
+    if caveat_of(network.about):
+        sys.stdout.write(f"{caveat_of(network.about)}\n")
     return 0

@@ -11,7 +11,7 @@ from ..samplers.methods.tts_var import CLUSTER_BY, POTENTIALS, TOP
 from ..samplers.protocols import SearchError
 from ..samplers.smc.resampling import SCHEMES
 from .method_nodes import method_schema, search_output
-from .types import ExtractorType
+from .types import ExtractorType, ValueType
 
 
 def numbers(text: str | None, name: str) -> list[int]:
@@ -140,6 +140,12 @@ class TTSVARNode(io.ComfyNode):
                     tooltip="What sees the images for clustering, e.g. DINOv2 as published. Left out, a grid of "
                     "average colours serves, which needs no model.",
                 ),
+                ValueType.Input(
+                    "value",
+                    optional=True,
+                    tooltip="A value network for this next-scale model: chooses at the selections instead of previews and "
+                    "verifier. Finished images are always judged by the verifier.",
+                ),
             ],
         )
 
@@ -156,7 +162,7 @@ class TTSVARNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, particles, potential, strength, features, batch_schedule="", cluster_scales="", resample_scales="",
-        cluster_side=0, plan="published", selection="multinomial", cluster_by="features", extractor=None,
+        cluster_side=0, plan="published", selection="multinomial", cluster_by="features", extractor=None, value=None,
     ) -> io.NodeOutput:  # fmt: skip
         own = plan_of(batch_schedule, cluster_scales, resample_scales)
         return search_output(
@@ -170,6 +176,7 @@ class TTSVARNode(io.ComfyNode):
                 cluster_side=cluster_side,
                 cluster_by=cluster_by,
                 selection=selection,
+                value_function=value,
             )
         )
 

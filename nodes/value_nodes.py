@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.protocols import SearchError
-from ..values.learned import LearnedValue
+from ..values.learned import load_learned
 from .choices import open_ended
 from .folders import file_names, find_inside
 from .types import CATEGORY, ValueType
@@ -76,7 +76,7 @@ class LoadValueNetworkNode(io.ComfyNode):
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
         with torch.inference_mode(False):
-            return io.NodeOutput(LearnedValue.load(resolve(file)))
+            return io.NodeOutput(load_learned(resolve(file)))
 
 
 NODES = [LoadValueNetworkNode]

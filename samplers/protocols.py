@@ -141,6 +141,16 @@ class Capabilities:
     whole_first: bool = False
 
 
+class TextStates(Protocol):
+    """Encoded prompts: ``features`` ``[n, T, W]``, and ``mask`` bool ``[n, T]``, True where there is a token."""
+
+    @property
+    def features(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
+
+
 class Outline(Protocol):
     """As much of a process as a method needs to say what it costs; see ``samplers.budget`` for one without a model."""
 
@@ -243,6 +253,10 @@ class Process(Outline, Protocol):
 
     def prompt_embedding(self, group: Tensor) -> Tensor | None:
         """One vector ``[n, W]`` for the prompt of each group ``[n]``, for value functions; None if there is none."""
+        ...
+
+    def text_states(self, group: Tensor) -> TextStates | None:
+        """What the text encoder gave for the prompt of each group ``[n]``, for value functions; None if unknown."""
         ...
 
     def finish(self, state: State) -> Tensor:

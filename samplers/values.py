@@ -28,6 +28,11 @@ class ValueFunction(Protocol):
         """Name of the verifier whose score it expects, "" if unknown."""
         ...
 
+    @property
+    def caveat(self) -> str:
+        """A warning about its quality, "" where there is none."""
+        ...
+
     def check(self, process: Process) -> None:
         """Raise SearchError where it was made for another kind of latent or prompt than the process has."""
         ...
@@ -43,6 +48,7 @@ class PlainValue:
 
     function: Callable[[Tensor, float], Tensor]
     verifier: str = ""
+    caveat: str = ""
 
     def check(self, process: Process) -> None:
         """Any process will do."""
@@ -65,6 +71,8 @@ def values_of(session: Session, function: AnyValue, state: State) -> Values:
     process, value = session.process, as_value(function)
     sigma, bound = process.sigmas[state.step], value.bind(process)
     judge = "" if session.verifier is None else session.verifier.name
+    if value.caveat:
+        session.warn(value.caveat)
     if value.verifier and judge and value.verifier != judge:
         session.warn(f"the value network expects scores of {value.verifier!r}, the verifier is {judge!r}")
 

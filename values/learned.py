@@ -1,4 +1,4 @@
-"""A trained value network as the ``value_function`` of a search (SVDD-MC, SMC with a learned value)."""
+"""Trained value networks as the ``value_function`` of a search (SVDD-MC, SMC and TTS-VAR with a learned value)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..samplers.protocols import SearchError
-from .network import ValueNetwork, load_value
+from ..samplers.protocols import Process, SearchError
+from .network import ValueNetwork, format_of, load_network, load_value
+from .ranks import caveat_of
+from .scale_network import FORMAT as SCALEWISE
+from .scale_network import ScaleValueConfig, ScaleValueNetwork
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class LearnedValue:
         """From a file of `testtime train-value`. SearchError names what is wrong with another file."""
         network = load_value(Path(path))
         return cls(network, str(network.about.get("verifier", "")))
+
+    @property
+    def caveat(self) -> str:
+        """See ``samplers.values.ValueFunction``."""
+        return caveat_of(self.network.about)
 
     def check(self, process) -> None:
         """Raise SearchError if the network was made for other latents or other prompts than the process has."""
@@ -64,3 +72,72 @@ class LearnedValue:
             return network.value(x.float() / (a + b), time, condition)
 
         return value
+
+
+@dataclass(frozen=True)
+class LearnedScaleValue:
+    """A network as the ``value_function`` of TTS-VAR, SVDD or SMC on a next-scale model; see ``samplers.values``.
+
+    Attributes:
+        network: trained. verifier: name of the verifier that it stands for, "" if unknown.
+    """
+
+    network: ScaleValueNetwork = field(compare=False)
+    verifier: str = ""
+
+    @classmethod
+    def load(cls, path: Path | str) -> LearnedScaleValue:
+        """From a file of `testtime train-value`. SearchError names what is wrong with another file."""
+        network = load_network(
+            Path(path), SCALEWISE, lambda config, about: ScaleValueNetwork(ScaleValueConfig(**config), about)
+        )
+        return cls(network, str(network.about.get("verifier", "")))
+
+    @property
+    def caveat(self) -> str:
+        """See ``samplers.values.ValueFunction``."""
+        return caveat_of(self.network.about)
+
+    def check(self, process: Process) -> None:
+        """Raise SearchError if the network was made for other codes, scales or text than the process has."""
+        config = self.network.config
+        text = process.text_states(torch.zeros(1, dtype=torch.int64)) if process.capabilities.has_code_maps else None
+        if text is None:
+            raise SearchError(
+                f"the value network reads the codes of a next-scale model{self._trained}: this "
+                f"{process.capabilities.kind} model has none; train one for it with `testtime train-value`"
+            )
+        found = (process.shape[0], process.steps, text.features.shape[2])
+        wanted = (config.channels, config.scales, config.text)
+        if found != wanted:
+            names = ("code channels", "scales", "text channels")
+            ours, theirs = (", ".join(f"{n} {name}" for n, name in zip(x, names, strict=True)) for x in (wanted, found))
+            raise SearchError(
+                f"the value network takes {ours}{self._trained}, this model has {theirs}: train one for it with "
+                f"`testtime train-value`"
+            )
+
+    @property
+    def _trained(self) -> str:
+        model = self.network.about.get("model")
+        return f" (trained on {model})" if model else ""
+
+    def bind(self, process: Process) -> Callable[[Tensor, float, Tensor], Tensor]:
+        """``(code maps [n, ...], level, group [n]) -> value [n]`` for a process; ``level`` is one of its ``sigmas``."""
+        self.check(process)
+        levels = list(process.sigmas)
+
+        @torch.no_grad()
+        def value(x: Tensor, level: float, group: Tensor) -> Tensor:
+            network = self.network.to(x.device)
+            scale = torch.full((len(x),), levels.index(level) - 1, device=x.device)
+            text = process.text_states(group)
+            return network.value(x.float(), scale, text.features.to(x.device).float(), text.mask.to(x.device))
+
+        return value
+
+
+def load_learned(path: Path | str) -> LearnedValue | LearnedScaleValue:
+    """A file of `testtime train-value`, of either kind. SearchError names what is wrong with another file."""
+    kind = LearnedScaleValue if format_of(Path(path)) == SCALEWISE else LearnedValue
+    return kind.load(path)

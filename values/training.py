@@ -1,7 +1,12 @@
-"""Regression of rewards on noised samples: what minimises the squared error is ``E[r(x0) | x_t]``, the value.
+"""Regression of rewards on unfinished samples: what minimises the squared error is ``E[r(x0) | x_t]``, the value.
 
 SVDD-MC (Li et al. 2024, arXiv 2408.08252, section 5): the rewards of finished samples are the targets, the samples
 noised to random levels the inputs. Noise is drawn anew for every batch, so one sample teaches all levels.
+
+A search compares candidates of one prompt, so what matters is the difference from the prompt's mean; about half of the
+variance of scores lies between prompts and is worth nothing to it. Where prompts have several samples, the error is
+therefore split: differences from the prompt's mean count in full, the mean's own error by ``BETWEEN``. Both have the
+same minimiser. What the network is good for is told by ``ranks``, its rank correlation within a prompt.
 """
 
 from __future__ import annotations
@@ -11,18 +16,45 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..samplers.protocols import SearchError
-from .network import ValueConfig, ValueNetwork
-from .rollouts import Rollouts
 
 CHECKED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+GROUP = 8  # samples of one prompt in a batch, at most
+BETWEEN = 0.1  # weight of the error of a prompt's mean
 
 # (step, steps, mean squared error of the latest batches in units of the reward's variance)
 Progress = Callable[[int, int, float], None]
+
+
+class Samples(Protocol):
+    """Finished samples, and how they are shown unfinished: ``rollouts.Rollouts``, ``scalewise.ScaleRollouts``.
+
+    Attributes:
+        reward: float32 ``[n]``. prompt: int64 ``[n]``, the number of each sample's prompt.
+    """
+
+    @property
+    def reward(self) -> Tensor: ...
+
+    @property
+    def prompt(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def of(self, rows: Tensor) -> Any:
+        """The samples of ``rows``."""
+
+    def new_network(self, width: int, blocks: int, about: dict[str, Any]) -> Any:
+        """An untrained network for them."""
+
+    def states(self, rows: Tensor, times: Tensor, generator: torch.Generator) -> tuple[Tensor | None, ...]:
+        """Arguments of the network: samples unfinished to ``times`` ``[n]``, 1 = nothing is decided, 0 = finished."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +92,14 @@ class TrainingSettings:
 
 
 def train(
-    data: Rollouts,
+    data: Samples,
     settings: TrainingSettings,
     folder: Path,
     *,
     about: dict | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress = lambda _step, _steps, _error: None,
-) -> ValueNetwork:
+    progress: Progress = lambda step, steps, error: None,
+) -> Any:
     """Train on ``data`` and write ``folder/value.safetensors``; goes on from ``folder/checkpoint.pt`` if there is one.
 
     A run that was stopped and goes on gives the same network as one that was not: batches and noise are functions of
@@ -77,22 +109,22 @@ def train(
         SearchError: settings or data that cannot work, or a checkpoint of other settings.
     """
     settings.check()
-    held = max(1, round(len(data) * settings.held_out))
-    if len(data) - held < 1:
+    if len(data) < 2:
         raise SearchError(f"{len(data)} samples are too few: at least 2 are needed")
+    kept, taught = split(data, settings.held_out)
     network, optimiser = _fresh(data, settings, about or {}, device)
     checkpoint = folder / "checkpoint.pt"
     first = _resume(checkpoint, network, optimiser, settings) if checkpoint.exists() else 0
-    taught = Rollouts(data.x0[held:], data.reward[held:], data.condition[held:])
+    groups = groups_of(taught)
     smooth = math.nan
     network.train()
     for step in range(first, settings.steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * _rate(step, settings.steps)
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-        rows = torch.randint(len(taught), (settings.batch,), generator=generator)
-        times = torch.rand(settings.batch, generator=generator)
-        loss = _error(network, taught, rows, times, generator, device).mean()
+        rows, group = batch_of(groups, len(taught), settings.batch, generator)
+        times = torch.rand(len(rows), generator=generator)
+        loss = centred(_errors(network, taught, rows, times, generator, device), group.to(device))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -103,53 +135,123 @@ def train(
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             _save(checkpoint, network, optimiser, settings, step + 1)
     network.eval().requires_grad_(False)
-    kept = Rollouts(data.x0[:held], data.reward[:held], data.condition[:held])
     network.about["explained"] = explained(network, kept, device)
+    network.about["ranks"] = ranks(network, kept, device)
     network.save(folder / "value.safetensors")
     return network
 
 
+def held_out_prompts(data: Samples, share: float) -> list[int]:
+    """Numbers of the prompts that are only looked at, none where there is one only."""
+    numbers = data.prompt.unique().tolist()
+    return numbers[: max(1, round(len(numbers) * share))] if len(numbers) > 1 else []
+
+
+def split(data: Samples, share: float) -> tuple[Any, Any]:
+    """(held out, taught): whole prompts where there are several, or the network would have seen their mean."""
+    numbers = held_out_prompts(data, share)
+    if numbers:
+        held = torch.isin(data.prompt, torch.tensor(numbers))
+    else:
+        held = torch.arange(len(data)) < max(1, round(len(data) * share))
+    return data.of(held.nonzero().flatten()), data.of((~held).nonzero().flatten())
+
+
+def groups_of(data: Samples) -> list[Tensor]:
+    """Rows of every prompt; none where all samples have one prompt or every one its own."""
+    numbers = data.prompt.unique()
+    if len(numbers) in (1, len(data)):
+        return []
+    return [(data.prompt == number).nonzero().flatten() for number in numbers]
+
+
+def batch_of(groups: list[Tensor], count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(rows, number of each row's group in the batch): prompts by chance, up to ``GROUP`` samples of each.
+
+    Without ``groups`` any of ``count`` rows, each a group of its own.
+    """
+    if not groups:
+        return torch.randint(count, (size,), generator=generator), torch.arange(size)
+    rows: list[Tensor] = []
+    taken = 0
+    while taken < size:
+        members = groups[int(torch.randint(len(groups), (1,), generator=generator))]
+        chosen = members[torch.randint(len(members), (min(GROUP, len(members)),), generator=generator)]
+        rows.append(chosen[: size - taken])
+        taken += len(rows[-1])
+    return torch.cat(rows), torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
+
+
+def centred(error: Tensor, group: Tensor) -> Tensor:
+    """Squared ``error`` ``[n]``: differences from the mean of a group in full, means of several by ``BETWEEN``."""
+    number = int(group.max()) + 1
+    size = torch.zeros(number, device=error.device).index_add(0, group, torch.ones_like(error))
+    mean = torch.zeros(number, device=error.device).index_add(0, group, error) / size
+    weight = torch.where(size > 1, BETWEEN, 1.0)
+    return (error - mean[group]).square().mean() + (weight[group] * mean[group].square()).mean()
+
+
 @torch.no_grad()
-def explained(network: ValueNetwork, data: Rollouts, device: torch.device | str = "cpu") -> dict[str, float]:
+def explained(network: nn.Module, data: Samples, device: torch.device | str = "cpu") -> dict[str, float]:
     """Share of the reward's variance that the value explains at some noise levels: {time: 1 - error / variance}.
 
     Near 1 at little noise means that the network can read the reward off an image, near 0 at much noise that the noise
-    has not decided anything yet.
+    has not decided anything yet. It counts what a prompt alone tells: see ``ranks`` for what a search has of it.
     """
     network.eval()
     variance = float(data.reward.var(unbiased=False)) / float(network.reward_std) ** 2
     found = {}
     for time in CHECKED_TIMES:
-        generator, total = torch.Generator().manual_seed(1), 0.0
-        for rows in torch.arange(len(data)).split(256):
-            times = torch.full((len(rows),), time)
-            total += float(_error(network, data, rows, times, generator, device).sum())
-        found[str(time)] = round(1.0 - total / len(data) / variance, 4) if variance > 0 else 0.0
+        error = _checked(network, data, time, device).square().mean()
+        found[str(time)] = round(1.0 - float(error) / variance, 4) if variance > 0 else 0.0
     return found
 
 
-def _error(network: ValueNetwork, data: Rollouts, rows: Tensor, times: Tensor, generator, device) -> Tensor:
-    """Squared errors ``[n]`` on noised samples, in units of the reward's variance."""
-    x0 = data.x0[rows]
-    t = times.view(-1, *[1] * (x0.dim() - 1))
-    x = (1 - t) * x0 + t * torch.randn(x0.shape, generator=generator)
-    condition = data.condition[rows].to(device) if network.config.condition else None
-    target = (data.reward[rows].to(device) - network.reward_mean) / network.reward_std
-    return (network(x.to(device), times.to(device), condition) - target).square()
+@torch.no_grad()
+def ranks(network: nn.Module, data: Samples, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Rank correlation (Spearman) of value and reward within a prompt: {time: mean over prompts of 3 and more samples}.
+
+    A network that knows only the prompt has 0. Empty where no prompt has enough samples.
+    """
+    network.eval()
+    groups = [(data.prompt == number).nonzero().flatten() for number in data.prompt.unique()]
+    groups = [rows for rows in groups if len(rows) >= 3 and data.reward[rows].std() > 0]
+    found = {}
+    for time in CHECKED_TIMES if groups else ():
+        value = _checked(network, data, time, device) + _target(network, data.reward)
+        each = [
+            float(spearmanr(value[rows], data.reward[rows]).statistic)
+            for rows in groups
+            if len(value[rows].unique()) > 1
+        ]
+        found[str(time)] = round(sum(each) / len(groups), 4)
+    return found
 
 
-def _fresh(data: Rollouts, settings: TrainingSettings, about: dict, device):
+def _checked(network: nn.Module, data: Samples, time: float, device: torch.device | str) -> Tensor:
+    """Errors ``[n]`` of all samples at one time, with noise that is the same every time."""
+    generator = torch.Generator().manual_seed(1)
+    parts = torch.arange(len(data)).split(256)
+    return torch.cat([_errors(network, data, p, torch.full((len(p),), time), generator, device).cpu() for p in parts])
+
+
+def _target(network: nn.Module, reward: Tensor) -> Tensor:
+    return (reward - network.reward_mean.to(reward.device)) / network.reward_std.to(reward.device)
+
+
+def _errors(network: nn.Module, data: Samples, rows: Tensor, times: Tensor, generator, device) -> Tensor:
+    """Value minus reward ``[n]`` of unfinished samples, in units of the reward's standard deviation."""
+    arguments = [None if part is None else part.to(device) for part in data.states(rows, times, generator)]
+    return network(*arguments) - _target(network, data.reward[rows].to(device))
+
+
+def _fresh(data: Samples, settings: TrainingSettings, about: dict, device):
     """A new network with the data's scales, and its optimiser."""
-    spatial = data.x0.dim() == 4
-    if data.x0.dim() not in (2, 4):
-        raise SearchError(f"latents have shape {list(data.x0.shape[1:])}: [channels, h, w] or [channels] is needed")
-    config = ValueConfig(data.x0.shape[1], spatial, data.condition.shape[1], settings.width, settings.blocks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = ValueNetwork(config, {**about, "samples": len(data), "training": asdict(settings)})
-    network.latent_std.fill_(float(data.x0.std()))
-    network.reward_mean.fill_(float(data.reward.mean()))
-    network.reward_std.fill_(max(float(data.reward.std()), 1e-6))
+        network = data.new_network(
+            settings.width, settings.blocks, {**about, "samples": len(data), "training": asdict(settings)}
+        )
     network.to(device)
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -165,7 +267,7 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / rise) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _save(path: Path, network: ValueNetwork, optimiser, settings: TrainingSettings, step: int) -> None:
+def _save(path: Path, network: nn.Module, optimiser, settings: TrainingSettings, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     body = {"step": step, "settings": json.dumps(asdict(settings)), "network": network.state_dict()}
@@ -173,7 +275,7 @@ def _save(path: Path, network: ValueNetwork, optimiser, settings: TrainingSettin
     partial.replace(path)
 
 
-def _resume(path: Path, network: ValueNetwork, optimiser, settings: TrainingSettings) -> int:
+def _resume(path: Path, network: nn.Module, optimiser, settings: TrainingSettings) -> int:
     """Load a checkpoint; returns the number of steps that are done."""
     body = torch.load(path, map_location="cpu", weights_only=True)
     if body["settings"] != json.dumps(asdict(settings)):

@@ -69,6 +69,22 @@ def add_scale(total: Tensor, bits: Tensor, grid: tuple[int, int], factor: int = 
     return total + resize(codes_of(bits, grid, factor), tuple(total.shape[-2:]))
 
 
+def bits_between(before: Tensor, after: Tensor, grid: tuple[int, int], factor: int = 1) -> Tensor:
+    """Bits uint8 ``[n, h w, bits]`` of the scale that was added to ``before`` and gave ``after`` ``[n, d, H, W]``.
+
+    Enlarging is linear and loses nothing, so the least-squares solution is the code map itself.
+    """
+    size = [factor * side for side in grid]
+    codes = (after - before).float()
+    for axis, (small, large) in enumerate(zip(size, codes.shape[-2:], strict=True)):
+        if small == large:
+            continue
+        unit = torch.eye(small, device=codes.device).view(small, 1, small, 1)
+        back = torch.linalg.pinv(resize(unit, (large, 1)).flatten(1).T)  # [small, large]
+        codes = torch.einsum("sl,ndlw->ndsw" if axis == 0 else "sl,ndhl->ndhs", back, codes)
+    return bits_of(fold(codes, factor)).flatten(2).transpose(1, 2).to(torch.uint8)
+
+
 def scale_input(total: Tensor, grid: tuple[int, int], factor: int = 1) -> Tensor:
     """Input ``[n, h w, bits]`` of the scale on ``grid`` (tokens), from ``F`` ``[n, d, H, W]``."""
     h, w = grid

@@ -24,6 +24,7 @@ from . import bits as codes
 from .attention import KVCache
 from .flops import cache_bytes, decode_flops, scale_flops
 from .schedules import ScaleSchedule
+from .text import TextFeatures
 from .transformer import Guidance, Infinity, Prompt
 from .vae import VaeConfig
 
@@ -114,6 +115,7 @@ class ScalewiseProcess:
         groups: output slots G.
         streams: source of all noise.
         sampling: cfg, temperature, nucleus.
+        text: the prompts as the text encoder gave them, for value networks; one for all groups or one per group.
         chunker: how many particles fit a model call.
         between: called before each scale and decode of a chunk: hosts raise their cancellation there.
 
@@ -133,6 +135,7 @@ class ScalewiseProcess:
         streams: Streams,
         *,
         sampling: ScaleSampling | None = None,
+        text: TextFeatures | None = None,
         chunker: Chunker | None = None,
         between: Callable[[], None] = lambda: None,
     ):
@@ -150,7 +153,7 @@ class ScalewiseProcess:
             )
         self.model, self.schedule, self.decoder = model, schedule, decoder
         self.prompt = prompt if self.sampling.guided else prompt.conditional()
-        self.groups, self.streams = groups, streams
+        self.groups, self.streams, self.text = groups, streams, text
         self.chunker = chunker or Chunker()
         self.between = between
         self.steps = len(schedule)
@@ -297,7 +300,14 @@ class ScalewiseProcess:
         """None: particles keep their group's prompt."""
 
     def prompt_embedding(self, group: Tensor) -> None:
-        """None: value networks are made for noisy latents."""
+        """None: value networks of next-scale models read ``text_states``."""
+
+    def text_states(self, group: Tensor) -> TextFeatures | None:
+        """See ``Process.text_states``."""
+        if self.text is None:
+            return None
+        rows = group.to(self.text.features.device) if len(self.text) > 1 else torch.zeros_like(group)
+        return TextFeatures(self.text.features[rows], self.text.mask[rows])
 
     def finish(self, state: State) -> Tensor:
         """The code maps F."""

@@ -80,7 +80,8 @@ def var_process(
         raise SearchError("prompts is empty: at least one is needed")
     sampling = ScaleSampling(settings.cfg, settings.tau, settings.top_p)
     with torch.no_grad():
-        prompt = family.transformer.prompt(text_features(list(prompts), family.text_encoder), sampling.guided)
+        text = text_features(list(prompts), family.text_encoder)
+        prompt = family.transformer.prompt(text, sampling.guided)
     return ScalewiseProcess(
         family.transformer,
         prompt,
@@ -89,5 +90,6 @@ def var_process(
         len(prompts),
         Streams(settings.seed, settings.group_offset),
         sampling=sampling,
+        text=text,
         chunker=Chunker(settings.max_batch),
     )

@@ -154,6 +154,7 @@ def scalewise_process(call: ScaleCall) -> tuple[ScalewiseProcess, Residency]:
         call.groups,
         Streams(call.seed % 2**64),
         sampling=call.sampling,
+        text=positive,
         between=compat.throw_if_interrupted,
     )
     cache, activations = peak_bytes(process, call.populations)

@@ -12,11 +12,12 @@ from torch import Tensor
 from ..checks import at_least, one_of
 from ..clustering import REDUCTIONS, Extractor, reduce_tokens, representatives
 from ..method import SearchMethod
-from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
+from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
 from ..smc.resampling import SCHEMES, resample, uniforms_for
 from ..smc.weights import best_rows, normalise
 from ..state import State
+from ..values import AnyValue, as_value, values_of
 from .population_plan import NAMED_PLANS, PLANS, PopulationPlan
 
 POTENTIALS = ("value", "max", "sum", "diff")
@@ -48,6 +49,8 @@ class TTSVAR(SearchMethod):
         potential: see above. All but "value" need scores of scales at which nothing is selected.
         strength: lambda, the inverse temperature of the resampling, >= 0.
         history: scales whose scores "max" and "sum" look at: "selection" starts at the first selection, "all" at 0.
+        value_function: a learned value that chooses at the resampling scales, without decoding and judging there; see
+            ``samplers.values``. Finished images are always judged by the verifier.
         selection: how survivors are chosen by their potentials: a scheme of ``smc.resampling`` that draws them
             ("multinomial" as published), or "top", which keeps the best, each once, and ignores ``strength``.
         cluster_side: codes along the longer side that images are decoded at where they are only clustered, 0 for the
@@ -68,6 +71,7 @@ class TTSVAR(SearchMethod):
     cluster_side: int = 0
     cluster_by: str = "features"
     selection: str = "multinomial"
+    value_function: AnyValue | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -80,6 +84,8 @@ class TTSVAR(SearchMethod):
         plan.check(process.steps)
         if plan.cluster and self.extractor is None and self.cluster_by == "features":
             raise SearchError(NO_EXTRACTOR)
+        if self.value_function is not None:
+            as_value(self.value_function).check(process)
         if self.cluster_side and not process.capabilities.can_resize:
             raise SearchError(
                 f"cluster_side is {self.cluster_side}: only next-scale models decode at other sizes, set it to 0"
@@ -118,7 +124,8 @@ class TTSVAR(SearchMethod):
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""
         plan, drawn = self.plan_for(process.steps), self.populations(process.steps)
-        looked = self.scored_scales(plan)  # after a scale, at the particles that drew it
+        # after a scale, at the particles that drew it
+        looked = self.scored_scales(plan) if self.value_function is None else set()
         if self.cluster_by == "features":
             looked |= set(plan.cluster)
         return sum(drawn[scale] for scale in looked if scale < process.steps - 1) + drawn[-1]
@@ -148,7 +155,7 @@ class TTSVAR(SearchMethod):
         for scale in range(process.steps - 1):
             state, values, images = session.move(state), None, None
             if scale in scored:
-                state, values, images = session.evaluate(state)
+                state, values, images = self._look(session, state)
                 past = torch.cat([past, values.score[:, None]], 1)
             else:
                 state = process.predict(state)
@@ -170,6 +177,12 @@ class TTSVAR(SearchMethod):
             if rows is not None:
                 state, past = state.select(rows, slot=slot), past[rows]
         return session.finish(session.move(state))
+
+    def _look(self, session: Session, state: State) -> tuple[State, Values, Tensor | None]:
+        """Values of particles; previews where these were made."""
+        if self.value_function is None:
+            return session.evaluate(state)
+        return session.process.predict(state), values_of(session, self.value_function, state), None
 
     def _warn_of_relative_scores(self, session: Session) -> None:
         if self.potential != "value" and session.verifier is not None and session.verifier.relative:

@@ -322,6 +322,9 @@ class DiffusionProcess:
         """See ``Process.prompt_embedding``."""
         return self.denoise.prompt_embedding(group)
 
+    def text_states(self, group: Tensor) -> None:
+        """None: value networks of noisy latents read ``prompt_embedding``."""
+
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         """Predict, decode, score and differentiate, chunk by chunk; every stage is checkpointed.
 

@@ -73,7 +73,7 @@ def test_the_prompt_reaches_the_network_as_in_the_library():
     seen = []
 
     class Looking:
-        verifier = ""
+        verifier, caveat = "", ""
 
         def check(self, process):
             pass

@@ -15,9 +15,9 @@ ROOT = Path(testtime.__file__).resolve().parent
 LAYERS = (
     ("installation",),
     ("graph", "samplers", "shapes_world"),
-    ("chat", "pipelines", "reports", "values"),
+    ("chat", "pipelines", "reports"),
     ("models", "rewriters"),
-    ("verifiers",),
+    ("values", "verifiers"),
     ("scale",),
     ("nodes",),
     ("bench",),

@@ -13,7 +13,7 @@ from testtime.samplers.smc.tempering import Alpha
 from testtime.values.learned import LearnedValue
 from testtime.values.network import ValueConfig, ValueNetwork, load_value
 from testtime.values.rollouts import Rollouts, collect
-from testtime.values.training import TrainingSettings, explained, train
+from testtime.values.training import TrainingSettings, batch_of, centred, explained, groups_of, ranks, split, train
 
 from . import oracles
 
@@ -251,3 +251,63 @@ def test_command_trains_resumes_and_names_bad_input(tmp_path, capsys):
     ]:
         assert main([*arguments, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def many_prompts(prompts=40, each=8, within=1.0):
+    """Rewards that depend on the prompt (spread 2) and, by ``within``, on the sample's own first number."""
+    generator = torch.Generator().manual_seed(1)
+    number = torch.arange(prompts).repeat_interleave(each)
+    condition = torch.randn(prompts, 4, generator=generator)[number]
+    x0 = torch.randn(len(number), 2, generator=generator)
+    return Rollouts(x0, 2 * condition[:, 0] + within * x0[:, 0], condition, number)
+
+
+def test_whole_prompts_are_held_out():
+    data = many_prompts()
+    kept, taught = split(data, 0.1)
+    assert len(kept) == 32 and kept.prompt.unique().tolist() == [0, 1, 2, 3]
+    assert not set(kept.prompt.tolist()) & set(taught.prompt.tolist()) and len(kept) + len(taught) == len(data)
+
+
+def test_centred_error_is_that_of_differences_and_of_means():
+    """Two groups of two: by hand. A single sample counts in full, as without prompts."""
+    error = torch.tensor([1.0, 3.0, -1.0, -1.0])
+    found = float(centred(error, torch.tensor([0, 0, 1, 1])))
+    assert found == pytest.approx((1 + 1 + 0 + 0) / 4 + 0.1 * (4 + 4 + 1 + 1) / 4)
+    assert float(centred(error, torch.arange(4))) == pytest.approx(float(error.square().mean()))
+
+
+def test_batches_hold_samples_of_the_same_prompts():
+    groups = groups_of(many_prompts())
+    rows, group = batch_of(groups, 320, 20, torch.Generator().manual_seed(2))
+    assert len(rows) == 20 and group.tolist() == [0] * 8 + [1] * 8 + [2] * 4
+    assert all(len((rows[group == k] // 8).unique()) == 1 for k in range(3))
+    assert groups_of(Rollouts(torch.zeros(5, 2), torch.zeros(5), torch.empty(5, 0))) == []
+
+
+@pytest.mark.slow
+def test_a_network_that_knows_only_the_prompt_has_rank_correlation_zero(tmp_path):
+    """It explains most of the variance all the same; one that reads the sample has both."""
+    settings = TrainingSettings(steps=400, batch=128, learning_rate=5e-3, width=32, save_every=400)
+    blind = train(many_prompts(within=0.0), settings, tmp_path / "blind")
+    data = many_prompts(prompts=60)
+    assert explained(blind, data)["0.1"] > 0.5
+    assert all(abs(rank) < 0.25 for rank in ranks(blind, data).values())
+    seeing = train(many_prompts(), settings, tmp_path / "seeing")
+    assert ranks(seeing, data)["0.1"] > 0.8 > 0.35 > abs(ranks(seeing, data)["0.9"])
+    assert seeing.about["ranks"]["0.1"] > 0.8  # of the prompts held out, in the file
+    assert ranks(seeing, Rollouts(torch.zeros(2, 2), torch.zeros(2), torch.zeros(2, 4))) == {}
+
+
+def test_rollouts_of_several_images_per_prompt(tmp_path):
+    made = []
+
+    def make(prompts, first):
+        made.append(list(prompts))
+        return world(len(prompts), first, 5)
+
+    data = collect(make, TARGET, ["a", "b", "c"], 7, tmp_path, batch=4, per_prompt=2)
+    assert made == [["a", "a", "b", "b"], ["c", "c", "a", "a"]]
+    assert data.prompt.tolist() == [0, 0, 1, 1, 2, 2, 0]
+    with pytest.raises(SearchError, match="per_prompt is 0"):
+        collect(make, TARGET, ["a"], 4, tmp_path / "x", per_prompt=0)

@@ -143,8 +143,8 @@ class TTSVARNode(io.ComfyNode):
                 ValueType.Input(
                     "value",
                     optional=True,
-                    tooltip="A value network for this next-scale model: chooses at the selections instead of previews and "
-                    "verifier. Finished images are always judged by the verifier.",
+                    tooltip="A value network for this next-scale model: chooses at the selections instead of previews "
+                    "and verifier. Finished images are always judged by the verifier.",
                 ),
             ],
         )

@@ -41,7 +41,7 @@ def make(nets):
 
 
 @pytest.mark.parametrize("fold", [1, 2])
-@pytest.mark.parametrize("grid, last", [((1, 1), (8, 8)), ((3, 5), (7, 12)), ((8, 8), (8, 8))])
+@pytest.mark.parametrize(("grid", "last"), [((1, 1), (8, 8)), ((3, 5), (7, 12)), ((8, 8), (8, 8))])
 def test_bits_come_back_from_what_they_added(fold, grid, last):
     generator = torch.Generator().manual_seed(1)
     before = torch.randn(2, 4, fold * last[0], fold * last[1], generator=generator)
@@ -150,14 +150,14 @@ def test_what_does_not_fit_is_named(nets, tmp_path):
     for config, message in [
         (
             {"scales": 13},
-            "takes 8 code channels, 13 scales, 16 text .*this model has 8 code channels, 6 scales",
+            r"takes 8 code channels, 13 scales, 16 text .*this model has 8 code channels, 6 scales",
         ),
         ({"channels": 32}, "takes 32 code channels"),
         ({"text": 2048}, "2048 text channels"),
     ]:
         with pytest.raises(SearchError, match=message):
             run_search(TTSVAR(1, PLAN, value_function=written(tmp_path, **config)), running, Brightness(), ["1"])
-    with pytest.raises(SearchError, match="reads the codes of a next-scale model .*this diffusion model has none"):
+    with pytest.raises(SearchError, match=r"reads the codes of a next-scale model .*this diffusion model has none"):
         run_search(SVDD(2, value_function=written(tmp_path)), oracles.keyed(), oracles_judge(), ["p"] * 2)
     noisy = ValueNetwork(ValueConfig(8, True, 0, 16))
     noisy.save(tmp_path / "noisy.safetensors")

@@ -130,7 +130,7 @@ def collected(options: argparse.Namespace, make: Callable, verifier: Any, prompt
             batch=options.sample_batch,
             per_prompt=options.per_prompt,
             about={**about, "prompts": _digest(prompts) if options.prompts else "drawn"},
-            progress=lambda done, total: bar.update(done - bar.n),
+            progress=lambda done, _: bar.update(done - bar.n),
         )
 
 
@@ -173,7 +173,7 @@ def main(options: argparse.Namespace) -> int:
         data = collected(options, make, verifier, prompts, about)
         with tqdm(total=settings.steps, desc="training") as bar:
 
-            def show(step: int, steps: int, error: float) -> None:
+            def show(step: int, _: int, error: float) -> None:
                 bar.update(step - bar.n)
                 bar.set_postfix(error=f"{error:.3f}")
 

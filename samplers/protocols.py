@@ -145,10 +145,14 @@ class TextStates(Protocol):
     """Encoded prompts: ``features`` ``[n, T, W]``, and ``mask`` bool ``[n, T]``, True where there is a token."""
 
     @property
-    def features(self) -> Tensor: ...
+    def features(self) -> Tensor:
+        """``[n, T, W]``."""
+        ...
 
     @property
-    def mask(self) -> Tensor: ...
+    def mask(self) -> Tensor:
+        """Bool ``[n, T]``."""
+        ...
 
 
 class Outline(Protocol):

@@ -43,8 +43,8 @@ class LearnedValue:
         """Raise SearchError if the network was made for other latents or other prompts than the process has."""
         if process.capabilities.has_code_maps:
             raise SearchError(
-                "the value network reads noisy latents, which a next-scale model does not have: train one with `testtime "
-                "train-value --model next-scale`"
+                "the value network reads noisy latents, which a next-scale model does not have: train one with "
+                "`testtime train-value --model next-scale`"
             )
         config, shape = self.network.config, tuple(process.shape)
         wanted = (config.channels, "h", "w") if config.spatial else (config.channels,)

@@ -62,6 +62,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """``x`` ``[n, channels, ...]`` under an embedding ``[n, E]``."""
         scale, shift = self.film(embedding).view(*embedding.shape[:1], -1, *[1] * (x.dim() - 2)).chunk(2, 1)
         h = nn.functional.silu(self.norm(x) * (1 + scale) + shift)
         return x + self.second(nn.functional.silu(self.first(h)))
@@ -196,6 +197,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def layer(inputs: int, outputs: int, spatial: bool) -> nn.Module:
+    """A 3 x 3 convolution, or a linear layer where latents are vectors."""
     return nn.Conv2d(inputs, outputs, 3, padding=1) if spatial else nn.Linear(inputs, outputs)
 
 

@@ -93,7 +93,7 @@ def collect_scalewise(
     batch: int = 64,
     per_prompt: int = 4,
     about: dict | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = lambda _done, _total: None,
 ) -> ScaleRollouts:
     """As ``rollouts.collect``, on a next-scale model; files hold bits, a few hundred bytes an image."""
 

@@ -40,12 +40,18 @@ class Samples(Protocol):
     """
 
     @property
-    def reward(self) -> Tensor: ...
+    def reward(self) -> Tensor:
+        """See the class."""
+        ...
 
     @property
-    def prompt(self) -> Tensor: ...
+    def prompt(self) -> Tensor:
+        """See the class."""
+        ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
 
     def of(self, rows: Tensor) -> Any:
         """The samples of ``rows``."""
@@ -98,7 +104,7 @@ def train(
     *,
     about: dict | None = None,
     device: torch.device | str = "cpu",
-    progress: Progress = lambda step, steps, error: None,
+    progress: Progress = lambda _step, _steps, _error: None,
 ) -> Any:
     """Train on ``data`` and write ``folder/value.safetensors``; goes on from ``folder/checkpoint.pt`` if there is one.
 

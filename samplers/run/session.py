@@ -398,9 +398,9 @@ class Session(Judging):
         return entries
 
     def _highest(self, values: Tensor, group: Tensor) -> Tensor:
-        """Row of the highest value of every group, int64 ``[G]``, the first on ties."""
+        """Row of the highest value of every group that has any, int64 ``[G]``, the first on ties."""
         rows = [torch.nonzero(group == g).flatten() for g in range(self.process.groups)]
-        return torch.stack([mine[best_index(values[mine][None])[0]] for mine in rows])
+        return torch.stack([mine[best_index(values[mine][None])[0]] for mine in rows if len(mine)])
 
 
 def _listed(values: Tensor | None) -> list:

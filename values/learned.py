@@ -137,6 +137,8 @@ class LearnedScaleValue:
             network = self.network.to(x.device)
             scale = torch.full((len(x),), levels.index(level) - 1, device=x.device)
             text = process.text_states(group)
+            if text is None:
+                raise SearchError("the model says nothing of its prompts: text states are missing")
             return network.value(x.float(), scale, text.features.to(x.device).float(), text.mask.to(x.device))
 
         return value

@@ -113,6 +113,8 @@ def collect_scalewise(
     whole, numbers = batches(sample, verifier, prompts, count, folder, batch, per_prompt, about, progress)
     process = make_process(list(prompts), 0)
     text = process.text_states(torch.arange(len(prompts)))
+    if text is None:
+        raise SearchError("the process has no text states: make it with text=, the prompts' TextFeatures")
     return ScaleRollouts(
         process.schedule, process.model.config.fold, whole["bits"], whole["reward"], numbers, text.to("cpu")
     )

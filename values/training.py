@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..samplers.protocols import SearchError
+from .network import ScaledToRewards
 
 CHECKED_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 GROUP = 8  # samples of one prompt in a batch, at most
@@ -198,7 +199,7 @@ def centred(error: Tensor, group: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def explained(network: nn.Module, data: Samples, device: torch.device | str = "cpu") -> dict[str, float]:
+def explained(network: ScaledToRewards, data: Samples, device: torch.device | str = "cpu") -> dict[str, float]:
     """Share of the reward's variance that the value explains at some noise levels: {time: 1 - error / variance}.
 
     Near 1 at little noise means that the network can read the reward off an image, near 0 at much noise that the noise
@@ -214,7 +215,7 @@ def explained(network: nn.Module, data: Samples, device: torch.device | str = "c
 
 
 @torch.no_grad()
-def ranks(network: nn.Module, data: Samples, device: torch.device | str = "cpu") -> dict[str, float]:
+def ranks(network: ScaledToRewards, data: Samples, device: torch.device | str = "cpu") -> dict[str, float]:
     """Rank correlation (Spearman) of value and reward within a prompt: {time: mean over prompts of 3 and more samples}.
 
     A network that knows only the prompt has 0. Empty where no prompt has enough samples.
@@ -234,18 +235,18 @@ def ranks(network: nn.Module, data: Samples, device: torch.device | str = "cpu")
     return found
 
 
-def _checked(network: nn.Module, data: Samples, time: float, device: torch.device | str) -> Tensor:
+def _checked(network: ScaledToRewards, data: Samples, time: float, device: torch.device | str) -> Tensor:
     """Errors ``[n]`` of all samples at one time, with noise that is the same every time."""
     generator = torch.Generator().manual_seed(1)
     parts = torch.arange(len(data)).split(256)
     return torch.cat([_errors(network, data, p, torch.full((len(p),), time), generator, device).cpu() for p in parts])
 
 
-def _target(network: nn.Module, reward: Tensor) -> Tensor:
+def _target(network: ScaledToRewards, reward: Tensor) -> Tensor:
     return (reward - network.reward_mean.to(reward.device)) / network.reward_std.to(reward.device)
 
 
-def _errors(network: nn.Module, data: Samples, rows: Tensor, times: Tensor, generator, device) -> Tensor:
+def _errors(network: ScaledToRewards, data: Samples, rows: Tensor, times: Tensor, generator, device) -> Tensor:
     """Value minus reward ``[n]`` of unfinished samples, in units of the reward's standard deviation."""
     arguments = [None if part is None else part.to(device) for part in data.states(rows, times, generator)]
     return network(*arguments) - _target(network, data.reward[rows].to(device))

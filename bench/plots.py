@@ -8,7 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..reports.names import METHOD_NAMES, method_name
+from ..reports.names import VARIANTS, method_name
+from ..samplers.methods.registry import METHODS
 from .results_files import PLAIN, Results
 
 if TYPE_CHECKING:
@@ -53,8 +54,12 @@ def look(method: str, theme: Theme) -> tuple[str, str]:
     base, _, path = method.rpartition("_")
     if path in PATHS:
         return look(base, theme)[0], PATHS[path]
-    known = [*COLOURED, *[name for name in METHOD_NAMES if name not in (*COLOURED, PLAIN)]]
-    place = known.index(method) if method in known else len(known)
+    known = [*COLOURED, *[name for name in METHODS if name not in COLOURED]]
+    changed = [variant for variant in VARIANTS if variant not in PATHS]
+    if method in known:
+        place = known.index(method)
+    else:
+        place = len(known) + (changed.index(path) if path in changed else len(changed))
     return theme.methods[place % len(theme.methods)], MARKERS[place % len(MARKERS)]
 
 

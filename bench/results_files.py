@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..reports.names import METHOD_NAMES, method_name
+from ..reports.names import method_name, method_order
 from ..shapes_world.intervals import LEVEL, RESAMPLES, Interval, paired_interval, per_prompt
 
 PLAIN, REFERENCE = "plain", "best_of_n"
@@ -26,7 +26,7 @@ class Results:
     Attributes:
         name: of the file, without its ending; pages and pictures are addressed by it.
         settings, machine, commit: what was measured, where, with which code.
-        rows: one dict per method and budget, sorted: methods as in ``METHOD_NAMES``, then by budget.
+        rows: one dict per method and budget, sorted: methods as in ``method_order``, then by budget.
         parts: further tables of the file (ablations and the like): name -> rows, in the order of the file.
         steps: sampling -> judge -> mean score at every step, where the file has such curves.
         figure, compared_by: what the suite compares, and the key of the rows that budgets are compared by; "" in files
@@ -115,8 +115,7 @@ def load_results(path: Path) -> Results:
         missing = [key for key in NEEDED if key not in row]
         if missing:
             raise ValueError(f"{path.name}, row {number} lacks {', '.join(missing)}")
-    order = {method: place for place, method in enumerate(METHOD_NAMES)}
-    rows = sorted(body["rows"], key=lambda r: (order.get(r["method"], len(order)), r["method"], r["budget"]))
+    rows = sorted(body["rows"], key=lambda r: (*method_order(r["method"]), r["method"], r["budget"]))
     parts = {key: value for key, value in body.items() if key != "rows" and value and isinstance(value, list)}
     steps = body.get("curves", {}).get("by_step", {})
     return Results(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,8 @@ from ..installation.comfyui import HeadlessOptions
 from ..installation.errors import WorkflowFailed
 from ..installation.running import last_words, run_on, server_for
 from ..models.tiny.var_pipeline import VarSettings
+from ..reports.names import PLAIN
+from ..samplers.methods.registry import METHODS
 from ..samplers.run.trace import Trace
 from ..shapes_world.captions import Prompt
 from .backends import Settings
@@ -24,21 +26,8 @@ from .sections import DIFFUSION, TTS_VAR_PARTICLES, VAR, Entry
 
 # Outputs of both loaders after the model, which comes first; the extractor is the next-scale model's alone.
 CLIP, VAE, VERIFIER, HELD_OUT, EXTRACTOR = (["world", slot] for slot in range(1, 6))
-# Model -> name of a method -> its node, and what that needs besides defaults for a budget.
-METHOD_NODES: dict[str, dict[str, tuple[str, Callable[[int], dict]]]] = {
-    DIFFUSION: {
-        "plain": ("TestTimeBestOfN", lambda _: {"particles": 1}),
-        "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
-        "svdd": ("TestTimeSVDD", lambda budget: {"candidates": budget}),
-        "das": ("TestTimeDAS", lambda budget: {"particles": budget, "gradient_through": "decoder"}),
-        "fk": ("TestTimeFKSteering", lambda budget: {"particles": budget}),
-    },
-    VAR: {
-        "plain": ("TestTimeBestOfN", lambda _: {"particles": 1}),
-        "best_of_n": ("TestTimeBestOfN", lambda budget: {"particles": budget}),
-        "tts_var": ("TestTimeTTSVAR", lambda _: {"particles": TTS_VAR_PARTICLES, "extractor": EXTRACTOR}),
-    },
-}
+# What a method's node needs besides defaults and its width.
+MORE: dict[str, dict[str, Any]] = {"das": {"gradient_through": "decoder"}, "tts_var": {"extractor": EXTRACTOR}}
 SIZE = 128
 
 
@@ -58,7 +47,8 @@ def default_inputs(info: dict) -> dict:
 
 def build_workflow(method: str, prompt: Prompt, settings: Settings, model: str = DIFFUSION) -> dict:
     """The API workflow of one method on one prompt, without the inputs that keep their defaults."""
-    kind, changes = METHOD_NODES[model][method]
+    row = METHODS["best_of_n" if method == PLAIN else method]
+    width = {PLAIN: 1, "tts_var": TTS_VAR_PARTICLES}.get(method, settings.budget)
     call = {
         "positive": ["positive", 0],
         "vae": VAE,
@@ -70,7 +60,7 @@ def build_workflow(method: str, prompt: Prompt, settings: Settings, model: str =
     }
     parts = {
         "positive": ("CLIPTextEncode", {"text": prompt.text, "clip": CLIP}),
-        "method": (kind, changes(settings.budget)),
+        "method": (row.node, {row.method.width: width, **MORE.get(method, {})}),
         **(_next_scale(call) if model == VAR else _diffusion(call, settings)),
         "decode": ("VAEDecode", {"samples": ["search", 1], "vae": VAE}),
         "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "finalists"}),

@@ -124,15 +124,16 @@ def run_all(backend: Backend, prompts: Sequence[Prompt], models: Sequence[str]) 
 
     The first part is always there: the page's headline is about it.
     """
+    from ..reports.names import method_name
     from .backends import judge
-    from .sections import METHOD_TEXTS, SECTIONS
+    from .sections import SECTIONS
 
     parts = [part for part in SECTIONS if part is SECTIONS[0] or part.model in models]
     work = [(part.model, prompt, method) for part in parts for prompt in prompts for method in part.methods]
     entries = []
     with tqdm(work, unit="image", file=sys.stderr) as bar:
         for model, prompt, method in bar:
-            bar.set_description(f"{METHOD_TEXTS[method][0]}: {prompt.text}"[:60])
+            bar.set_description(f"{method_name(method)}: {prompt.text}"[:60])
             entry = backend.run(method, prompt, model)
             entries.append(replace(entry, correct=judge(entry.image, prompt)))
     return entries

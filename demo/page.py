@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from ..reports.messages import whole
-from ..reports.names import task_name
+from ..reports.names import method_name, task_name
 from ..reports.pages import page
 from ..shapes_world.captions import Prompt
-from .sections import DIFFUSION, METHOD_TEXTS, SECTIONS, TTS_VAR_PARTICLES, VAR, About, Entry, Section
+from .sections import COLOURS, DIFFUSION, SECTIONS, TTS_VAR_PARTICLES, VAR, About, Entry, Section, summary_of
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMB = 88  # pixels of a finished image beside a tree, twice as many as it is shown with
@@ -76,7 +76,7 @@ def _headline(entries: Sequence[Entry]) -> dict[str, Any]:
     return {
         "plain": _correct(entries, "plain"),
         "of": len(plain),
-        "name": METHOD_TEXTS[best][0],
+        "name": method_name(best),
         "right": _correct(entries, best),
     }
 
@@ -89,9 +89,9 @@ def _part(section: Section, entries: Sequence[Entry], about: About, first: int) 
     methods = [
         {
             "key": key,
-            "name": METHOD_TEXTS[key][0],
-            "colour": METHOD_TEXTS[key][1],
-            "text": METHOD_TEXTS[key][2],
+            "name": method_name(key),
+            "colour": COLOURS[key],
+            "text": summary_of(key),
             "best": key == best,
             "figures": list(figures[key].values()),
         }
@@ -152,7 +152,7 @@ def _card(entry: Entry, top: bool) -> dict[str, Any]:
     return {
         "top": top,
         "picture": data_uri(entry.image),
-        "alt": f"{METHOD_TEXTS[entry.method][0]}: {entry.prompt.text}",
+        "alt": f"{method_name(entry.method)}: {entry.prompt.text}",
         "title": f"reward {entry.score:.3f}{watcher}, {entry.nfe} forward passes",
         "correct": entry.correct,
         "score": f"{entry.score:.3f}",
@@ -165,8 +165,8 @@ def _searches(section: Section, entries: Sequence[Entry]) -> list[dict[str, Any]
     return [
         {
             "method": entry.method,
-            "name": METHOD_TEXTS[entry.method][0],
-            "colour": METHOD_TEXTS[entry.method][1],
+            "name": method_name(entry.method),
+            "colour": COLOURS[entry.method],
             "start": section.start,
             "search": whole(entry.trace, [entry.winner]),
             "pictures": {key: data_uri(image, THUMB) for key, image in entry.finalists},

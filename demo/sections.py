@@ -7,46 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..reports.names import PLAIN
+from ..samplers.methods.registry import METHODS
 from ..samplers.run.trace import Trace
 from ..shapes_world.captions import Prompt
 
 DIFFUSION, VAR = "diffusion", "var"
 TTS_VAR_PARTICLES = 2  # N: images that TTS-VAR finishes, of the 8 N that it begins with
 
-# name, CSS colour, what it does in one sentence
-METHOD_TEXTS = {
-    "plain": (
-        "Plain",
-        "var(--plain)",
-        "One sample without any search: the baseline, at a fraction of the cost.",
-    ),
-    "best_of_n": (
-        "Best-of-N",
-        "var(--bon)",
-        "Samples N images independently and keeps the one that the verifier scores highest.",
-    ),
-    "svdd": (
-        "SVDD",
-        "var(--svdd)",
-        "Tries M next moves at every step and continues from the one whose preview scores best.",
-    ),
-    "das": (
-        "DAS",
-        "var(--das)",
-        "Moves N particles along the gradient of the score and resamples them as the target sharpens.",
-    ),
-    "fk": (
-        "FK steering",
-        "var(--fk)",
-        "Runs N particles side by side and, every few steps, replaces weak ones with copies of strong ones.",
-    ),
-    "tts_var": (
-        "TTS-VAR",
-        "var(--ttsvar)",
-        "Many particles while the image is small, few once it is large: clustering keeps the early ones diverse, "
-        "scores choose among the later ones.",
-    ),
+COLOURS = {
+    "plain": "var(--plain)",
+    "best_of_n": "var(--bon)",
+    "svdd": "var(--svdd)",
+    "das": "var(--das)",
+    "fk": "var(--fk)",
+    "tts_var": "var(--ttsvar)",
 }
+"""CSS colours of the methods that the demo shows."""
+
+
+def summary_of(method: str) -> str:
+    """What a method does, in a sentence."""
+    if method == PLAIN:
+        return "One sample without any search: the baseline, at a fraction of the cost."
+    return METHODS[method].summary
 
 
 @dataclass(frozen=True)
@@ -54,7 +38,7 @@ class Entry:
     """One method on one prompt.
 
     Attributes:
-        method: key of ``METHOD_TEXTS``; prompt: what was asked for.
+        method: key in the registry, or "plain"; prompt: what was asked for.
         image: uint8 ``[H, W, 3]``, the winner; score, held_out: of the verifier that steered and of one that did not.
         correct: ShapesEval's verdict on the image.
         trace, winner: record of the search and the winner's particle id.
@@ -116,7 +100,7 @@ class Section:
         model: "diffusion" or "var"; title: the heading.
         lead, cost: what the part is about, and what its table counts ("{budget}" is filled in).
         bench: the command that measures the same on many prompts.
-        methods: keys of ``METHOD_TEXTS``, in the order of the columns.
+        methods: as in ``Entry``, in the order of the columns.
         start: where the family trees begin.
         compute: whether the table has a column of FLOPs: for models whose forward passes differ in cost.
     """

@@ -24,8 +24,7 @@ class RBFNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeRBF",
-            "Rollover Budget Forcing",
+            RBF,
             "Goes on as soon as a candidate is better than everything before, and gives the budget it saved to the "
             "later "
             "steps (Kim et al. 2025). Made for flow models on a stochastic path.",
@@ -88,8 +87,7 @@ class BeamSearchNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeBeamSearch",
-            "Beam Search",
+            BeamSearch,
             "Keeps the best few of all continuations, judged by where a short look ahead leads (Oshima et al. 2025).",
             [
                 io.Int.Input("beams", default=4, min=1, max=1024, tooltip="B: images that are carried along."),
@@ -119,8 +117,7 @@ class RandomSearchNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeRandomSearch",
-            "Random Search",
+            RandomSearch,
             "Best-of-N that gives up on the worse half on the way, so the same compute tries more noises.",
             [
                 particles_input(),
@@ -150,8 +147,7 @@ class ZeroOrderSearchNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeZeroOrderSearch",
-            "Zero-Order Search",
+            ZeroOrderSearch,
             "Hill climbing over the initial noise: samples around the best noise so far, round by round (Ma et al. "
             "2025).",
             [
@@ -187,8 +183,7 @@ class PathSearchNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimePathSearch",
-            "Path Search",
+            PathSearch,
             "Goes back up in noise and comes down again several ways, and keeps the paths that lead somewhere good "
             "(Ma et "
             "al. 2025). Works on ODE samplers too.",

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..samplers.method import SearchMethod
 from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
+from ..samplers.methods.registry import row_of
 from ..samplers.plan import Plan, as_plan
 from ..samplers.smc.resampling import SCHEMES
 from ..samplers.smc.tempering import TEMPERINGS, Alpha
@@ -140,10 +141,16 @@ def search_output(method: SearchMethod | Plan, **modifiers) -> io.NodeOutput:
     return io.NodeOutput(plan)
 
 
-def method_schema(
+def method_schema(method: type[SearchMethod], description: str, inputs: list, **more) -> io.Schema:
+    """The schema of a method's node; id and name are those of its row in the registry."""
+    row = row_of(method)
+    return search_schema(row.node, row.title, description, inputs, **more)
+
+
+def search_schema(
     node_id: str, name: str, description: str, inputs: list, experimental: bool = False, hidden: list | None = None
 ) -> io.Schema:
-    """What all nodes of methods have in common."""
+    """What all nodes that give a search have in common."""
     return io.Schema(
         node_id=node_id,
         display_name=name,
@@ -168,8 +175,7 @@ class BestOfNNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeBestOfN",
-            "Best-of-N",
+            BestOfN,
             "Draws N images and keeps the one that the verifier likes best. Works with any eta.",
             [particles_input()],
         )
@@ -183,8 +189,7 @@ class ImportanceSamplingNode(_Windowed):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeImportanceSampling",
-            "Importance Sampling",
+            ImportanceSampling,
             "Resamples the particles by their present score at a few steps.",
             [
                 particles_input(),
@@ -212,8 +217,7 @@ class SVDDNode(_Windowed):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeSVDD",
-            "SVDD",
+            SVDD,
             "Tries M continuations of the image at every step and takes the most promising one (Li et al. 2024). "
             "The strongest optimiser of the score per step, and the greediest.",
             [
@@ -242,8 +246,7 @@ class SMCNode(_Windowed):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeSMC",
-            "SMC",
+            SMC,
             "Sequential Monte Carlo: the score is phased in over the steps, and particles are resampled when few of "
             "them carry the weight. Keeps closest to the model's own distribution.",
             [
@@ -279,8 +282,7 @@ class DASNode(_Windowed):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeDAS",
-            "DAS",
+            DAS,
             "SMC whose moves follow the gradient of the score (Kim et al. 2025). Needs a differentiable verifier; "
             "where a model has no gradient it goes on without guidance and says so.",
             [
@@ -356,8 +358,7 @@ class FKSteeringNode(_Windowed):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeFKSteering",
-            "FK Steering",
+            FKSteering,
             "Feynman-Kac steering: resamples at a few steps by a potential of each particle's scores so far "
             "(Singhal et al. 2025).",
             [

@@ -9,7 +9,7 @@ from ..samplers.methods.ttgen import AFTER, CHOICES
 from ..samplers.protocols import SearchError
 from ..samplers.rewriting import Rewriting, Rounds
 from .host.prompts import ClipEncoder
-from .method_nodes import method_schema, search_output
+from .method_nodes import method_schema, search_output, search_schema
 from .types import RewriterType, SearchType
 
 
@@ -67,8 +67,7 @@ class TTGenNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeTTGen",
-            "TTGen",
+            TTGen,
             "A rewriter looks at the preview of each early step and proposes prompts aimed at what is missing; the one "
             "whose preview fits the original prompt best makes the step (Qiao et al.). Use eta 0 as in the paper.",
             [
@@ -121,7 +120,7 @@ class TTGenNode(io.ComfyNode):
 class RepromptedNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return method_schema(
+        return search_schema(
             "TestTimeReprompted",
             "Re-prompted Search",
             "Puts rewritten prompts into another search, at no further model calls: its candidates go on under the "

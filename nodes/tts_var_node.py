@@ -43,8 +43,7 @@ class TTSVARNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return method_schema(
-            "TestTimeTTSVAR",
-            "TTS-VAR",
+            TTSVAR,
             "Many particles while the image is small, few when it is large: clusters keep the early ones different, "
             "scores choose among the later ones (Chen et al. 2025). Made for Infinity; on a diffusion model the "
             "steps take the place of the scales.",

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
+from ..samplers.methods.registry import METHODS
 from ..samplers.run.trace import Trace
 
-METHOD_NAMES = {
-    "plain": "Plain sampling",
-    "best_of_n": "Best-of-N",
-    "random_search": "Random Search",
-    "zero_order_search": "Zero-Order Search",
-    "path_search": "Path Search",
-    "importance_sampling": "Importance Sampling",
-    "svdd": "SVDD",
-    "smc": "SMC",
-    "das": "DAS",
-    "fk": "FK Steering",
-    "rbf": "Rollover Budget Forcing",
-    "beam_search": "Beam Search",
-    "tts_var": "TTS-VAR",
-    "ttgen": "TTGen",
-    "ttgen_worst": "TTGen, worst choice",
-    "svdd_reprompted": "SVDD, re-prompted",
-    "svdd_ode": "SVDD, ODE",
-    "svdd_linear": "SVDD, linear SDE",
-    "svdd_vp": "SVDD, VP SDE",
-    "smc_ode": "SMC, ODE",
-    "smc_linear": "SMC, linear SDE",
-    "smc_vp": "SMC, VP SDE",
-    "rbf_linear": "RBF, linear SDE",
-    "rbf_vp": "RBF, VP SDE",
+PLAIN = "plain"
+PLAIN_TITLE = "Plain sampling"
+VARIANTS = {
+    "worst": "worst choice",
+    "reprompted": "re-prompted",
+    "ode": "ODE",
+    "linear": "linear SDE",
+    "vp": "VP SDE",
 }
+"""What a benchmark changed about a method, by the end of the row's key: "svdd_vp"."""
 TASK_NAMES = {
     "single_object": "One object",
     "two_object": "Two objects",
@@ -41,8 +26,26 @@ TASK_NAMES = {
 
 
 def method_name(key: str) -> str:
-    """The name of a method; the key itself, without underscores, where it has none."""
-    return METHOD_NAMES.get(key, key.replace("_", " "))
+    """The title of a method, with what was changed about it; the key itself, without underscores, where it has none."""
+    if key == PLAIN:
+        return PLAIN_TITLE
+    if key in METHODS:
+        return METHODS[key].title
+    base, _, variant = key.rpartition("_")
+    if base in METHODS and variant in VARIANTS:
+        return f"{METHODS[base].short or METHODS[base].title}, {VARIANTS[variant]}"
+    return key.replace("_", " ")
+
+
+def method_order(key: str) -> tuple[int, int, int]:
+    """For sorting: plain sampling, methods as the registry has them, then variants, then what is not ours."""
+    keys = (PLAIN, *METHODS)
+    if key in keys:
+        return 0, keys.index(key), 0
+    base, _, variant = key.rpartition("_")
+    if base in METHODS and variant in VARIANTS:
+        return 1, keys.index(base), list(VARIANTS).index(variant)
+    return 2, 0, 0
 
 
 def title_of(trace: Trace) -> str:

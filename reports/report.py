@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..samplers.methods.registry import METHODS
 from ..samplers.run.trace import Trace
 from .canvas import DARK, THEMES, Box, Canvas, Theme, one_line, shortened, text_width
 from .curves import draw_curves
@@ -17,7 +18,6 @@ from .tree import columns_of, draw_tree, score_range
 WIDTH, MARGIN, GAP = 1180, 24, 16
 TOP, CHART, CAPTION, HEADING = 92, 300, 32, 34
 COLUMNS = (4, 8)  # tiles side by side: at least (so that few are not huge), at most
-ROUNDS = ("zero_order_search", "path_search")  # methods whose trace counts rounds, not steps
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _counted(count: int, noun: str, ending: str) -> str:
 
 def counts_rounds(trace: Trace) -> bool:
     """Whether the steps of a trace are rounds over finished images rather than steps of the sampler."""
-    return trace.meta.get("method") in ROUNDS
+    row = METHODS.get(trace.meta.get("method", ""))
+    return row is not None and row.method.unit == "round"
 
 
 def settings_line(trace: Trace) -> str:

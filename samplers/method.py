@@ -29,6 +29,7 @@ class SearchMethod:
         holds_budget: the budget is a setting of the method itself, see ``within``.
         from_noise: chooses among starting noises, so it cannot go on from a particle.
         compares_last: candidates, or those that are left after a first choice, can be finished one after the other.
+        unit: what a record of the trace is about: a "step", or a "round" of a search that goes over all steps.
         replayable: particles come from one move after the other on the process's own schedule.
         carries_on: goes on from particles of before where a whole population turned out to be NaN.
     """
@@ -41,6 +42,7 @@ class SearchMethod:
     holds_budget: ClassVar[bool] = False
     from_noise: ClassVar[bool] = False
     replayable: ClassVar[bool] = True
+    unit: ClassVar[str] = "step"
     compares_last: ClassVar[bool] = False
     carries_on: ClassVar[bool] = False
 

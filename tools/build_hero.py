@@ -50,7 +50,7 @@ def picture(folder: Path, row: dict) -> str:
 
 def html(folder: Path) -> str:
     """The hero as a page. ValueError where the results lack a method."""
-    from testtime.demo.page import METHOD_TEXTS
+    from testtime.reports.names import method_name
 
     rows = json.loads((folder / "results.json").read_text(encoding="utf-8"))["entries"]
     rows = [row for row in rows if row.get("model", "diffusion") == "diffusion"]
@@ -64,7 +64,7 @@ def html(folder: Path) -> str:
         cost = "one sample" if method == "plain" else f"{times:g} &times; the passes"
         right = sum(row["correct"] for row in mine)
         cells.append(
-            f"<div><div class=name>{METHOD_TEXTS[method][0]}</div><div class=fine>{cost}</div>"
+            f"<div><div class=name>{method_name(method)}</div><div class=fine>{cost}</div>"
             f"<div class=fine><span class=right>{right}</span> of {len(mine)} right</div></div>"
         )
         cells += [picture(folder, row) for row in mine]

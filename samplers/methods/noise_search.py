@@ -135,6 +135,7 @@ class ZeroOrderSearch(SearchMethod):
 
     name: ClassVar[str] = "zero_order_search"
     title: ClassVar[str] = "Zero-Order Search"
+    unit: ClassVar[str] = "round"
     width: ClassVar[str] = "rounds"
     from_noise: ClassVar[bool] = True
     compares_last: ClassVar[bool] = True

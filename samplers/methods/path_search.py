@@ -38,6 +38,7 @@ class PathSearch(SearchMethod):
 
     name: ClassVar[str] = "path_search"
     title: ClassVar[str] = "Path Search"
+    unit: ClassVar[str] = "round"
     width: ClassVar[str] = "branches"
     fixed_schedule: ClassVar[bool] = True
     from_noise: ClassVar[bool] = True

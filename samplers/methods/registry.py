@@ -27,12 +27,14 @@ class Row:
         method: its class, which has its key and its title.
         paper: authors, year and arXiv number, "" for what is nobody's. node: id of its node.
         summary: what it does, in a line.
+        short: title where there is little room and something else beside it, "" for the title itself.
     """
 
     method: type[SearchMethod]
     paper: str
     node: str
     summary: str
+    short: str = ""
 
     @property
     def key(self) -> str:
@@ -52,6 +54,24 @@ ROWS = (
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimeRandomSearch",
         "Best-of-N that drops the worse half partway through.",
+    ),
+    Row(
+        ZeroOrderSearch,
+        "Ma et al. 2025, arXiv 2501.09732",
+        "TestTimeZeroOrderSearch",
+        "Hill climbing over the initial noise.",
+    ),
+    Row(
+        PathSearch,
+        "Ma et al. 2025, arXiv 2501.09732",
+        "TestTimePathSearch",
+        "Adds noise back and removes it several ways, keeping the best.",
+    ),
+    Row(
+        ImportanceSampling,
+        "Chen et al. 2025, arXiv 2507.18537 (baseline)",
+        "TestTimeImportanceSampling",
+        "Resamples at a few steps by the present scores.",
     ),
     Row(
         SVDD,
@@ -78,16 +98,11 @@ ROWS = (
         "Resamples at a few steps by how much the scores rose.",
     ),
     Row(
-        ImportanceSampling,
-        "Chen et al. 2025, arXiv 2507.18537 (baseline)",
-        "TestTimeImportanceSampling",
-        "Resamples at a few steps by the present scores.",
-    ),
-    Row(
         RBF,
         "Kim et al. 2025, arXiv 2503.19385",
         "TestTimeRBF",
         "Accepts the first candidate that improves, and saves the rest of the budget for later steps.",
+        short="RBF",
     ),
     Row(
         BeamSearch,
@@ -96,16 +111,10 @@ ROWS = (
         "Keeps the best B of all children, judged by where they lead.",
     ),
     Row(
-        ZeroOrderSearch,
-        "Ma et al. 2025, arXiv 2501.09732",
-        "TestTimeZeroOrderSearch",
-        "Hill climbing over the initial noise.",
-    ),
-    Row(
-        PathSearch,
-        "Ma et al. 2025, arXiv 2501.09732",
-        "TestTimePathSearch",
-        "Adds noise back and removes it several ways, keeping the best.",
+        TTSVAR,
+        "Chen et al. 2025, arXiv 2507.18537",
+        "TestTimeTTSVAR",
+        "Many candidates while images are small, few once they are large.",
     ),
     Row(
         TTGen,
@@ -113,14 +122,13 @@ ROWS = (
         "TestTimeTTGen",
         "A vision-language model rewrites the prompt during sampling.",
     ),
-    Row(
-        TTSVAR,
-        "Chen et al. 2025, arXiv 2507.18537",
-        "TestTimeTTSVAR",
-        "Many candidates while images are small, few once they are large.",
-    ),
 )
 METHODS = {row.key: row for row in ROWS}
+
+
+def row_of(method: type[SearchMethod]) -> Row:
+    """The row of a class. KeyError for one that is not ours."""
+    return METHODS[method.name]
 
 
 def title_of(key: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from testtime.demo.backends import LibraryBackend, Settings
-from testtime.demo.comfy import METHOD_NODES, ComfyBackend
+from testtime.demo.comfy import ComfyBackend
 from testtime.demo.sections import DIFFUSION, SECTIONS, VAR
 from testtime.models.tiny.loading import missing_weights
 from testtime.shapes_world.captions import sample_prompt
@@ -20,10 +20,6 @@ pytestmark = pytest.mark.skipif(bool(missing_weights(["diffusion", "var", "var_v
 def backend(comfy_server):
     with ComfyBackend(SETTINGS, comfy_server.url) as backend:
         yield backend
-
-
-def test_every_method_of_the_page_has_a_node():
-    assert {model: tuple(nodes) for model, nodes in METHOD_NODES.items()} == METHODS
 
 
 @pytest.mark.parametrize("method", METHODS[DIFFUSION])

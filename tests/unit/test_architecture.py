@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import testtime
+from testtime.samplers import methods
+from testtime.samplers.method import SearchMethod
+from testtime.samplers.methods.registry import METHODS, ROWS
 
 ROOT = Path(testtime.__file__).resolve().parent
 # From the bottom to the top; a folder imports folders of lower lines only. Folders in one line do not know each other.
@@ -160,3 +165,64 @@ def test_no_module_is_much_longer_than_agreed():
     """About 300 lines: a longer file is two things, or one that is said too long."""
     lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
     assert {module: length for module, length in lengths.items() if length > 430} == {}
+
+
+# --- names of methods
+
+TITLES = {row.title for row in ROWS}
+NODES = {row.node for row in ROWS}
+
+
+def strings(tree: ast.Module) -> Iterator[str]:
+    """All texts of a module but those of ``__all__``, which are names of classes."""
+    exported = [
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets)
+        for inner in ast.walk(node)
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in exported:
+            yield node.value
+
+
+def lists_of_titles(tree: ast.Module) -> bool:
+    """Whether a module spells out titles or nodes of several methods, or gives keys of methods a text each."""
+    texts = set(strings(tree))
+    keyed = [
+        value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value in METHODS
+        if isinstance(value, ast.Constant) and isinstance(value.value, str) and not value.value.startswith("var(--")
+    ]
+    return len(texts & TITLES) > 1 or len(texts & NODES) > 1 or len(keyed) > 1
+
+
+def test_methods_are_named_in_one_place():
+    """A class has the title; the row in the registry has the rest; everything else asks them."""
+    own = {f"samplers/methods/{Path(inspect.getfile(row.method)).name}" for row in ROWS}
+    found = {module for module, tree in MODULES.items() if lists_of_titles(tree)}
+    assert found <= {*own, "samplers/methods/registry.py"}
+    for path in (ROOT / "web").rglob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        assert sum(f'"{title}"' in text for title in TITLES) < 2, path
+
+
+def test_rows_are_complete_and_unlike():
+    keys, titles, nodes = ([getattr(row, name) for row in ROWS] for name in ("key", "title", "node"))
+    for names in (keys, titles, nodes):
+        assert all(names) and len(set(names)) == len(ROWS)
+    assert all(row.summary.endswith(".") for row in ROWS)
+    assert {row.method for row in ROWS} == {
+        kind for kind in vars(methods).values() if isinstance(kind, type) and issubclass(kind, SearchMethod)
+    } - {SearchMethod}
+
+
+def test_a_second_list_would_be_found():
+    assert lists_of_titles(ast.parse('NAMES = ("SVDD", "Best-of-N")'))
+    assert lists_of_titles(ast.parse('NAMES = {"fk": "FK steering", "rbf": "Rollover"}'))
+    assert not lists_of_titles(ast.parse('__all__ = ["SVDD", "SMC"]'))
+    assert lists_of_titles(ast.parse('NODES = {"svdd": ("TestTimeSVDD", 1), "fk": ("TestTimeFKSteering", 2)}'))
+    assert not lists_of_titles(ast.parse('COMPARED = ("svdd", "smc")'))

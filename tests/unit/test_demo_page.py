@@ -13,7 +13,8 @@ import torch
 
 from testtime.bench.presets import search_for
 from testtime.demo.page import render
-from testtime.demo.sections import DIFFUSION, METHOD_TEXTS, SECTIONS, VAR, About, Entry
+from testtime.demo.sections import COLOURS, DIFFUSION, SECTIONS, VAR, About, Entry
+from testtime.reports.names import method_name
 from testtime.samplers.clustering import PixelFeatures
 from testtime.samplers.methods import TTSVAR
 from testtime.samplers.processes.diffusion import DiffusionProcess, PlainDenoiser
@@ -135,13 +136,13 @@ def test_summary_marks_the_best_method(entries):
         (row,) = re.findall(r'<tr class="winner">.*?</tr>', part, re.DOTALL)
         mine = [entry for entry in entries if entry.model == section.model]
         means = {key: np.mean([e.score for e in mine if e.method == key]) for key in section.methods if key != "plain"}
-        assert METHOD_TEXTS[max(means, key=means.get)][0] in row
+        assert method_name(max(means, key=means.get)) in row
 
 
 def test_methods_appear_where_they_belong(entries):
     for section, part in zip(SECTIONS, parts(render(entries, ABOUT)), strict=True):
         heads = re.findall(r'<div class="colhead">.*?</i>(.*?)</div>', part)
-        assert heads == [METHOD_TEXTS[key][0] for key in section.methods]
+        assert heads == [method_name(key) for key in section.methods]
 
 
 def test_a_part_without_entries_is_left_out(entries):
@@ -170,7 +171,7 @@ def test_headlines_keep_the_models_apart(entries):
     wrong = [dataclasses.replace(entry, correct=entry.model == DIFFUSION and entry.correct) for entry in entries]
     before, after = render(entries, ABOUT), render(wrong, ABOUT)
     assert before.split('<div class="part"')[0] == after.split('<div class="part"')[0]
-    spent = {key: sum(e.flops for e in entries if (e.model, e.method) == (VAR, key)) for key in METHOD_TEXTS}
+    spent = {key: sum(e.flops for e in entries if (e.model, e.method) == (VAR, key)) for key in COLOURS}
     for page, right in ((before, 6), (after, 0)):
         assert (
             f"Plain sampling gets <b>0</b> of 6 right; TTS-VAR with N = 2 gets <b>{right}</b>; Best-of-N with N = 4 "

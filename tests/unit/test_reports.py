@@ -10,7 +10,7 @@ import torch
 
 from testtime.reports.canvas import DARK, LIGHT, Canvas, font_for, s_curve, score_colour, shortened, text_width, ticks
 from testtime.reports.curves import best_so_far, scored_points, staircase, winner_paths
-from testtime.reports.names import METHOD_NAMES, method_name
+from testtime.reports.names import method_name, method_order
 from testtime.reports.report import MARGIN, WIDTH, Finalists, cost_line, grid_layout, report, settings_line
 from testtime.reports.tree import columns_of, draw_tree, lanes, layout, numbered, score_range, winner_ids
 from testtime.samplers.methods import METHODS, SMC, RandomSearch, ZeroOrderSearch
@@ -305,8 +305,11 @@ def test_settings_are_said_where_they_mean_something():
 
 
 def test_every_method_has_a_name():
-    assert set(METHODS) <= set(METHOD_NAMES)
-    assert method_name("of_my_own") == "of my own"
+    assert all(method_name(key) == row.title == row.method.title for key, row in METHODS.items())
+    assert method_name("plain") == "Plain sampling" and method_name("of_my_own") == "of my own"
+    assert method_name("rbf_vp") == "RBF, VP SDE" and method_name("ttgen_worst") == "TTGen, worst choice"
+    keys = ["of_my_own", "svdd_vp", "svdd_reprompted", "rbf", "best_of_n", "plain"]
+    assert sorted(keys, key=method_order) == ["plain", "best_of_n", "rbf", "svdd_reprompted", "svdd_vp", "of_my_own"]
 
 
 @pytest.mark.parametrize("search", [SMC(particles=6), RandomSearch(8), ZeroOrderSearch(3, 4)], ids=lambda s: s.name)

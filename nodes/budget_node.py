@@ -1,4 +1,4 @@
-"""``Search Budget``: particles and steps of a search from what it may cost."""
+"""``Fit to Budget``: particles and steps of a search from what it may cost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .method_nodes import METHOD_CATEGORY, search_output
 from .types import SearchType
 
 
-class SearchBudgetNode(io.ComfyNode):
+class FitToBudgetNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="TestTimeSearchBudget",
-            display_name="Search Budget",
+            node_id="TestTimeFitToBudget",
+            display_name="Fit to Budget",
             category=METHOD_CATEGORY,
             description="Chooses how many particles a search runs with, and if need be fewer steps, so that a budget "
             "is used up and kept. The particles (candidates, beams, rounds) of the method node do not count any more.",
@@ -68,4 +68,4 @@ class SearchBudgetNode(io.ComfyNode):
         return search_output(search, budget=Budget(nfe, seconds, steps, least))
 
 
-NODES = [SearchBudgetNode]
+NODES = [FitToBudgetNode]

@@ -219,12 +219,12 @@ class PathSearchNode(io.ComfyNode):
         return search_output(PathSearch(paths, branches, start, forward, backward, steps))
 
 
-class StochasticPathNode(io.ComfyNode):
+class SetSDENode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="TestTimeStochasticPath",
-            display_name="Stochastic Path",
+            node_id="TestTimeSetSDE",
+            display_name="Set SDE",
             category=METHOD_CATEGORY,
             description="Lets a search run on another stochastic path of the same model: the linear SDE of a flow, or "
             "its variance-preserving SDE (Kim et al. 2025). Replaces eta, and the sampler's schedule where asked.",
@@ -308,5 +308,5 @@ NODES = [
     RandomSearchNode,
     ZeroOrderSearchNode,
     PathSearchNode,
-    StochasticPathNode,
+    SetSDENode,
 ]

@@ -1,4 +1,4 @@
-"""``Human Verifier``: pick by hand, in the panel, at chosen steps of a search."""
+"""``Pick by Hand``: pick by hand, in the panel, at chosen steps of a search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .types import VerifierType
 from .verifier_nodes import VERIFIER_CATEGORY
 
 
-class HumanVerifierNode(io.ComfyNode):
+class PickByHandNode(io.ComfyNode):
     """A verifier that asks the person at the panel."""
 
     differentiable = False  # see guidance_check
@@ -18,8 +18,8 @@ class HumanVerifierNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="TestTimeHumanVerifier",
-            display_name="Human Verifier",
+            node_id="TestTimePickByHand",
+            display_name="Pick by Hand",
             category=VERIFIER_CATEGORY,
             description="Pauses the search at chosen steps and shows its candidates in the Search panel: pick the ones "
             "you like in order, drop the ones you do not. Runs that nobody watches (API, scripts) never wait.",
@@ -68,4 +68,4 @@ class HumanVerifierNode(io.ComfyNode):
         return io.NodeOutput(HumanVerifier(fallback, lambda question: desk.ask(question, seconds), parse_marks(ask_at)))
 
 
-NODES = [HumanVerifierNode]
+NODES = [PickByHandNode]

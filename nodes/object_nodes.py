@@ -31,15 +31,15 @@ NO_COLOURS = "none"
 RULES = Rules()
 
 
-class ObjectsNode(io.ComfyNode):
+class GenEvalNode(io.ComfyNode):
     differentiable = False  # see guidance_check
 
     @classmethod
     def define_schema(cls):
         clips = [choice for choice in folder_choices(COLOURS) if choice != NO_MODEL]
         return io.Schema(
-            node_id="TestTimeObjects",
-            display_name="Objects Verifier",
+            node_id="TestTimeGenEval",
+            display_name="GenEval Object Verifier",
             category=VERIFIER_CATEGORY,
             description="Looks for the objects of the prompt with an open-vocabulary detector: are they there, as "
             "many, in their colours and places? Rules of GenEval (Ghosh et al. 2023). Not differentiable.",
@@ -118,4 +118,4 @@ class ObjectsNode(io.ComfyNode):
             return io.NodeOutput(managed(ObjectsVerifier(load_detector(path), reader, mode, objects, rules, name=name)))
 
 
-NODES = [ObjectsNode]
+NODES = [GenEvalNode]

@@ -1,4 +1,4 @@
-"""``Replay Particle``: run one particle of an earlier search again, alone."""
+"""``Re-render Particle``: run one particle of an earlier search again, alone."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def particle_input() -> io.Int.Input:
     )
 
 
-class ReplayParticleNode(io.ComfyNode):
+class RerenderParticleNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="TestTimeReplayParticle",
-            display_name="Replay Particle",
+            node_id="TestTimeRerenderParticle",
+            display_name="Re-render Particle",
             category=CATEGORY,
             description="Makes one particle of a search again from the seed and its lineage, without its competitors: "
             "the cost of a single image. Model, seed, schedule and conditioning must be those of the search.",
@@ -90,4 +90,4 @@ class ReplayParticleNode(io.ComfyNode):
         return io.NodeOutput(with_samples(latent_image, results[-1].finalists, [replay.lineage.group]))
 
 
-NODES = [ReplayParticleNode]
+NODES = [RerenderParticleNode]

@@ -122,7 +122,7 @@ class SaveSearchNode(io.ComfyNode):
 
 
 class LoadTraceNode(io.ComfyNode):
-    """A trace from a file, for Search Report, Replay Particle and Continue Search."""
+    """A trace from a file, for Search Report, Re-render Particle and Continue Search."""
 
     @classmethod
     def define_schema(cls):
@@ -131,7 +131,7 @@ class LoadTraceNode(io.ComfyNode):
             display_name="Load Trace",
             category=CATEGORY,
             description="Reads the trace of an earlier search from ComfyUI's output or input folder, also from an "
-            "image saved by Save Search. Replay Particle and Continue Search work from it.",
+            "image saved by Save Search. Re-render Particle and Continue Search work from it.",
             inputs=[
                 open_ended(
                     io.Combo.Input(

@@ -117,12 +117,12 @@ class TTGenNode(io.ComfyNode):
         return search_output(search, encoder=ClipEncoder(clip))
 
 
-class RepromptedNode(io.ComfyNode):
+class AddRewritingNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return search_schema(
-            "TestTimeReprompted",
-            "Re-prompted Search",
+            "TestTimeAddRewriting",
+            "Add Prompt Rewriting",
             "Puts rewritten prompts into another search, at no further model calls: its candidates go on under the "
             "original prompt and the rewrites in turn, and its own selection decides. For SVDD, SMC, FK Steering and "
             "others that branch or resample.",
@@ -154,4 +154,4 @@ class RepromptedNode(io.ComfyNode):
         return search_output(search, rewriting=rewriting, encoder=ClipEncoder(clip))
 
 
-NODES = [TTGenNode, RepromptedNode]
+NODES = [TTGenNode, AddRewritingNode]

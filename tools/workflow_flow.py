@@ -15,7 +15,7 @@ HUB = "https://huggingface.co"
 def flow_vp_svdd() -> Workflow:
     text = """
     ## SVDD on the VP path
-    A flow model has no noise of its own to search with. **Stochastic Path** gives it some: here the
+    A flow model has no noise of its own to search with. **Set SDE** gives it some: here the
     variance-preserving path with the grid of Kim et al. (2025), small steps at high noise, then an ODE tail that
     finishes the image.
 
@@ -24,23 +24,23 @@ def flow_vp_svdd() -> Workflow:
     """
     method = Node("TestTimeSVDD", {"candidates": 8})
     grid = {"path": "vp", "spacing": "exp", "levels": 10, "tail": 10}
-    path = Node("TestTimeStochasticPath", {"search": method["search"], **grid})
+    path = Node("TestTimeSetSDE", {"search": method["search"], **grid})
     prompt = "a yellow circle left of a purple star"
     return one_search("flow_vp_svdd", prompt, text, method, path, model="flow", scheduler="simple")
 
 
 def flow_budget() -> Workflow:
     text = """
-    ## Search Budget
-    Say what an image may cost, not how many particles: **Search Budget** chooses them, and fewer steps where the budget
+    ## Fit to Budget
+    Say what an image may cost, not how many particles: **Fit to Budget** chooses them, and fewer steps where the budget
     would not pay for enough particles. Any method, with or without a path.
 
     - **nfe** counts forward passes per image; under CFG a step costs two.
     - **seconds** is measured on your machine before the search begins. Whichever is reached first counts.
     """
     method = Node("TestTimeSVDD", {})
-    path = Node("TestTimeStochasticPath", {"search": method["search"], "path": "linear", "spacing": "sampler"})
-    budget = Node("TestTimeSearchBudget", {"search": path["search"], "nfe": 300})
+    path = Node("TestTimeSetSDE", {"search": method["search"], "path": "linear", "spacing": "sampler"})
+    budget = Node("TestTimeFitToBudget", {"search": path["search"], "nfe": 300})
     changes = {"model": "flow", "scheduler": "simple"}
     return one_search("flow_budget", "three red triangles", text, method, path, budget, **changes)
 
@@ -86,7 +86,7 @@ def _search(
 def sd3_svdd() -> Workflow:
     text = """
     ## Stable Diffusion 3.5, SVDD on the linear SDE
-    SD3.5 needs many steps, so the search stays on its own path: **Stochastic Path** adds noise to every step of the
+    SD3.5 needs many steps, so the search stays on its own path: **Set SDE** adds noise to every step of the
     sampler's schedule, **SVDD** tries four continuations and takes the most promising one.
 
     - **candidates** per step; **every** so many steps saves decodes.
@@ -96,7 +96,7 @@ def sd3_svdd() -> Workflow:
     file = _file("checkpoints", name, f"Comfy-Org/stable-diffusion-3.5-fp8/resolve/main/{name}")
     load = Node("CheckpointLoaderSimple", {"ckpt_name": name}, width=360, models=(file,))
     method = Node("TestTimeSVDD", {"candidates": 4, "every": 2})
-    path = Node("TestTimeStochasticPath", {"search": method["search"], "path": "linear", "spacing": "sampler"})
+    path = Node("TestTimeSetSDE", {"search": method["search"], "path": "linear", "spacing": "sampler"})
     changes = {"steps": 28, "cfg": 4.5, "scheduler": "sgm_uniform"}
     links = (load["MODEL"], load["CLIP"], load["VAE"])
     return _search("sd3_svdd", text + JUDGE, [load], *links, [method, path], **changes)
@@ -122,7 +122,7 @@ def flux_rbf() -> Workflow:
     vae = Node("VAELoader", {"vae_name": ae}, width=360, models=(_file("vae", ae, vae_url),))
     method = Node("TestTimeRBF", {"budget": 120, "chains": 2, "initial": 6})
     grid = {"path": "vp", "spacing": "exp", "levels": 10, "tail": 1}
-    path = Node("TestTimeStochasticPath", {"search": method["search"], **grid})
+    path = Node("TestTimeSetSDE", {"search": method["search"], **grid})
     changes = {"steps": 4, "cfg": 1.0, "scheduler": "simple"}
     links = (unet["MODEL"], clip["CLIP"], vae["VAE"])
     return _search("flux_rbf", text + JUDGE, [unet, clip, vae], *links, [method, path], **changes)

@@ -16,7 +16,7 @@ def save_search(images: Link, sampler: Node, prefix: str, scores: bool = False) 
 def pick_by_hand() -> Workflow:
     text = """
     ## Pick by hand
-    **Human Verifier** stands between a verifier and the search. At the steps in **ask_at** the run pauses, the Search
+    **Pick by Hand** stands between a verifier and the search. At the steps in **ask_at** the run pauses, the Search
     panel opens and shows the candidates: pick the ones you like in order, drop the others.
 
     - **fallback** judges at all other steps, and decides where nobody answers within **seconds**.
@@ -26,7 +26,7 @@ def pick_by_hand() -> Workflow:
     name = "pick_by_hand"
     world = World("two pink stars")
     method = Node("TestTimeSMC", {"particles": 8})
-    judge = Node("TestTimeHumanVerifier", {"fallback": world.load["verifier"], "ask_at": "50%, end"})
+    judge = Node("TestTimePickByHand", {"fallback": world.load["verifier"], "ask_at": "50%, end"})
     sampler = world.search(method, verifier=judge["verifier"])
     best = decode(sampler["best"], world.load["vae"], "Decode the best")
     columns = [lowered(judge, method, world.latent), [sampler]]

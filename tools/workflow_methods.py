@@ -148,7 +148,7 @@ def path_search() -> Workflow:
 def flow_rbf() -> Workflow:
     text = """
     ## Rollover Budget Forcing
-    For **flow models** (here the embedded one). **Stochastic Path** gives the flow noise to search with; **Rollover
+    For **flow models** (here the embedded one). **Set SDE** gives the flow noise to search with; **Rollover
     Budget Forcing** goes on as soon as a candidate is better than everything before, and saves the rest of the budget
     for later steps (Kim et al. 2025).
 
@@ -156,7 +156,7 @@ def flow_rbf() -> Workflow:
     - **tail** is the number of steps without noise that finish the image; distilled models need only 1.
     """
     method = Node("TestTimeRBF", {"budget": 160, "chains": 2, "initial": 8})
-    path = Node("TestTimeStochasticPath", {"search": method["search"], "path": "linear", "spacing": "sampler"})
+    path = Node("TestTimeSetSDE", {"search": method["search"], "path": "linear", "spacing": "sampler"})
     changes = {"scheduler": "simple", "cfg": 3.0}
     return one_search("flow_rbf", "two green hearts", text, method, path, model="flow", **changes)
 

@@ -37,7 +37,7 @@ def ttgen() -> Workflow:
 def svdd_reprompted() -> Workflow:
     text = """
     ## SVDD with rewritten prompts
-    **Re-prompted Search** puts the rewriter into another search: the four continuations that SVDD tries at a step now
+    **Add Prompt Rewriting** puts the rewriter into another search: the four continuations that SVDD tries at a step now
     differ in their prompt too, one under the original and three under rewrites. No further model calls.
 
     - Goes with every method that branches or resamples: SVDD, SMC, FK Steering, Beam Search.
@@ -47,7 +47,7 @@ def svdd_reprompted() -> Workflow:
     rewriter = Node("TestTimeShapesRewriter", {}, width=320)
     svdd = Node("TestTimeSVDD", {"candidates": 4}, width=320)
     inputs = {"search": svdd["search"], "rewriter": rewriter["rewriter"], "clip": world.load["clip"], "interval": 2}
-    method = Node("TestTimeReprompted", inputs, width=320)
+    method = Node("TestTimeAddRewriting", inputs, width=320)
     return _embedded("svdd_reprompted", text, [rewriter, svdd, method], world, seed=3)
 
 

@@ -152,7 +152,7 @@ def rank_images() -> Workflow:
 def replay_winner() -> Workflow:
     text = """
     ## Replay the winner
-    **Replay Particle** makes the winner again from the seed and its lineage, alone: the cost of one image instead of
+    **Re-render Particle** makes the winner again from the seed and its lineage, alone: the cost of one image instead of
     the search's. Give it the model, seed, schedule and prompts of the search.
 
     Use it to get any other particle of the trace, or to look at the winner with another decoder.
@@ -163,7 +163,7 @@ def replay_winner() -> Workflow:
     sampler = world.search(method)
     kept = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg", "scheduler")
     inputs = {"trace": sampler["trace"], **{key: sampler.inputs[key] for key in kept}}
-    replay = Node("TestTimeReplayParticle", inputs, width=320)
+    replay = Node("TestTimeRerenderParticle", inputs, width=320)
     best = decode(sampler["best"], world.load["vae"], "Decode the winner")
     again = decode(replay["latent"], world.load["vae"], "Decode the replay")
     pictures = [save(best["IMAGE"], name, "The winner of the search")]

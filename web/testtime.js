@@ -9,8 +9,8 @@ import { PanelView } from "./panel/view.js";
 const TAB = "testtime.search";
 const SETTING = "TestTime.Live";
 const LOCALE = "Comfy.Locale";
-const OUR_NODES = /^TestTime(Search|InfinitySearch|Replay|Continue|Human)/;
-const PARTICLE_NODES = ["TestTimeReplayParticle", "TestTimeContinueSearch"];
+const OUR_NODES = /^TestTime(Search|InfinitySearch|Rerender|Continue|PickByHand)/;
+const PARTICLE_NODES = ["TestTimeRerenderParticle", "TestTimeContinueSearch"];
 
 const clientId = () => api.clientId ?? api.initialClientId;
 

@@ -172,18 +172,18 @@ def test_five_hundred_candidates_stay_small(office):
 
 def test_the_node_makes_a_judge_that_searches_can_use(setup, search_ksampler):
     """In process there is no server and so nobody to ask: the search is the one of the fallback."""
-    from testtime.nodes.human_node import HumanVerifierNode
+    from testtime.nodes.human_node import PickByHandNode
     from testtime.samplers.methods import SMC
     from testtime.samplers.smc.tempering import Alpha
 
     given = setup()
     alone = search_ksampler(given, SMC(3, alpha=Alpha(0.5, "absolute")))
-    given.verifier = HumanVerifierNode.execute(given.verifier, "50%, end", 600.0).args[0]
+    given.verifier = PickByHandNode.execute(given.verifier, "50%, end", 600.0).args[0]
     asked_for = search_ksampler(given, SMC(3, alpha=Alpha(0.5, "absolute")))
     assert torch.equal(alone.best["samples"], asked_for.best["samples"])
     assert asked_for.scores.verifier == "human, redness"
-    assert HumanVerifierNode.validate_inputs("50%") is True
-    assert "'soon'" in HumanVerifierNode.validate_inputs("soon")
+    assert PickByHandNode.validate_inputs("50%") is True
+    assert "'soon'" in PickByHandNode.validate_inputs("soon")
 
 
 def test_greetings_of_strangers_push_no_window_out(office):

@@ -1,4 +1,4 @@
-"""Search Budget inside ComfyUI: what is chosen uses the budget up; what cannot work is named, early."""
+"""Fit to Budget inside ComfyUI: what is chosen uses the budget up; what cannot work is named, early."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.host
 
 
 def budget(search, **inputs):
-    from testtime.nodes.budget_node import SearchBudgetNode
+    from testtime.nodes.budget_node import FitToBudgetNode
 
     values = {"nfe": 0, "seconds": 0.0, "steps": "may be fewer", "least": 2, **inputs}
-    return SearchBudgetNode.execute(search, **values).args[0]
+    return FitToBudgetNode.execute(search, **values).args[0]
 
 
 def on_path(search, **inputs):
-    from testtime.nodes.flow_method_nodes import StochasticPathNode
+    from testtime.nodes.flow_method_nodes import SetSDENode
 
     values = {"path": "linear", "coefficient": "square", "norm": 3.0, "spacing": "sampler", "levels": 5, "tail": 2}
-    return StochasticPathNode.execute(search, **{**values, **inputs}).args[0]
+    return SetSDENode.execute(search, **{**values, **inputs}).args[0]
 
 
 @pytest.mark.parametrize(("kind", "cfg"), [("eps", 2.0), ("eps", 1.0), ("sd3", 2.0), ("flux", 1.0)])
@@ -66,12 +66,12 @@ def test_seconds_are_measured(setup, search_ksampler):
 
 
 def test_what_cannot_be_paid_for_is_named_before_the_model_runs(setup, search_ksampler):
-    from testtime.nodes.budget_node import SearchBudgetNode
+    from testtime.nodes.budget_node import FitToBudgetNode
     from testtime.nodes.flow_method_nodes import RBFNode
     from testtime.nodes.search_ksampler import SearchKSamplerNode
 
-    assert "both 0" in SearchBudgetNode.validate_inputs(nfe=0, seconds=0.0)
-    assert SearchBudgetNode.validate_inputs(nfe=0, seconds=None) is True  # linked: not known yet
+    assert "both 0" in FitToBudgetNode.validate_inputs(nfe=0, seconds=0.0)
+    assert FitToBudgetNode.validate_inputs(nfe=0, seconds=None) is True  # linked: not known yet
     assert "max_nfe is 3: one image of 4 steps" in SearchKSamplerNode.validate_inputs(prompt="p", steps=4, max_nfe=3)
     assert SearchKSamplerNode.validate_inputs(prompt="p", steps=4, max_nfe=0) is True
     assert "steps is 0" in SearchKSamplerNode.validate_inputs(prompt="p", steps=0)

@@ -68,7 +68,7 @@ def test_every_method_runs_on_stock_flow_networks(setup, search_ksampler, name, 
     given = setup(kind, batch=2, size=(10, 6))
     if name == "vp":
         grid = {"path": "vp", "coefficient": "square", "norm": 3.0, "spacing": "exp", "levels": 4, "tail": 2}
-        search = node("StochasticPathNode", search=SVDD(2), **grid)
+        search = node("SetSDENode", search=SVDD(2), **grid)
     else:
         search = RBF(16, 1, 2) if name == "rbf" else make(name)
     out = search_ksampler(given, search, cfg=cfg, steps=4)
@@ -87,7 +87,7 @@ def test_methods_run_on_other_paths(family, path, spacing, name):
     if name == "rbf" and spacing != "sampler":
         search = node("RBFNode", budget=40, chains=2, initial=2, threshold="global", choice="last_step")
     on_path = node(
-        "StochasticPathNode",
+        "SetSDENode",
         search=search,
         path=path,
         coefficient="square",
@@ -114,8 +114,8 @@ def test_settings_that_cannot_work_are_named(family):
     assert "forward 0.9" in PathSearchNode.validate_inputs(forward=0.9, backward=0.8)
     with pytest.raises(SearchError, match="budget is 5"):
         run(family, node("RBFNode", budget=5, chains=2, initial=2, threshold="global", choice="last_step"))
-    twice = node("StochasticPathNode", search=make("rbf"), path="vp", coefficient="square", norm=1.0,
+    twice = node("SetSDENode", search=make("rbf"), path="vp", coefficient="square", norm=1.0,
                  spacing="sampler", levels=5, tail=1)  # fmt: skip
-    again = node("StochasticPathNode", search=twice, path="linear", coefficient="sine", norm=2.0, spacing="sampler",
+    again = node("SetSDENode", search=twice, path="linear", coefficient="sine", norm=2.0, spacing="sampler",
                  levels=5, tail=1)  # fmt: skip
     assert (again.moves.path, again.moves.norm) == ("linear", 2.0)  # the last one counts

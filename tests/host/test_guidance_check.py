@@ -88,7 +88,7 @@ def test_ensembles_are_as_good_as_the_members_that_steer(queue, inputs, words):
 
 def test_a_search_that_is_handed_on_is_followed(queue):
     graph = workflow(JPEG)
-    graph["path"] = {"class_type": "TestTimeStochasticPath", "inputs": {"search": ["method", 0]}}
+    graph["path"] = {"class_type": "TestTimeSetSDE", "inputs": {"search": ["method", 0]}}
     graph["sampler"]["inputs"]["search"] = ["path", 0]
     assert "not differentiable" in queue(graph)
 
@@ -127,8 +127,8 @@ def test_every_verifier_without_gradient_says_so():
         judge_nodes.VQAScoreNode: VQAScoreVerifier,
         judge_nodes.VLMJudgeNode: VLMJudgeVerifier,
         judge_nodes.EndpointJudgeNode: VLMJudgeVerifier,
-        object_nodes.ObjectsNode: ObjectsVerifier,
-        human_node.HumanVerifierNode: HumanVerifier,
+        object_nodes.GenEvalNode: ObjectsVerifier,
+        human_node.PickByHandNode: HumanVerifier,
     }
     for node, verifier in pairs.items():
         assert node.differentiable is False and verifier.differentiable is False

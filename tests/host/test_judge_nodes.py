@@ -74,22 +74,22 @@ def test_an_endpoint_judges_and_its_axes_stay_visible(serve):  # noqa: F811
 
 
 def test_objects_with_and_without_colours(model_folders, tokenizer_folder):  # noqa: F811
-    from testtime.nodes.object_nodes import NO_COLOURS, ObjectsNode
+    from testtime.nodes.object_nodes import NO_COLOURS, GenEvalNode
 
     owl(folder_of(model_folders) / "google--owlv2-base-patch16-ensemble", tokenizer_folder)
     tiny_clip(folder_of(model_folders) / "openai--clip-vit-large-patch14")
-    defaults = {item.id: item.default for item in ObjectsNode.define_schema().inputs}
+    defaults = {item.id: item.default for item in GenEvalNode.define_schema().inputs}
     assert defaults["detector"] == "google--owlv2-base-patch16-ensemble"
     assert defaults["clip"] == "openai--clip-vit-large-patch14"
     choices = (defaults["detector"], defaults["clip"])
-    verifier, scores = scored(ObjectsNode, *choices, "graded", prompts=[f"a red {SHORT[0]}", f"two {SHORT[1]}s"])
+    verifier, scores = scored(GenEvalNode, *choices, "graded", prompts=[f"a red {SHORT[0]}", f"two {SHORT[1]}s"])
     assert ((scores >= 0) & (scores <= 1)).all() and not verifier.differentiable
-    plain, _ = scored(ObjectsNode, defaults["detector"], NO_COLOURS, "strict", "a dog and a cat", prompts="")
+    plain, _ = scored(GenEvalNode, defaults["detector"], NO_COLOURS, "strict", "a dog and a cat", prompts="")
     assert plain.needs_prompt is False
-    plain_colours = ObjectsNode.execute(defaults["detector"], NO_COLOURS, "strict").args[0]
+    plain_colours = GenEvalNode.execute(defaults["detector"], NO_COLOURS, "strict").args[0]
     with pytest.raises(ValueError, match="needs a CLIP model"):
         plain_colours.score(torch.rand(1, 20, 20, 3), "a red dog")
-    assert "write what to look for" in ObjectsNode.validate_inputs(objects="a dog with a hat")
+    assert "write what to look for" in GenEvalNode.validate_inputs(objects="a dog with a hat")
 
 
 def test_without_weights_every_loader_says_what_where_and_under_which_licence(model_folders):  # noqa: F811
@@ -101,7 +101,7 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
         "VQAScoreNode": ("model", "Qwen/Qwen3-VL-4B-Instruct", "8.9 GB", "Apache-2.0"),
         "VLMJudgeNode": ("model", "Qwen/Qwen3-VL-4B-Instruct", "8.9 GB", "Apache-2.0"),
         "FlanT5Node": ("model", "zhiqiulin/clip-flant5-xl", "6.3 GB", "Apache-2.0"),
-        "ObjectsNode": ("detector", "google/owlv2-base-patch16-ensemble", "0.6 GB", "Apache-2.0"),
+        "GenEvalNode": ("detector", "google/owlv2-base-patch16-ensemble", "0.6 GB", "Apache-2.0"),
     }
     loaders = [node for node in (*judge_nodes.NODES, *object_nodes.NODES) if node.__name__ != "EndpointJudgeNode"]
     assert {node.__name__ for node in loaders} == set(expected)
@@ -113,10 +113,10 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
         for part in parts:
             assert part in message, (node, part)
         assert node.validate_inputs() is True  # a choice that another node makes is not known yet
-        rest = {"ObjectsNode": ("none", "graded"), "VLMJudgeNode": ("yes_no",)}.get(node.__name__, ())
+        rest = {"GenEvalNode": ("none", "graded"), "VLMJudgeNode": ("yes_no",)}.get(node.__name__, ())
         with pytest.raises(VerifierError, match="Looked in"):
             node.execute(NO_MODEL, *rest)
-    clip = object_nodes.ObjectsNode.validate_inputs(clip="gone")
+    clip = object_nodes.GenEvalNode.validate_inputs(clip="gone")
     assert "clip is 'gone'" in clip and "openai/clip-vit-large-patch14 (1.7 GB, MIT)" in clip
 
 

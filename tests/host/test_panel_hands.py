@@ -39,7 +39,7 @@ def queue(url: str, client: str | None, ask_at: str = "50%", **changes) -> None:
     workflow = json.loads(WORKFLOW.read_text())
     search = next(node for node in workflow.values() if node["class_type"] == "TestTimeSearchKSampler")
     judge = {"fallback": search["inputs"]["verifier"], "ask_at": ask_at, "seconds": 300.0}
-    workflow["900"] = {"class_type": "TestTimeHumanVerifier", "inputs": judge}
+    workflow["900"] = {"class_type": "TestTimePickByHand", "inputs": judge}
     search["inputs"]["verifier"] = ["900", 0]
     for node in workflow.values():
         for name, value in {"steps": 8, "particles": 6, "prompt": HOSTILE, **changes}.items():

@@ -180,7 +180,7 @@ def test_a_question_that_ran_out_of_time_is_asked_again(monkeypatch):
     import torch
 
     from testtime.nodes.host import asking
-    from testtime.nodes.human_node import HumanVerifierNode
+    from testtime.nodes.human_node import PickByHandNode
     from testtime.verifiers.human import Question
 
     windows = {"anna"}
@@ -189,8 +189,8 @@ def test_a_question_that_ran_out_of_time_is_asked_again(monkeypatch):
     desk.hello("anna")
     monkeypatch.setattr("testtime.nodes.human_node.desk", desk)
     question = Question(torch.zeros(2, 8, 8, 3), ["a"] * 2, [0, 0], torch.zeros(2).double(), 1, 2, "other")
-    before = HumanVerifierNode.fingerprint_inputs(fallback=None, ask_at="end", seconds=1.0)
+    before = PickByHandNode.fingerprint_inputs(fallback=None, ask_at="end", seconds=1.0)
     assert desk.ask(question, 0.2) is None
-    after = HumanVerifierNode.fingerprint_inputs(fallback=None, ask_at="end", seconds=1.0)
+    after = PickByHandNode.fingerprint_inputs(fallback=None, ask_at="end", seconds=1.0)
     assert before != after
-    assert HumanVerifierNode.fingerprint_inputs(fallback=None, ask_at="end", seconds=1.0) == after
+    assert PickByHandNode.fingerprint_inputs(fallback=None, ask_at="end", seconds=1.0) == after

@@ -1,4 +1,4 @@
-"""Replay Particle inside ComfyUI: the winner of a search, and every other finalist, made again alone."""
+"""Re-render Particle inside ComfyUI: the winner of a search, and every other finalist, made again alone."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def searched(family, search):
 
 
 def replayed(family, trace, particle=-1, image=0, judges=False, **changed):
-    from testtime.nodes.replay_node import ReplayParticleNode
+    from testtime.nodes.replay_node import RerenderParticleNode
 
     graph, vae, verifier = family
     extra = {"verifier": verifier, "vae": vae} if judges else {}
     with torch.inference_mode():
-        out = ReplayParticleNode.execute(
+        out = RerenderParticleNode.execute(
             trace=trace, particle=particle, image=image, **graph, **{**SAMPLING, **changed}, **extra
         )
     return out.args[0]["samples"]

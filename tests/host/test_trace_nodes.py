@@ -130,7 +130,7 @@ def test_a_loaded_search_goes_on_as_it_went(family, searched, folders, step, suf
 
 
 def test_other_methods_go_on_with_more_particles_and_replay(family, searched):
-    from testtime.nodes.replay_node import ReplayParticleNode
+    from testtime.nodes.replay_node import RerenderParticleNode
     from testtime.nodes.trace_nodes import ContinueSearchNode
     from testtime.samplers.methods import SMC
     from testtime.samplers.smc.tempering import Alpha
@@ -139,7 +139,7 @@ def test_other_methods_go_on_with_more_particles_and_replay(family, searched):
     best, finalists, _, trace = run(family, search)
     assert len(finalists["samples"]) == 8
     with torch.inference_mode():
-        again = ReplayParticleNode.execute(trace=trace, particle=-1, image=1, **family[0], **SAMPLING).args[0]
+        again = RerenderParticleNode.execute(trace=trace, particle=-1, image=1, **family[0], **SAMPLING).args[0]
     assert torch.allclose(again["samples"][0], best["samples"][1], **CLOSE)
 
 

@@ -139,10 +139,10 @@ def test_cancel_while_the_rewriter_thinks_keeps_the_best_so_far(world):
 
 @pytest.mark.parametrize("path", [False, True], ids=["plain", "on a path"])
 def test_reprompted_search(world, path):
-    from testtime.nodes.ttgen_nodes import RepromptedNode
+    from testtime.nodes.ttgen_nodes import AddRewritingNode
 
     inner = Plan(SVDD(3), moves=SDE("linear") if path else None)
-    search = RepromptedNode.execute(inner, Fixed(), 2, world[1], 4, 1).args[0]
+    search = AddRewritingNode.execute(inner, Fixed(), 2, world[1], 4, 1).args[0]
     assert (search.moves is not None) == path
     _, _, _, trace = sample(world, search, eta=1.0)
     prompts = {entry.get("prompt") for record in trace.records for entry in record.particles}
@@ -154,11 +154,13 @@ def test_reprompted_search(world, path):
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["ttgen", "re-prompted"])
 def test_a_budget_is_used_up_and_kept(world, wrapped):
-    from testtime.nodes.budget_node import SearchBudgetNode
-    from testtime.nodes.ttgen_nodes import RepromptedNode
+    from testtime.nodes.budget_node import FitToBudgetNode
+    from testtime.nodes.ttgen_nodes import AddRewritingNode
 
-    inner = RepromptedNode.execute(BestOfN(9), Fixed(), 2, world[1], 4, 1).args[0] if wrapped else ttgen(world, Fixed())
-    search = SearchBudgetNode.execute(inner, 60, 0.0, "keep", 1).args[0]
+    inner = (
+        AddRewritingNode.execute(BestOfN(9), Fixed(), 2, world[1], 4, 1).args[0] if wrapped else ttgen(world, Fixed())
+    )
+    search = FitToBudgetNode.execute(inner, 60, 0.0, "keep", 1).args[0]
     _, _, scores, trace = sample(world, search, eta=1.0)
     # Three trajectories of 2 * 6 passes and 4 rounds with 2 rewrites, or five particles of 2 * 6 passes.
     assert len(scores.values) == (5 if wrapped else 3) and trace.meta["ledger"]["nfe"] == 60
@@ -167,7 +169,7 @@ def test_a_budget_is_used_up_and_kept(world, wrapped):
 
 def test_winner_is_replayed_with_its_prompts(world):
     import nodes
-    from testtime.nodes.replay_node import ReplayParticleNode
+    from testtime.nodes.replay_node import RerenderParticleNode
 
     model, clip, *_ = world
     best, _, _, trace = sample(world, ttgen(world, Fixed(), keep_original=False))
@@ -178,10 +180,10 @@ def test_winner_is_replayed_with_its_prompts(world):
             "scheduler": "normal", "positive": encode(clip, PROMPT)[0], "negative": encode(clip, "")[0],
             "latent_image": {"samples": torch.zeros(1, 4, 16, 16)}, "denoise": 1.0, "eta": 0.0,
         }  # fmt: skip
-        again = ReplayParticleNode.execute(**inputs, clip=clip).result[0]
+        again = RerenderParticleNode.execute(**inputs, clip=clip).result[0]
         assert torch.allclose(again["samples"], best["samples"], atol=1e-3)
         with pytest.raises(SearchError, match="clip is missing, connect the CLIP"):
-            ReplayParticleNode.execute(**inputs)
+            RerenderParticleNode.execute(**inputs)
 
 
 def test_panel_gets_prompts_and_what_was_missing(world):

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..samplers.looks import judge
 from ..samplers.protocols import ScoreContext, Values, Verifier
+from ..samplers.verifier import CLIP
 from .base import VerifierError, check_images, check_prompts
 
 COMBINATIONS = ("zscore", "zscore_set", "rank", "softmax", "sum")
@@ -73,6 +75,8 @@ class EnsembleVerifier(Verifier):
         VerifierError: no member, unknown combination, a weight or scale that cannot work.
     """
 
+    sees = CLIP  # every member is shown what it wants to see
+
     def __init__(
         self,
         voices: Sequence[Voice],
@@ -102,6 +106,7 @@ class EnsembleVerifier(Verifier):
         steering = [voice.verifier for voice in voices if voice.weight]
         self.differentiable = not self.relative and all(verifier.differentiable for verifier in steering)
         self.needs_prompt = any(verifier.needs_prompt for verifier in self.members)
+        self.least_frames = max(verifier.least_frames for verifier in self.members)
 
     def score(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Tensor:
         """Combined scores float64 ``[n]``."""
@@ -109,7 +114,7 @@ class EnsembleVerifier(Verifier):
 
     def judge(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Values:
         """Combined scores float64 ``[n]``, and every member's own (detached, by name)."""
-        images = check_images(images)
+        images = images if images.dim() == 5 else check_images(images)
         prompts = check_prompts(prompts, len(images), self.name, self.needs_prompt)
         own, parts = self._ask(images, prompts, context)
         members = {name: scores.detach() for name, scores in (own | parts).items()}
@@ -144,7 +149,8 @@ class EnsembleVerifier(Verifier):
             for start in range(0, len(images), size):
                 rows = slice(start, start + size)
                 shown = images[rows] if voice.weight else images[rows].detach()  # what only watches guides nothing
-                values = voice.verifier.judge(shown, prompts[rows], None if context is None else context.rows(rows))
+                told = None if context is None else context.rows(rows)
+                values = judge(voice.verifier, shown, prompts[rows], told)
                 scores[key].append(values.score)
                 for name, part in values.members.items():
                     parts.setdefault(name, []).append(part)

@@ -17,7 +17,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..samplers.looks import judge
 from ..samplers.protocols import ScoreContext, Values, Verifier
+from ..samplers.verifier import CLIP
 from .base import VerifierError
 
 END = 1.0
@@ -29,7 +31,7 @@ class Question:
     """What a person is asked.
 
     Attributes:
-        images: ``[n, H, W, 3]`` in 0..1, previews of the candidates.
+        images: ``[n, H, W, 3]`` in 0..1, previews of the candidates, or ``[n, F, H, W, 3]`` of clips.
         prompts: what each should show, ``n`` strings.
         group: image of the batch that each competes for, ``n``.
         scores: of the other verifier, float64 ``[n]``.
@@ -86,12 +88,13 @@ class HumanVerifier(Verifier):
 
     differentiable = False
     rejects = True  # -inf is meant
+    sees = CLIP  # a person is shown the clip
 
     def __init__(self, fallback: Verifier, ask: Ask, marks: Sequence[float] = (0.5, END)):
         if not marks or any(not 0.0 < mark <= 1.0 for mark in marks):
             raise VerifierError(f"ask_at is {list(marks)}: give shares of the schedule above 0 % and up to 100 %")
         self.fallback, self.members, self._ask = fallback, (fallback,), ask
-        self.relative = fallback.relative
+        self.relative, self.least_frames = fallback.relative, fallback.least_frames
         self.marks = tuple(sorted(set(marks)))
         self.name = f"human, {fallback.name}"
         self._run: Any = lambda: None  # weak reference to what stands for the run that is judged
@@ -118,7 +121,7 @@ class HumanVerifier(Verifier):
 
     def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
         """``score``, with what the other verifier says of its parts."""
-        judged = self.fallback.judge(images, prompts, context)
+        judged = judge(self.fallback, images, prompts, context)
         due = self._due(context)
         if context is None or due is None or len(context.group) != len(images):
             return judged

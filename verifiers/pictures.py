@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 
@@ -30,3 +33,31 @@ def _shrunk(picture: Image.Image, longest: int) -> Image.Image:
     if scale >= 1:
         return picture
     return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BICUBIC)
+
+
+def film_strips(clips: Tensor, numbers: Sequence[int], gap: int = 4) -> Tensor:
+    """Frames of every clip in one picture, in rows from left to right, each with its number.
+
+    Args:
+        clips: ``[n, F, H, W, 3]`` in 0..1. numbers: of the F frames, counted from 0; they are written counted from 1.
+        gap: white pixels between frames.
+
+    Returns:
+        ``[n, H', W', 3]`` in 0..1 on the CPU, about as wide as high.
+    """
+    count, height, width = clips.shape[1:4]
+    columns = min(count, max(1, round(math.sqrt(count * height / width))))
+    rows = math.ceil(count / columns)
+    size = columns * (width + gap) - gap, rows * (height + gap) - gap
+    strips = []
+    for clip in clips:
+        picture = Image.new("RGB", size, "white")
+        pen = ImageDraw.Draw(picture)
+        for place, frame in enumerate(to_pictures(to_bytes(clip))):
+            left, top = place % columns * (width + gap), place // columns * (height + gap)
+            picture.paste(frame, (left, top))
+            label = str(numbers[place] + 1)
+            pen.rectangle((left, top, left + 8 + 7 * len(label), top + 14), fill="white")
+            pen.text((left + 4, top + 1), label, fill="black")
+        strips.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3))
+    return torch.stack(strips).float() / 255.0

@@ -173,3 +173,18 @@ def _jpeg_incompressibility(**options) -> Verifier:
     from .aesthetic.jpeg import JPEGVerifier
 
     return JPEGVerifier(compress=False, **options)
+
+
+@register("motion")
+def _motion(**options) -> Verifier:
+    from .video.motion import MotionVerifier
+
+    return MotionVerifier(**options)
+
+
+@register("frames")
+def _frames(verifier: str | Verifier, which="uniform", count=5, how="mean", longest=512, **options) -> Verifier:
+    from .video.frames import FramesVerifier
+
+    inner = create(verifier, **options) if isinstance(verifier, str) else verifier
+    return FramesVerifier(inner, which, count, how, longest)

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from ...chat.conversation import NotUnderstood, Turn, Unanswered
 from ...chat.local import LocalVLM, load_local_vlm
+from ...samplers.frames import FrameChoice
+from ...samplers.looks import shown_in
 from ...samplers.protocols import ScoreContext, Values, Verifier
+from ...samplers.verifier import CLIP
 from ..base import VerifierError, check_images, check_prompts
 from ..caching import ImageCache
-from ..pictures import finite_rows, to_bytes, to_pictures
-from .rubric import RUBRICS, Rubric
+from ..pictures import film_strips, finite_rows, to_bytes, to_pictures
+from .rubric import RUBRICS, STRIP, Rubric
 
 log = logging.getLogger("testtime")
 
@@ -90,7 +93,7 @@ class VLMJudgeVerifier(Verifier):
 
     Args:
         asker: who is asked.
-        rubric: "yes_no" (P(yes) / (P(yes) + P(no)), 0 to 1), "axes" (0 to 10) or "unified_reward" (1 to 5).
+        rubric: "yes_no" (P(yes) / (P(yes) + P(no)), 0 to 1), "axes" or "video" (0 to 10), "unified_reward" (1 to 5).
         axis: which score of the rubric counts, or "mean" of all; None takes "overall" where there is one.
         on_failure: for an image without an answer: "skip" gives NaN (it cannot win), "neutral" the middle of the scale,
             "error" ends the run.
@@ -106,6 +109,8 @@ class VLMJudgeVerifier(Verifier):
     differentiable = False
     needs_prompt = True
     bytes_per_image = 2 * 2**30
+    sees = CLIP
+    frames = FrameChoice("uniform", 6, longest=384)
 
     def __init__(
         self,
@@ -135,14 +140,23 @@ class VLMJudgeVerifier(Verifier):
         return self.judge(images, prompts, context).score
 
     def judge(self, images: Tensor, prompts: Sequence[str] | str, context: ScoreContext | None = None) -> Values:
-        """``score``, and every axis of the rubric where it has several."""
+        """``score``, and every axis of the rubric where it has several.
+
+        Of a clip ``[n, F, H, W, 3]`` the model is shown its frames in one picture, numbered.
+        """
+        opening = ""
+        if images.dim() == 5:
+            shown = shown_in(images, context)
+            places = shown.places(self.frames)
+            opening = STRIP.format(count=len(places))
+            images = film_strips(images[:, places], [shown.numbers[place] for place in places])
         images = check_images(images)
         prompts = check_prompts(prompts, len(images), self.name)
         good, pixels = finite_rows(images), to_bytes(images)
         table = torch.full((len(images), len(self.rubric.axes)), math.nan)
 
         def ask(rows: Tensor) -> Tensor:
-            return self._ask(pixels[rows], [prompts[row] for row in rows.tolist()])
+            return self._ask(pixels[rows], [prompts[row] for row in rows.tolist()], opening)
 
         if bool(good.any()):
             chosen = torch.nonzero(good).flatten()
@@ -154,9 +168,9 @@ class VLMJudgeVerifier(Verifier):
         axes = {f"{self.name}.{axis}": table[:, i] for i, axis in enumerate(self.rubric.axes)}
         return Values(score, None, axes if len(axes) > 1 else {})
 
-    def _ask(self, pixels: Tensor, prompts: list[str]) -> Tensor:
+    def _ask(self, pixels: Tensor, prompts: list[str], opening: str = "") -> Tensor:
         """Scores ``[k, axes]``, NaN where there was no answer."""
-        answers = self.asker.ask(pixels, [self.rubric.ask(prompt) for prompt in prompts], self.rubric)
+        answers = self.asker.ask(pixels, [opening + self.rubric.ask(prompt) for prompt in prompts], self.rubric)
         reasons = [answer for answer in answers if isinstance(answer, str)]
         if reasons:
             self.failed += len(reasons)

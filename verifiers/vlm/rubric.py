@@ -7,7 +7,7 @@ arXiv 2501.09732, whose five axes these are; the wording is ours).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,16 @@ AXES = {
     "consistency": "the parts belong together: style, perspective, shadows and scale agree",
     "resonance": "the mood or the theme of the request can be felt",
 }
+VIDEO_AXES = {
+    "alignment": "everything that the request asks for is there, and happens in the order it asks for",
+    "quality": "every frame is sharp, well lit and without visible faults",
+    "motion": "what should move does, smoothly, and nothing flickers or freezes that should not",
+    "identity": "people, things and places stay the same from frame to frame",
+    "physics": "bodies, liquids, shadows and contacts behave as they do in the world of the request",
+}
 OVERALL = "overall"
+STRIP = "The picture is a film strip: {count} frames of one video, in order, each with its number. Judge the video.\n\n"
+"""What a question about a clip begins with."""
 UNIFIED_AXES = ("alignment", "coherence", "style")
 _YES_NO = re.compile(r"\W*(yes|no)\b(?![\s,\"'*.]{0,9}(?:or\b|/))", re.IGNORECASE)
 _GRADE = re.compile(r"(\d{1,9}(?:\.\d{1,20})?)(?:\s{0,9}/\s{0,9}10)?")
@@ -52,20 +61,20 @@ class Rubric:
     scale: tuple[float, float]
 
 
-def question_of_axes(prompt: str) -> str:
-    """Ask for every axis and an overall score, as one JSON object."""
-    listed = "\n".join(f'- "{name}": {what}' for name, what in AXES.items())
+def question_of_axes(prompt: str, axes: Mapping[str, str] = AXES, medium: str = "image") -> str:
+    """Ask for every axis and an overall score, as one JSON object. The first axis counts most."""
+    listed = "\n".join(f'- "{name}": {what}' for name, what in axes.items())
     one = '{"explanation": "one sentence", "score": 0}'
-    shape = ", ".join(f'"{name}": {one}' for name in (*AXES, OVERALL))
+    shape = ", ".join(f'"{name}": {one}' for name in (*axes, OVERALL))
     return (
-        f"You grade images that were made for a request. The request:\n{prompt}\n\n"
-        f"Look at the image and grade it from 0 (fails) to 10 (could not be better) on each of these:\n{listed}\n"
-        f'- "{OVERALL}": all of it together, accuracy above the rest\n\n'
+        f"You grade {medium}s that were made for a request. The request:\n{prompt}\n\n"
+        f"Look at the {medium} and grade it from 0 (fails) to 10 (could not be better) on each of these:\n{listed}\n"
+        f'- "{OVERALL}": all of it together, {next(iter(axes))} above the rest\n\n'
         f"Give the reason first, then the number. Answer with this JSON object and nothing else:\n{{{shape}}}"
     )
 
 
-def schema_of_axes() -> dict[str, Any]:
+def schema_of_axes(axes: Mapping[str, str] = AXES) -> dict[str, Any]:
     """JSON schema of the answer to ``question_of_axes``."""
     score = {"type": "number", "minimum": 0, "maximum": 10}
     one = {
@@ -74,7 +83,7 @@ def schema_of_axes() -> dict[str, Any]:
         "required": ["explanation", "score"],
         "additionalProperties": False,
     }
-    names = [*AXES, OVERALL]
+    names = [*axes, OVERALL]
     return {
         "type": "object",
         "properties": dict.fromkeys(names, one),
@@ -83,10 +92,10 @@ def schema_of_axes() -> dict[str, Any]:
     }
 
 
-def read_axes(text: str) -> dict[str, float]:
+def read_axes(text: str, axes: Mapping[str, str] = AXES) -> dict[str, float]:
     """Scores of the last JSON object in an answer. NotUnderstood: none, an axis is missing, a score is no 0 to 10."""
     found = last_object(text)
-    return {name: _score(name, found) for name in (*AXES, OVERALL)}
+    return {name: _score(name, found) for name in (*axes, OVERALL)}
 
 
 def last_object(text: str) -> dict[str, Any]:
@@ -155,7 +164,17 @@ RUBRICS = {
     for rubric in (
         Rubric("yes_no", ("yes",), (0, 1), 8, None, question_yes_no, read_yes_no, (0.7, 0.25)),
         Rubric("axes", (*AXES, OVERALL), (0, 10), 600, schema_of_axes(), question_of_axes, read_axes, (6.5, 1.5)),
+        Rubric(
+            "video",
+            (*VIDEO_AXES, OVERALL),
+            (0, 10),
+            600,
+            schema_of_axes(VIDEO_AXES),
+            lambda prompt: question_of_axes(prompt, VIDEO_AXES, "video"),
+            lambda text: read_axes(text, VIDEO_AXES),
+            (6.5, 1.5),
+        ),
         Rubric("unified_reward", UNIFIED_AXES, (1, 5), 64, None, question_unified, read_unified, (3.3, 0.6)),
     )
 }
-"""By name: "yes_no" (probability of yes), "axes" (rubric of 0 to 10), "unified_reward" (three lines of 1 to 5)."""
+"""By name: "yes_no" (probability of yes), "axes" and "video" (0 to 10), "unified_reward" (three lines of 1 to 5)."""

@@ -29,6 +29,7 @@ MODULES = (
     "judge_nodes",
     "object_nodes",
     "human_node",
+    "video_nodes",
     "compare_nodes",
     "report_nodes",
     "trace_nodes",

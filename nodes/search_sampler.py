@@ -21,7 +21,7 @@ from .host.denoiser import announced_nfe
 from .host.interpolants import interpolant_for
 from .host.layout import layout_of
 from .host.pixels import HostVerifier
-from .host.process import HostProcess, HostSettings, SamplingCall, distinct_sigmas, host_process
+from .host.process import AUTO, BREADTH, DEPTH, HostProcess, HostSettings, SamplingCall, distinct_sigmas, host_process
 from .host.progress import report_to
 from .host.residency import Residency
 from .host.run import FINISH, STOP, SearchOptions, run_in_host
@@ -232,6 +232,29 @@ def common_inputs() -> list:
             optional=True,
             tooltip="What Cancel does: stop the workflow (the best so far is kept for the Recover Search node), or "
             "finish the workflow with the best so far.",
+        ),
+        io.Vae.Input(
+            "preview_vae",
+            optional=True,
+            tooltip="For videos: a tiny decoder of the same latents for looks on the way, e.g. lighttaew2_1 in VAE "
+            "Loader. Finished candidates are always judged with `vae`.",
+        ),
+        io.Combo.Input(
+            "order",
+            options=[AUTO, DEPTH, BREADTH],
+            default=AUTO,
+            optional=True,
+            tooltip="depth: each candidate is finished before the next is begun, so that stopping early leaves whole "
+            "ones (Best-of-N, Random Search, Zero-Order Search). breadth: all side by side. auto: depth for videos.",
+        ),
+        io.Int.Input(
+            "skip_latents",
+            default=0,
+            min=0,
+            max=1024,
+            optional=True,
+            tooltip="For videos: latent frames at the beginning that are no part of the clip and are not judged. Give "
+            "the `trim_latent` of the VACE nodes.",
         ),
     ]
 

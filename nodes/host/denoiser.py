@@ -112,6 +112,8 @@ class HostDenoise:
         on the prompt.
         """
         throw_if_interrupted()
+        if getattr(self.guider, "takes_turns", False):
+            self.residency.hand_over(self.guider.expert_at(sigma), self.guider.experts)
         self.residency.ensure()
         self._rows = 0
         x0 = self._guided(x, sigma, group, prompts)
@@ -264,6 +266,8 @@ def announced_nfe(guider: Any) -> int:
     Stock guidance at cfg = 1 leaves the negative branch out; a guider with its own ``predict_noise`` is expected to run
     all of its conditions.
     """
+    if getattr(guider, "takes_turns", False):
+        return guider.announced_nfe()
     conds = getattr(guider, "conds", None) or {}
     stock = getattr(type(guider), "predict_noise", None) is comfy.samplers.CFGGuider.predict_noise
     if not stock:

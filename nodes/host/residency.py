@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as management
@@ -63,6 +63,13 @@ class Residency:
     def reserve(self) -> None:
         """Make room for ``memory_required`` now."""
         management.load_models_gpu(self._home, memory_required=self.memory_required)
+
+    def hand_over(self, patcher: Any, among: Sequence[Any]) -> None:
+        """From now on the sampling run's model is ``patcher``, instead of the others of ``among``."""
+        if patcher in self._home and not any(other in self._home for other in among if other is not patcher):
+            return
+        self._home = [one for one in self._home if one not in among] + [patcher]
+        self._away = True
 
     def ensure(self) -> None:
         """Bring the models of the sampling run back, if anything was loaded meanwhile."""

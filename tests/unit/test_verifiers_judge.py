@@ -161,7 +161,7 @@ class TestJudge:
 
     def test_bad_settings_are_named(self):
         for options, words in (
-            ({"rubric": "stars"}, "rubric is 'stars': choose one of yes_no, axes, unified_reward"),
+            ({"rubric": "stars"}, "rubric is 'stars': choose one of yes_no, axes, video, unified_reward"),
             ({"rubric": "axes", "axis": "beauty"}, "axis is 'beauty': choose one of mean, accuracy"),
             ({"on_failure": "ignore"}, "on_failure is 'ignore': choose one of skip, neutral, error"),
         ):

@@ -18,7 +18,7 @@ from .host.latents import Latent, check_latent_input, with_samples
 from .host.residency import reserve_for
 from .host.results import HostResult
 from .host.run import SearchOptions
-from .search_sampler import SearchSampler, common_inputs, prompt_problem
+from .search_sampler import SearchSampler, clip_inputs, common_inputs, prompt_problem
 from .types import CATEGORY, ScoresType, TraceType
 
 RESERVE_KEY = "testtime_reserve"
@@ -127,7 +127,7 @@ class SearchKSamplerNode(io.ComfyNode):
             category=CATEGORY,
             description="KSampler that spends extra compute on finding a better image: N particles per image, steered "
             "by a verifier. Gives the best latent per image, all finalists sorted, their scores and the trace.",
-            inputs=[*sampling_inputs(), *common_inputs()],
+            inputs=[*sampling_inputs(), *common_inputs(), *clip_inputs()],
             outputs=[
                 io.Latent.Output(display_name="best", tooltip="The best latent of every image."),
                 io.Latent.Output(display_name="finalists", tooltip="All survivors, by image, then score, best first."),

@@ -233,6 +233,12 @@ def common_inputs() -> list:
             tooltip="What Cancel does: stop the workflow (the best so far is kept for the Recover Search node), or "
             "finish the workflow with the best so far.",
         ),
+    ]
+
+
+def clip_inputs() -> list:
+    """Inputs of searches among latents: how clips are looked at, and in which order candidates are made."""
+    return [
         io.Vae.Input(
             "preview_vae",
             optional=True,
@@ -277,7 +283,7 @@ class SearchSamplerNode(io.ComfyNode):
             category=CATEGORY,
             description="Turns a search into a sampler for SamplerCustomAdvanced: any guider, sigmas and noise. "
             "Gives the best latent for every image of the batch.",
-            inputs=common_inputs(),
+            inputs=[*common_inputs(), *clip_inputs()],
             outputs=[io.Sampler.Output(display_name="sampler")],
         )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
 from ..reports.tree import winner_ids
@@ -80,7 +82,9 @@ class SaveSearchNode(io.ComfyNode):
             "and how to make the winners again), the trace as a JSON file beside them, and on request its page.",
             inputs=[
                 io.Image.Input(
-                    "images", tooltip="The decoded `best` or `finalists` of Search KSampler, in their order."
+                    "images",
+                    optional=True,
+                    tooltip="The decoded `best` or `finalists` of Search KSampler, in their order.",
                 ),
                 TraceType.Input("trace", tooltip="The record of the search, from Search KSampler."),
                 ScoresType.Input(
@@ -98,13 +102,25 @@ class SaveSearchNode(io.ComfyNode):
                     optional=True,
                     tooltip="Also write the page of the search: one HTML file with tree, curves, images and cost.",
                 ),
+                io.Video.Input(
+                    "video",
+                    optional=True,
+                    tooltip="Instead of images: the video of the `best` latent, from Create Video. It is saved with "
+                    "its sound, and the trace beside it.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images, trace, scores=None, filename_prefix="search", page=True) -> io.NodeOutput:
+    def execute(cls, trace, images=None, scores=None, filename_prefix="search", page=True, video=None) -> io.NodeOutput:
+        if (images is None) == (video is None):
+            raise SearchError(f"{'neither images nor' if video is None else 'images and'} a video: connect one of them")
+        if video is not None:
+            file, saved = save_video(cls, video, trace, filename_prefix)
+            write_trace(file, trace, thumbs_of(trace), page)
+            return io.NodeOutput(ui=saved)
         found = finalists_of(images, scores)
         particles = list(found.particles) or winner_ids(trace)
         if len(particles) != len(images):
@@ -119,6 +135,24 @@ class SaveSearchNode(io.ComfyNode):
         file = Path(folder_paths.get_output_directory(), entry["subfolder"], entry["filename"])
         write_trace(file, trace, thumbs_of(trace, found.images, particles), page)
         return io.NodeOutput(ui=saved)
+
+
+def save_video(cls, video, trace, filename_prefix: str) -> tuple[Path, Any]:
+    """Write a VIDEO into the output folder as Save Video does, with the essentials of its search in the metadata.
+
+    Returns (file, what the node shows).
+    """
+    width, height = video.get_dimensions()
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        filename_prefix, folder_paths.get_output_directory(), width, height
+    )
+    hidden = with_essentials(cls, trace).hidden
+    metadata = None
+    if not args.disable_metadata:
+        metadata = {**hidden.extra_pnginfo, **({} if hidden.prompt is None else {"prompt": hidden.prompt})}
+    file = Path(folder) / f"{name}_{counter:05}_.mp4"
+    video.save_to(str(file), metadata=metadata)
+    return file, ui.PreviewVideo([ui.SavedResult(file.name, subfolder, io.FolderType.output)])
 
 
 class LoadTraceNode(io.ComfyNode):

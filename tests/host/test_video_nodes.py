@@ -213,3 +213,28 @@ def test_wrong_settings_of_the_judges_are_named():
         FramesVerifierNode.execute(Redness(), "uniform", 0, "mean")
     with pytest.raises(VerifierError, match="amount is 'fast'"):
         MotionVerifierNode.execute("fast", 1.0)
+
+
+def test_save_search_keeps_the_trace_beside_the_video(setup, search_ksampler, tmp_path, monkeypatch):
+    import json
+
+    import av
+    import folder_paths
+
+    from testtime.nodes.trace_nodes import SaveSearchNode
+    from testtime.samplers.after.trace_file import ESSENTIALS_KEY, read_trace_file
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    out = search_ksampler(setup("eps"), BestOfN(2), steps=2)
+    given = video([0.1, 0.5, 0.9, 0.5])
+    SaveSearchNode.execute(out.trace, video=given, filename_prefix="clip", page=False)
+    (saved,) = tmp_path.glob("*.mp4")
+    with av.open(str(saved)) as container:
+        assert len(list(container.decode(video=0))) == 4
+        assert json.loads(container.metadata[ESSENTIALS_KEY])
+    trace = read_trace_file(saved.with_suffix(".json"))
+    assert trace.meta["method"] == "best_of_n"
+    with pytest.raises(SearchError, match="neither images nor a video"):
+        SaveSearchNode.execute(out.trace)
+    with pytest.raises(SearchError, match="images and a video"):
+        SaveSearchNode.execute(out.trace, images=torch.rand(1, 8, 8, 3), video=given)

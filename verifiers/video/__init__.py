@@ -1,0 +1,1 @@
+"""Judges of clips: pictures' verifiers on chosen frames, and measures of motion without weights."""

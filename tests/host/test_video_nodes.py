@@ -233,7 +233,7 @@ def test_save_search_keeps_the_trace_beside_the_video(setup, search_ksampler, tm
         assert len(list(container.decode(video=0))) == 4
         assert json.loads(container.metadata[ESSENTIALS_KEY])
     trace = read_trace_file(saved.with_suffix(".json"))
-    assert trace.meta["method"] == "best_of_n"
+    assert trace.trace.meta["method"] == "best_of_n"
     with pytest.raises(SearchError, match="neither images nor a video"):
         SaveSearchNode.execute(out.trace)
     with pytest.raises(SearchError, match="images and a video"):

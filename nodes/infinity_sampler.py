@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import comfy.model_management as management
@@ -23,7 +24,7 @@ from .host.progress import best_rows
 from .host.residency import Residency
 from .host.results import HostResult
 from .host.run import SearchOptions, run_in_host
-from .host.scalewise_host import ScaleCall, scalewise_process
+from .host.scalewise_host import ScaleCall, make_room, scalewise_process
 from .search_sampler import common_inputs, prompt_problem
 from .types import CATEGORY, InfinityType, ScoresType, TraceType
 
@@ -168,10 +169,9 @@ class InfinitySamplerNode(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         schedule = infinity.schedule(aspect_ratio, pixels)
         sampling = sampling_of(cfg, tau, top_p, cfg_layer)
-        call = ScaleCall(
-            infinity, vae, positive, negative, schedule, batch_size, seed, sampling, [1] * len(schedule)
-        )  # fmt: skip
-        process, _ = scalewise_process(call)
+        call = ScaleCall(infinity, vae, positive, negative, schedule, batch_size, seed, sampling)
+        process, residency = scalewise_process(call)
+        make_room(process, residency, [1] * len(schedule))
         latents = draw(process if top_k == 2 else process.variant(eta=0.0), preview=vae is not None)
         return io.NodeOutput({"samples": to_graph(latents)})
 
@@ -233,7 +233,6 @@ class InfinitySearchNode(io.ComfyNode):
                 batch_size,
                 seed,
                 sampling_of(cfg, tau, top_p, cfg_layer),
-                (),
             )
         )
         run_in_host(call, replace(options, on_result=results.append))
@@ -246,7 +245,7 @@ class NextScaleCall:
     """A call of Infinity Search as ``run_in_host`` takes it.
 
     Attributes:
-        call: what is drawn; its populations are those of the plan.
+        call: what is drawn.
     """
 
     call: ScaleCall
@@ -258,16 +257,21 @@ class NextScaleCall:
 
     def prepare(self, options: SearchOptions) -> Prepared:
         """See ``HostCall``. The process says what its kind can do and costs; one particle is enough for that."""
-        process, residency = self._process([1] * len(self.call.schedule))
+        process, residency = self._made
+        make_room(process, residency, [1] * process.steps)
         verifier = None if options.verifier is None else HostVerifier(options.verifier, residency)
         return prepare_on(options.search, process, verifier, [options.prompt] * self.groups)
 
     def process(self, prepared: Prepared, options: SearchOptions) -> tuple[ScalewiseProcess, Residency]:
         """See ``HostCall``."""
-        return self._process(prepared.plan.method.populations(len(self.call.schedule)))
+        process, residency = self._made
+        make_room(process, residency, prepared.plan.method.populations(process.steps))
+        return process, residency
 
-    def _process(self, populations: Sequence[int]) -> tuple[ScalewiseProcess, Residency]:
-        return scalewise_process(replace(self.call, populations=populations))
+    @cached_property
+    def _made(self) -> tuple[ScalewiseProcess, Residency]:
+        """One process says what the model can do, is timed, and is searched: its prompts are read once."""
+        return scalewise_process(self.call)
 
     def report(self, process: ScalewiseProcess) -> Listener:
         """See ``HostCall``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
 from ..samplers.run.trace import Trace
 from .canvas import Box, Canvas, faded, score_colour, ticks
@@ -47,15 +46,16 @@ def best_so_far(trace: Trace) -> dict[int, Curve]:
     return curves
 
 
-def winner_paths(trace: Trace, winners: Iterable[int] | None = None) -> list[Curve]:
+def winner_paths(trace: Trace) -> list[Curve]:
     """Scores along the way of every winner as (NFE, score), from noise to image."""
     table, nfe = particles_of(trace), {}
     for record in trace.records:
         for entry in record.particles:
             nfe.setdefault(entry["id"], record.nfe)
     paths = []
-    for winner in winner_ids(trace) if winners is None else winners:
-        points, current = [], winner
+    for winner in winner_ids(trace):
+        points: Curve = []
+        current: int | None = winner
         while current in table:
             if finite(table[current]["score"]):
                 points.append((float(nfe[current]), table[current]["score"]))
@@ -72,7 +72,7 @@ def staircase(curve: Curve, end: float) -> Curve:
     return [*corners, (end, curve[-1][1])]
 
 
-def draw_curves(canvas: Canvas, trace: Trace, box: Box, winners: Iterable[int] | None = None) -> None:
+def draw_curves(canvas: Canvas, trace: Trace, box: Box) -> None:
     """All scores as dots, the best so far as a line, the winners' own ways as thinner ones; resampling marked."""
     theme = canvas.theme
     left, top, right, bottom = box[0] + ROOM[0], box[1], box[2], box[3] - ROOM[1]
@@ -102,7 +102,7 @@ def draw_curves(canvas: Canvas, trace: Trace, box: Box, winners: Iterable[int] |
     for nfe, score, selected in points:
         colour = score_colour(theme, (score - low) / (high - low))
         canvas.dot(place(nfe, score), 2.7 if selected else 2.1, colour if selected else faded(theme, colour, 0.5))
-    for path in winner_paths(trace, winners):
+    for path in winner_paths(trace):
         if len(path) > 1:
             canvas.line([place(*point) for point in path], theme.accent, 1.3)
         for point in path[-1:]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from ..samplers.run.trace import StepRecord, Trace
@@ -47,17 +46,12 @@ def sendable(value: Any) -> Any:
     return [sendable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def whole(trace: Trace, winners: Sequence[int] | None = None) -> dict[str, Any]:
-    """A finished search, as ``Run.from`` of ``web/draw/run.js`` takes it.
-
-    Args:
-        trace: of a run.
-        winners: ids of the winners where the run handed out others than the best of its last record.
-    """
+def whole(trace: Trace) -> dict[str, Any]:
+    """A finished search, as ``Run.from`` of ``web/draw/run.js`` takes it."""
     return {
         "run": "page",
         "title": title_of(trace),
         "status": str(trace.meta.get("status", "complete")),
-        "winners": winner_ids(trace) if winners is None else list(winners),
+        "winners": winner_ids(trace),
         "records": [compact(record, index) for index, record in enumerate(trace.records)],
     }

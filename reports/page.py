@@ -41,7 +41,7 @@ def render(trace: Trace, thumbs: Mapping[int, str] | None = None, *, name: str =
         "report.html",
         script=("pages/report.js", "showReport"),
         styles=("page.css", "report.css"),
-        data=whole(trace, winners),
+        data=whole(trace),
         title=title_of(trace),
         seed=trace.seed,
         how=[title_of(trace), *settings_line(trace).split("   ")],

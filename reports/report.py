@@ -47,13 +47,6 @@ class Finalists:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {len(self.images)} images")
         object.__setattr__(self, "groups", list(self.group) or [0] * len(self.images))
 
-    @property
-    def winners(self) -> list[int] | None:
-        """Particle ids of the first image of every group; None where ids are not known."""
-        if not len(self.particles):
-            return None
-        return [self.particles[self.groups.index(group)] for group in dict.fromkeys(self.groups)]
-
 
 @dataclass(frozen=True)
 class GridLayout:
@@ -161,7 +154,7 @@ def report(trace: Trace, finalists: Finalists, theme: str | Theme = DARK, limit:
     canvas = Canvas(WIDTH, height, theme)
     _heading(canvas, trace)
     _curves_panel(canvas, trace, finalists, (MARGIN, TOP, WIDTH - MARGIN, TOP + CHART))
-    _tree_panel(canvas, trace, finalists, (MARGIN, tree_top, WIDTH - MARGIN, tree_bottom))
+    _tree_panel(canvas, trace, (MARGIN, tree_top, WIDTH - MARGIN, tree_bottom))
     if grid.rows:
         _finalists(canvas, trace, finalists, grid, tree_bottom + GAP + 18)
     return canvas.finish()
@@ -189,10 +182,10 @@ def _curves_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) 
     if any(any(record.resampled) for record in trace.records):
         items.append(("event", theme.event, "resampling"))
     canvas.legend(box[2] - 16, box[1] + 26, items)
-    draw_curves(canvas, trace, (box[0] + 16, box[1] + 48, box[2] - 24, box[3] - 14), finalists.winners)
+    draw_curves(canvas, trace, (box[0] + 16, box[1] + 48, box[2] - 24, box[3] - 14))
 
 
-def _tree_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) -> None:
+def _tree_panel(canvas: Canvas, trace: Trace, box: Box) -> None:
     theme, y = canvas.theme, box[1] + 26
     canvas.panel(box)
     rounds = counts_rounds(trace)
@@ -205,7 +198,7 @@ def _tree_panel(canvas: Canvas, trace: Trace, finalists: Finalists, box: Box) ->
     canvas.score_bar((right - 90, y - 8, right, y))
     left = canvas.legend(right - 98, y, [("", theme.muted, f"score  {low:.2f}")])
     canvas.legend(left, y, [("dot", theme.muted, "not scored")])
-    draw_tree(canvas, trace, (box[0] + 30, box[1] + 58, box[2] - 30, box[3] - 14), finalists.winners)
+    draw_tree(canvas, trace, (box[0] + 30, box[1] + 58, box[2] - 30, box[3] - 14))
 
 
 def _finalists(canvas: Canvas, trace: Trace, finalists: Finalists, grid: GridLayout, y: float) -> None:

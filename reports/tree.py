@@ -92,13 +92,10 @@ def lanes(groups: Sequence[int]) -> list[float]:
     return [value / height for value in heights] if height else [0.5] * len(heights)
 
 
-def layout(trace: Trace, box: Box, winners: Iterable[int] | None = None) -> TreeLayout:
+def layout(trace: Trace, box: Box) -> TreeLayout:
     """Places in ``box`` (left, top, right, bottom).
 
     Children stand in the order of their parents, so that lines of different families do not cross.
-
-    Args:
-        winners: ids of the winners where they are known; otherwise they are taken from the last record.
     """
     left, top, right, bottom = box
     columns = columns_of(trace)
@@ -117,7 +114,7 @@ def layout(trace: Trace, box: Box, winners: Iterable[int] | None = None) -> Tree
         if any(any(record.resampled) for record in records):
             resampled.append(x)
     parents = {child: parent for parent, child in edges}
-    chosen = winner_ids(trace) if winners is None else [w for w in winners if w in places]
+    chosen = winner_ids(trace)
     last = [entry["id"] for entry in trace.records[-1].particles] if trace.records else []
     return TreeLayout(places, edges, _line(chosen, parents), _line([*last, *chosen], parents), axis, resampled)
 
@@ -151,10 +148,10 @@ def numbered(columns: Sequence[tuple[float, int]], room: float = 34.0) -> list[t
     return list(columns)[::stride]
 
 
-def draw_tree(canvas: Canvas, trace: Trace, box: Box, winners: Iterable[int] | None = None) -> TreeLayout:
+def draw_tree(canvas: Canvas, trace: Trace, box: Box) -> TreeLayout:
     """Draw the tree of ``trace`` and the numbers of its steps into ``box``; returns its layout."""
     theme, area = canvas.theme, (box[0], box[1], box[2], box[3] - AXIS)
-    plan, entries = layout(trace, area, winners), particles_of(trace)
+    plan, entries = layout(trace, area), particles_of(trace)
     low, high = score_range(trace)
     crowd = max((len(found) for _, found in columns_of(trace)), default=1)
     near = (area[2] - area[0]) / max(len(plan.columns), 1)

@@ -38,7 +38,6 @@ class ScaleCall:
         groups: images.
         seed: of all noise.
         sampling: cfg, temperature, nucleus.
-        populations: particles per image that each scale is drawn with, to size chunks and reserve memory.
     """
 
     model: InfinityModel
@@ -49,7 +48,6 @@ class ScaleCall:
     groups: int
     seed: int
     sampling: ScaleSampling
-    populations: Sequence[int]
 
 
 class HostTransformer:
@@ -125,10 +123,10 @@ def peak_bytes(process: ScalewiseProcess, populations: Sequence[int]) -> tuple[f
 
 
 def scalewise_process(call: ScaleCall) -> tuple[ScalewiseProcess, Residency]:
-    """Load the transformer, prepare the prompts, and size the chunks.
+    """Load the transformer and prepare the prompts; ``make_room`` comes before the first scale.
 
     Raises:
-        SearchError: inputs that do not fit each other, or more particles than fit the memory.
+        SearchError: inputs that do not fit each other.
     """
     model, network = call.model, call.model.network
     if call.vae is not None:
@@ -157,18 +155,25 @@ def scalewise_process(call: ScaleCall) -> tuple[ScalewiseProcess, Residency]:
         text=positive,
         between=compat.throw_if_interrupted,
     )
-    cache, activations = peak_bytes(process, call.populations)
-    device = model.patcher.load_device
+    return process, residency
+
+
+def make_room(process: ScalewiseProcess, residency: Residency, populations: Sequence[int]) -> None:
+    """Reserve memory and size the chunks for so many particles per image at each scale.
+
+    Raises:
+        SearchError: more particles than fit the memory.
+    """
+    cache, activations = peak_bytes(process, populations)
     residency.memory_required = cache + activations
     residency.reserve()
-    available = compat.free_memory(device)
+    available = compat.free_memory(process.model.device)
     if cache > available:
         gigabyte = 2**30
         raise SearchError(
-            f"{max(call.populations)} particles for each of {call.groups} images need {cache / gigabyte:.1f} GiB for "
+            f"{max(populations)} particles for each of {process.groups} images need {cache / gigabyte:.1f} GiB for "
             f"their keys and values and {available / gigabyte:.1f} GiB are free: use fewer particles, a smaller batch "
             f"or fewer pixels"
         )
     fits = chunk_size(available - cache, activations)
     process.chunker = Chunker(fits, is_oom=compat.is_oom, after_oom=management.soft_empty_cache)
-    return process, residency

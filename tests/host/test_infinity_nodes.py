@@ -227,6 +227,25 @@ def test_other_searches_run_on_scales(loaded, node):
     assert best["samples"].shape == (2, 8, 16, 16) and len(scores.values) == len(finalists["samples"])
 
 
+def test_a_search_reads_its_prompts_once(loaded, monkeypatch):
+    """With a budget in seconds, too, for which the process is timed first."""
+    from testtime.nodes.host import scalewise_host
+    from testtime.samplers.budget import Budget
+    from testtime.samplers.methods import BestOfN
+    from testtime.samplers.plan import Plan
+
+    made, build, network = [], scalewise_host.ScalewiseProcess, loaded[0].network
+    prompt = type(network).prompt
+    monkeypatch.setattr(scalewise_host, "ScalewiseProcess", lambda *a, **k: made.append(build(*a, **k)) or made[-1])
+    read = []
+    monkeypatch.setattr(type(network), "prompt", lambda *a, **k: read.append(1) or prompt(*a, **k))
+    for plan in (Plan(BestOfN(2)), Plan(BestOfN(2), budget=Budget(seconds=60.0))):
+        made.clear()
+        read.clear()
+        search(loaded, encode(loaded[1], "a cat"), plan)
+        assert len(made) == len(read) == 1
+
+
 def test_one_particle_of_a_search_is_the_plain_sample(loaded):
     from testtime.samplers.methods import BestOfN
 

@@ -10,6 +10,7 @@ import torch
 
 from testtime.reports.canvas import DARK, LIGHT, Canvas, font_for, s_curve, score_colour, shortened, text_width, ticks
 from testtime.reports.curves import best_so_far, scored_points, staircase, winner_paths
+from testtime.reports.messages import whole
 from testtime.reports.names import method_name, method_order
 from testtime.reports.report import MARGIN, WIDTH, Finalists, cost_line, grid_layout, report, settings_line
 from testtime.reports.tree import columns_of, draw_tree, lanes, layout, numbered, score_range, winner_ids
@@ -80,9 +81,12 @@ def test_the_winner_and_the_living_are_known():
 
 def test_known_winners_take_the_place_of_those_in_the_last_record():
     """A run that was cut short hands out an earlier population than the last one of its trace."""
-    plan = layout(small_trace(), (0, 0, 100, 100), winners=[3, 999])
-    assert plan.winners == {3, 0} and {3, 0} <= plan.alive
-    assert winner_paths(small_trace(), [3, 999]) == [[(60.0, 0.1)], []]
+    trace = small_trace()
+    trace.meta["winners"] = [3]
+    plan = layout(trace, (0, 0, 100, 100))
+    assert winner_ids(trace) == [3] and plan.winners == {3, 0} and {3, 0} <= plan.alive
+    assert winner_paths(trace) == [[(60.0, 0.1)]]
+    assert whole(trace)["winners"] == [3]
 
 
 def test_lanes_leave_a_gap_between_groups():
@@ -323,8 +327,8 @@ def test_reports_of_real_searches(search):
     groups = result.group.tolist()
     finalists = Finalists(np.zeros((len(groups), 8, 8, 3), np.uint8), result.scores.tolist(), (), groups,
                           particles=result.particles)  # fmt: skip
-    assert finalists.winners == winner_ids(trace)
-    plan = layout(trace, (10, 20, 310, 220), finalists.winners)
+    assert winner_ids(trace) == [result.particles[groups.index(g)] for g in (0, 1)]
+    plan = layout(trace, (10, 20, 310, 220))
     assert set(plan.places) == {e["id"] for r in trace.records for e in r.particles}
     assert all(10 <= x <= 310 and 20 <= y <= 220 for x, y in plan.places.values())
     assert all(plan.places[parent][0] < plan.places[child][0] for parent, child in plan.edges)

@@ -98,7 +98,8 @@ def tempering_inputs() -> list:
             "tempering",
             options=[*TEMPERINGS, "adaptive"],
             default="exponential",
-            tooltip="How the score is phased in over the steps. adaptive: as fast as the spread of weights allows.",
+            tooltip="How the score is phased in over the steps. adaptive: evenly, but no faster than the particles "
+            "stand it (ess_threshold), resampling where they hold it back.",
         ),
         io.Float.Input(
             "ess_threshold",

@@ -23,17 +23,56 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..checks import above, at_least, between, one_of, window
+from ..checks import above, at_least, one_of, window
 from ..method import SearchMethod
 from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
 from ..smc.population import Population
 from ..smc.potentials import POTENTIALS
 from ..smc.resampling import SCHEMES
-from ..smc.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive
+from ..smc.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive, usual_spread
 from ..smc.weights import ess_threshold
 from ..state import State
 from ..values import AnyValue, as_value, values_of
+
+MOST_FULL_RESAMPLINGS = 2
+"""Resamplings by the full score (potentials other than "diff") that few particles stand."""
+
+
+class _Course:
+    """The way of lambda from 0 to 1, and when resampling is due.
+
+    Args:
+        lambdas: ``[T]`` tempering exponents, in adaptive tempering their ceiling.
+        allowed: steps at which resampling is allowed.
+        threshold: ESS as a fraction of N; in adaptive tempering lambda goes as far as it is kept.
+        adaptive: whether lambda follows the weights. groups: images G.
+    """
+
+    def __init__(self, lambdas: Tensor, allowed: set[int], threshold: float, adaptive: bool, groups: int):
+        self.lambdas, self.allowed, self.threshold = lambdas, allowed, threshold
+        self._adaptive = adaptive
+        self._now = torch.zeros(groups, dtype=torch.float64)
+        self._short = torch.zeros(groups, dtype=torch.bool)  # stopped below the ceiling
+
+    def advance(self, i: int, pop: Population, alpha: Tensor) -> Tensor:
+        """Tempering exponent of step i per group ``[G]``, for a population whose scores were just observed."""
+        ceiling = float(self.lambdas[i])
+        if not self._adaptive or i == len(self.lambdas) - 1:
+            return self.lambdas[i].expand(pop.groups)
+        past = pop.potential.log_past
+        self._now = adaptive(pop.log_w, pop.score, alpha, past, self._now, ceiling, self.threshold)
+        self._short = self._now < ceiling
+        return self._now
+
+    def to_resample(self, i: int, ess: Tensor, particles: int) -> Tensor:
+        """Groups bool ``[G]`` that are resampled at step i, given their ESS ``[G]``."""
+        if i not in self.allowed:
+            return torch.zeros_like(ess, dtype=torch.bool)
+        if not self._adaptive:
+            return ess < self.threshold * particles
+        due, self._short = self._short, torch.zeros_like(self._short)
+        return due
 
 
 @dataclass(frozen=True)
@@ -43,14 +82,14 @@ class Engine(SearchMethod):
     Attributes:
         particles: N per group, >= 1.
         alpha: temperature of the target.
-        tempering: "exponential", "linear", "none" or "adaptive"; ``gamma`` as in ``tempering.exponential``.
+        tempering: "exponential", "linear", "none" or "adaptive" (at most linear, and no faster than ``ess_threshold``
+            allows); ``gamma`` as in ``tempering.exponential``.
         potential: "diff", "max", "rt" or "sum", see ``potentials``.
         guidance: 0 = no gradient proposal, 1 = DAS; scales the gradient (weights stay correct for any value).
         start, end, every: resampling is allowed at steps ``start*T, start*T + every, ...`` up to ``end*T``.
         ess_threshold: ESS below which a group is resampled, as a fraction of N; None for the default by N, >= 1 to
             resample at every allowed step.
         resampling: scheme, see ``resampling``.
-        adaptive_target: ESS fraction of adaptive tempering.
         value_function: a learned value, replaces decode and verify on the way; see ``samplers.values``. The finished
             images are judged by the verifier.
     """
@@ -71,7 +110,6 @@ class Engine(SearchMethod):
     every: int = 1
     ess_threshold: float | None = None
     resampling: str = "systematic"
-    adaptive_target: float = 0.9
     value_function: AnyValue | None = None
 
     @property
@@ -94,9 +132,10 @@ class Engine(SearchMethod):
         one_of(tuple(SCHEMES), resampling=self.resampling)
         window(self.start, self.end)
         above(0, gamma=self.gamma)
-        between(0, 1, adaptive_target=self.adaptive_target)
         if self.ess_threshold is not None:
             at_least(0, ess_threshold=self.ess_threshold)
+        if self.tempering == "adaptive" and self.potential != "diff":
+            raise SearchError(f"tempering is 'adaptive' with potential {self.potential!r}: it goes with 'diff' only")
         if self.guidance > 0 and self.value_function is not None:
             raise SearchError("guidance follows the gradient of the verifier: leave out the value function, or use 0")
         if self.guidance > 0 and self.particles == 1 and self.alpha.mode == "relative":
@@ -125,8 +164,9 @@ class Engine(SearchMethod):
     def run(self, session: Session) -> SearchResult:
         """Algorithm of the module docstring."""
         process, n = session.process, self.particles
-        lambdas, allowed, threshold = self._schedule(session)
-        scale = AlphaScale(self.alpha, process.groups)
+        course = self._course(session)
+        lambdas, allowed = course.lambdas, course.allowed
+        scale = AlphaScale(self.alpha, process.groups, usual_spread(session.verifier))
         pop = Population(process.groups, n, self.potential)
         state, values = process.start(n), None
         for i in range(process.steps):
@@ -134,12 +174,12 @@ class Engine(SearchMethod):
             guided = self.guidance > 0 and not last and bool(lambdas[i + 1] > 0)
             if guided or (i in allowed and lambdas[i] > 0) or (last and process.capabilities.ends_clean):
                 state, values, images = self._look(session, state, guided, last)
-                beta = self._weigh(session, pop, values, scale, lambdas, i)
+                beta = self._weigh(session, pop, values, scale, course, i)
             else:
                 state, values, images = process.predict(state), None, None
                 beta = torch.zeros(process.groups, dtype=torch.float64)
             ess, log_w, ranking = pop.ess(), pop.log_w, pop.winnable()
-            chosen = ess < threshold * n if i in allowed else torch.zeros_like(ess, dtype=torch.bool)
+            chosen = course.to_resample(i, ess, n)
             rows = pop.resample(chosen, self.resampling, process.streams, i)
             state = session.step(
                 state,
@@ -165,10 +205,10 @@ class Engine(SearchMethod):
             pop.add(log_ratio.view(process.groups, n))
         return self._finish(session, state, values, pop, scale)
 
-    def _schedule(self, session: Session) -> tuple[Tensor, set[int], float]:
-        """(lambda of every step, steps at which resampling is allowed, ESS threshold as a fraction of N)."""
+    def _course(self, session: Session) -> _Course:
+        """How the score is phased in, and when resampling is allowed; says what will not work as one may think."""
         steps, n = session.process.steps, self.particles
-        name = "exponential" if self.tempering == "adaptive" else self.tempering
+        adaptive_tempering = self.tempering == "adaptive"
         allowed = set(self.resampling_steps(steps)) if n > 1 else set()
         threshold = ess_threshold(n, self.ess_threshold)
         if self.ess_threshold is not None and threshold != self.ess_threshold:
@@ -181,7 +221,14 @@ class Engine(SearchMethod):
                 f"verifier {session.verifier.name!r} compares the candidates of a step with each other, but "
                 f"{self.title} compares scores of different steps: combine by zscore or sum"
             )
-        return TEMPERINGS[name](steps, self.gamma, self.start), allowed, threshold
+        lambdas = TEMPERINGS["linear" if adaptive_tempering else self.tempering](steps, self.gamma, self.start)
+        looked = sum(bool(lambdas[i] > 0) for i in allowed)
+        if self.potential != "diff" and looked > MOST_FULL_RESAMPLINGS:
+            session.warn(
+                f"potential is {self.potential!r} and {looked} steps resample by the full score: few particles come "
+                f"out too extreme; use 'diff', or leave at most {MOST_FULL_RESAMPLINGS} such steps (start, end, every)"
+            )
+        return _Course(lambdas, allowed, threshold, adaptive_tempering, session.process.groups)
 
     def _look(self, session: Session, state: State, guided: bool, last: bool) -> tuple[State, Values, Tensor | None]:
         """Scores of the clean estimates, or values of the states where a learned value stands for them."""
@@ -191,24 +238,17 @@ class Engine(SearchMethod):
         return state, values_of(session, self.value_function, state), None
 
     def _weigh(
-        self, session: Session, pop: Population, values: Values, scale: AlphaScale, lambdas: Tensor, i: int
+        self, session: Session, pop: Population, values: Values, scale: AlphaScale, course: _Course, i: int
     ) -> Tensor:
         """Count the scores in; returns lambda / alpha ``[G]``, 0 where nobody has a finite score."""
         if not pop.observe(values.score):
             session.warn("no particle has a finite score: selection is skipped where that happens")
             return torch.zeros(pop.groups, dtype=torch.float64)
         alpha = scale.update(pop.score)
-        beta = self._lambda(i, lambdas, pop, alpha) / alpha
-        if lambdas[i] > 0:
+        beta = course.advance(i, pop, alpha) / alpha
+        if course.lambdas[i] > 0:
             pop.add(pop.potential.weigh(pop.score, beta, final=i == session.process.steps - 1))
         return beta
-
-    def _lambda(self, i: int, lambdas: Tensor, pop: Population, alpha: Tensor) -> Tensor:
-        """Tempering exponent of step i per group ``[G]``."""
-        if self.tempering != "adaptive":
-            return lambdas[i].expand(pop.groups)
-        floor = float(lambdas[i])
-        return adaptive(pop.log_w, pop.score, alpha, pop.potential.log_past, floor, self.adaptive_target)
 
     def _guide(
         self, pop: Population, values: Values, lambda_next: Tensor, beta: Tensor, scale: AlphaScale, state: State

@@ -13,7 +13,7 @@ from ..checks import at_least, window
 from ..method import SearchMethod
 from ..protocols import Outline, Process, SearchResult, Values, Verifier
 from ..run.session import Session
-from ..smc.tempering import Alpha, AlphaScale
+from ..smc.tempering import Alpha, AlphaScale, usual_spread
 from ..smc.weights import best_index, gumbel_choice
 from ..state import State
 from ..values import AnyValue, as_value, values_of
@@ -96,7 +96,7 @@ class SVDD(SearchMethod):
         process = session.process
         branching = self.branching_steps(process)
         spread = self._last_choice(process, branching)
-        scale = AlphaScale(self.alpha, process.groups) if self.alpha is not None else None
+        scale = self._scale(session)
         state = session.step(process.predict(process.start(1)))
         values: Values | None = None
         best: Tensor | None = None
@@ -120,6 +120,12 @@ class SVDD(SearchMethod):
             session.remember(state, None if values is None else values.score)
         # The finished image is the last scored estimate, unless nothing was scored that late.
         return session.finish(state) if spread is None else session.finish(state, values, best=best)
+
+    def _scale(self, session: Session) -> AlphaScale | None:
+        """What alpha means in score units; None for argmax."""
+        if self.alpha is None:
+            return None
+        return AlphaScale(self.alpha, session.process.groups, usual_spread(session.verifier))
 
     def _last_choice(self, process: Process, branching: set[int]) -> int | None:
         """The branching step whose candidates are finished images already, so that all of them can be handed out."""

@@ -116,10 +116,15 @@ class TTSVAR(SearchMethod):
         return [self.particles * size for size in self.plan_for(steps).populations(steps)]
 
     def denoiser_calls(self, process: Outline) -> int:
-        """Denoiser calls per image: every particle once per scale, and once more where the schedule stops above 0."""
+        """Denoiser calls per image: every particle once per scale.
+
+        On a diffusion schedule particles are predicted before they are selected, those of the last move to 0 not at
+        all; one that stops above 0 costs one more, to see the image.
+        """
         sizes = self.populations(process.steps)
-        once_more = sizes[-1] if process.capabilities.can_renoise and not process.capabilities.ends_clean else 0
-        return sum(sizes) + once_more
+        if not process.capabilities.can_renoise:
+            return sum(sizes)
+        return sizes[0] + sum(sizes[:-1]) + (0 if process.capabilities.ends_clean else sizes[-1])
 
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""

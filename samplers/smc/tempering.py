@@ -13,10 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..protocols import SearchError
+from ..protocols import SearchError, Verifier
 from .weights import effective_sample_size
 
 _LEAST_SPREAD = 1e-6
+_PRIOR_WEIGHT = 2.0  # scores that the verifier's usual spread counts as
+
+
+def usual_spread(verifier: Verifier | None) -> float | None:
+    """Standard deviation of the scores that ``verifier`` says it usually gives, None where it says nothing."""
+    if verifier is None or verifier.default_scale is Verifier.default_scale:
+        return None
+    spread = float(verifier.default_scale[1])
+    return spread if math.isfinite(spread) and spread > 0 else None
 
 
 @dataclass(frozen=True)
@@ -42,13 +51,22 @@ class Alpha:
 class AlphaScale:
     """Alpha in score units for every group, following the spread of the scores in relative mode.
 
-    The spread is the largest group standard deviation seen so far: selection shrinks the spread of survivors, and a
-    temperature that shrank along with it would raise the pressure without end.
+    Of N scores with sum of squares SS around their mean the spread is ``sqrt((nu s^2 + SS) / (nu + N - 1))``: the usual
+    estimate, steadied by ``nu = 2`` scores' worth of the spread ``s`` that the verifier is known to have. With a few
+    particles the bare estimate would be a lottery (at N = 4 half of what is right in one run of ten). The largest value
+    so far counts: selection shrinks the spread of survivors, and a temperature that shrank along with it would raise
+    the pressure without end. Images are not pooled: the batch must not change an image.
+
+    Args:
+        alpha, groups: what is scaled, for how many images.
+        usual: standard deviation that the verifier's scores usually have, None where nothing is known.
     """
 
-    def __init__(self, alpha: Alpha, groups: int):
+    def __init__(self, alpha: Alpha, groups: int, usual: float | None = None):
         self.alpha = alpha
         self._spread = torch.zeros(groups, dtype=torch.float64)
+        self._weight = 0.0 if usual is None else _PRIOR_WEIGHT
+        self._usual = 0.0 if usual is None else usual
 
     def update(self, score: Tensor) -> Tensor:
         """Take in scores ``[G, N]`` (``-inf`` entries ignored); returns alpha ``[G]`` in score units."""
@@ -56,7 +74,9 @@ class AlphaScale:
             for g, row in enumerate(score):
                 finite = row[torch.isfinite(row)]
                 if len(finite) > 1:
-                    self._spread[g] = max(float(self._spread[g]), float(finite.std(correction=0)))
+                    squares = float((finite - finite.mean()).square().sum()) + self._weight * self._usual**2
+                    spread = math.sqrt(squares / (self._weight + len(finite) - 1))
+                    self._spread[g] = max(float(self._spread[g]), spread)
         return self.value()
 
     def value(self) -> Tensor:
@@ -101,28 +121,30 @@ def none(steps: int, _: float | None = None, start: float = 0.0) -> Tensor:
 TEMPERINGS: dict[str, Callable[..., Tensor]] = {"exponential": exponential, "linear": linear, "none": none}
 
 
-def adaptive(log_w: Tensor, score: Tensor, alpha: Tensor, log_past: Tensor, floor: float, target: float) -> Tensor:
-    """The largest lambda per group that keeps ``ESS >= target * N``, but at least ``floor``: float64 ``[G]``.
+def adaptive(
+    log_w: Tensor, score: Tensor, alpha: Tensor, log_past: Tensor, floor: Tensor, ceiling: float, target: float
+) -> Tensor:
+    """The largest lambda per group in ``floor .. ceiling`` that keeps ``ESS >= target * N``, else the floor: ``[G]``.
 
-    Bisection, 40 halvings. (The published code moves lambda by Adam and can creep only .05 a step.)
+    Bisection, 40 halvings. (The published code moves lambda by Adam and can creep only .05 a step.) Without a ceiling
+    it would be no tempering at all: early previews do not differ, so that any lambda keeps the ESS.
 
     Args:
         log_w: ``[G, N]`` weights before this step's increment.
         score: ``[G, N]``; alpha: ``[G]``; log_past: ``[G, N]`` log-potential already counted.
-        floor: lower end, so that lambda reaches 1 by the end of the run whatever the weights do.
-        target: fraction of N in (0, 1).
+        floor: ``[G]`` lambda so far, below which it does not fall. ceiling: where it may get to by now.
+        target: fraction of N; 1 or more allows no step at all.
     """
     n = log_w.shape[-1]
 
-    def ess(lam: Tensor) -> Tensor:
+    def good(lam: Tensor) -> Tensor:
         twist = torch.where(torch.isneginf(score), score, lam[:, None] * score / alpha[:, None])
-        return effective_sample_size(log_w + twist - log_past)
+        return effective_sample_size(log_w + twist - log_past) >= target * n
 
-    low = torch.full((log_w.shape[0],), floor, dtype=torch.float64)
-    high = torch.ones_like(low)
-    accept = ess(high) >= target * n
+    low, high = floor.clone(), torch.full_like(floor, ceiling).maximum(floor)
+    accept = good(high)
     for _ in range(40):
         middle = (low + high) / 2
-        good = ess(middle) >= target * n
-        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-    return torch.where(accept, torch.ones_like(low), low)
+        fine = good(middle)
+        low, high = torch.where(fine, middle, low), torch.where(fine, high, middle)
+    return torch.where(accept, torch.full_like(floor, ceiling).maximum(floor), low)

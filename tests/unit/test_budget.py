@@ -263,3 +263,28 @@ def test_zero_order_search_takes_more_rounds():
     search, _ = auto(ZeroOrderSearch(4, 1), oracles.keyed(steps=10, groups=1), ["p"], nfe=500, steps="keep")
     assert (search.neighbours, search.rounds) == (4, 12)
     assert torch.isfinite(run_search(search, oracles.keyed(steps=10, groups=1), TARGET, ["p"]).scores).all()
+
+
+@pytest.mark.parametrize("above", [False, True])
+@pytest.mark.parametrize("name", [name for name in searches(ALPHA) if name != "rbf"])
+def test_the_estimate_is_what_a_run_costs_wherever_the_schedule_ends(name, above):
+    """RBF may leave up to one call per chain; nothing else is a call off, at sigma 0 or above it."""
+    process = oracles.keyed()
+    process = process.variant(sigmas=process.sigmas[:-1]) if above else process
+    if name == "path_search" and above:
+        return  # refused
+    search = searches(ALPHA)[name]
+    result = run_search(search, process, TARGET, ["p"] * process.groups)
+    assert result.ledger.nfe == process.groups * search.denoiser_calls(process)
+    again = run_search(search, process, TARGET, ["p"] * process.groups, max_nfe=result.ledger.nfe)
+    assert again.status == "complete"
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_rbf_leaves_at_most_one_call_per_chain(above):
+    process = oracles.keyed()
+    process = process.variant(sigmas=process.sigmas[:-1]) if above else process
+    for budget in range(30, 60, 7):
+        search = RBF(budget=budget, chains=2, initial=3)
+        result = run_search(search, process, TARGET, ["p"] * process.groups)
+        assert process.groups * (budget - 2) <= result.ledger.nfe <= process.groups * budget

@@ -161,7 +161,7 @@ def test_guidance_needs_a_differentiable_verifier():
         ({"ess_threshold": -0.5}, "ess_threshold is -0.5"),
         ({"ess_threshold": math.nan}, "ess_threshold is nan"),
         ({"gamma": 0.0}, "gamma is 0.0"),
-        ({"tempering": "adaptive", "adaptive_target": 1.5}, "adaptive_target is 1.5"),
+        ({"tempering": "adaptive", "potential": "rt"}, "potential 'rt'"),
         ({"potential": "mean"}, "potential is 'mean'"),
         ({"particles": 1, "guidance": 1.0}, "alpha mode is 'relative' with 1 particle"),
     ],

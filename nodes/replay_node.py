@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..samplers.after.replay import WINNER, check_same_run, replay_of
+from ..samplers.after.replay import WINNER, check_same_run, moves_of, replay_of
 from ..samplers.plan import Plan
 from .host.latents import check_latent_input, with_samples
 from .host.prompts import ClipEncoder
 from .host.results import HostResult
-from .host.run import SearchOptions
+from .host.run import AUTO_ETA, SearchOptions
+from .host.stock_samplers import sampler_named
 from .search_ksampler import guided_sample, sampling_inputs, schedule
 from .search_sampler import SearchSampler
 from .types import CATEGORY, TraceType, VerifierType
@@ -45,14 +46,14 @@ class RerenderParticleNode(io.ComfyNode):
                     max=4095,
                     tooltip="For the winner: of which image of the batch, counted from 0.",
                 ),
-                *sampling_inputs(),
+                *sampling_inputs(sampler=False),
                 io.Float.Input(
                     "eta",
-                    default=1.0,
-                    min=0.0,
+                    default=AUTO_ETA,
+                    min=AUTO_ETA,
                     max=1.0,
                     step=0.05,
-                    tooltip="Randomness of each step, as in the search.",
+                    tooltip="Randomness of each step, as in the search; -1: read it from the trace.",
                 ),
                 VerifierType.Input(
                     "verifier", optional=True, tooltip="Only needed for a particle that followed a gradient (DAS)."
@@ -73,19 +74,25 @@ class RerenderParticleNode(io.ComfyNode):
         check_latent_input(latent_image, model.model)
         results: list[HostResult] = []
         replay = replay_of(trace, particle, image)
+        name = trace.meta.get("sampler")
         prompted = replay.lineage.prompts and clip is not None
         options = SearchOptions(
-            Plan(replay, encoder=ClipEncoder(clip) if prompted else None),
+            Plan(
+                replay,
+                sampler=sampler_named(name) if name else None,
+                moves=moves_of(trace) if eta == AUTO_ETA else None,
+                encoder=ClipEncoder(clip) if prompted else None,
+            ),
             verifier if replay.guided else None,
             vae if replay.guided else None,
             prompt=(trace.meta.get("prompts") or ["replay"])[0],
             eta=eta,
             stream_ids=latent_image.get("batch_index"),
             on_result=results.append,
-            before_run=lambda process: check_same_run(trace, seed=seed, sigmas=process.sigmas, eta=eta),
+            before_run=lambda process: check_same_run(trace, seed=seed, sigmas=process.sigmas, eta=process.eta),
         )
         sampler = SearchSampler(options)
-        sigmas = schedule(model, scheduler, steps, denoise)
+        sigmas = schedule(model, scheduler, steps, denoise, name or "euler")
         guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles=1)
         return io.NodeOutput(with_samples(latent_image, results[-1].finalists, [replay.lineage.group]))
 

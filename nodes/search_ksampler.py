@@ -18,14 +18,18 @@ from .host.latents import Latent, check_latent_input, with_samples
 from .host.residency import reserve_for
 from .host.results import HostResult
 from .host.run import SearchOptions
+from .host.stock_samplers import sampler_named
 from .search_sampler import SearchSampler, clip_inputs, common_inputs, prompt_problem
 from .types import CATEGORY, ScoresType, TraceType
 
 RESERVE_KEY = "testtime_reserve"
 
 
-def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
-    """KSampler's sigmas ``[steps + 1]`` for a MODEL; raises SearchError for steps or denoise that leave none."""
+def schedule(model, scheduler: str, steps: int, denoise: float, sampler: str = "euler") -> Tensor:
+    """KSampler's sigmas ``[steps + 1]`` for a MODEL; raises SearchError for steps or denoise that leave none.
+
+    Some samplers (dpm_2, uni_pc) leave the last level but one out.
+    """
     if steps < 1:
         raise SearchError(f"steps is {steps}: at least 1 is needed")
     if not 0.0 < denoise <= 1.0:
@@ -34,7 +38,7 @@ def schedule(model, scheduler: str, steps: int, denoise: float) -> Tensor:
         model,
         steps=steps,
         device=model.load_device,
-        sampler="euler",
+        sampler=sampler,
         scheduler=scheduler,
         denoise=denoise,
         model_options=model.model_options,
@@ -75,8 +79,20 @@ def guided_sample(
     )
 
 
-def sampling_inputs() -> list:
-    """KSampler's inputs in KSampler's order, without the sampler name (the search takes its place)."""
+def sampler_input() -> io.Combo.Input:
+    """KSampler's list of samplers."""
+    return io.Combo.Input(
+        "sampler_name",
+        options=list(comfy.samplers.KSampler.SAMPLERS),
+        default="euler",
+        tooltip="Whose steps the search makes. euler, euler_ancestral, lcm, dpmpp_2m, dpmpp_2m_sde, res_multistep, "
+        "er_sde and ddim go with every method; the others run one candidate after the other, and go with methods that "
+        "choose at the end or at a few steps.",
+    )
+
+
+def sampling_inputs(sampler: bool = True) -> list:
+    """KSampler's inputs in KSampler's order, with or without the sampler's name."""
     return [
         io.Model.Input("model", tooltip="The model used for denoising the input latent."),
         io.Int.Input(
@@ -97,6 +113,7 @@ def sampling_inputs() -> list:
             round=0.01,
             tooltip="Classifier-free guidance scale. At 1.0 the negative branch is left out, which halves the cost.",
         ),
+        *([sampler_input()] if sampler else []),
         io.Combo.Input(
             "scheduler",
             options=list(comfy.samplers.KSampler.SCHEDULERS),
@@ -149,14 +166,16 @@ class SearchKSamplerNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, **search
+        cls, model, seed, steps, cfg, scheduler, positive, negative, latent_image, denoise, sampler_name=None, **search
     ) -> io.NodeOutput:
         layout = check_latent_input(latent_image, model.model)
         results: list[HostResult] = []
         options = SearchOptions(**search, stream_ids=latent_image.get("batch_index"), on_result=results.append)
+        if sampler_name is not None:
+            options = options.sampled_by(sampler_named(sampler_name))
         sampler = SearchSampler(options)
         particles = layout.rows_per_call or latent_image["samples"].shape[0] * options.search.method.population
-        sigmas = schedule(model, scheduler, steps, denoise)
+        sigmas = schedule(model, scheduler, steps, denoise, sampler_name or "euler")
         guided_sample(model, (positive, negative), cfg, sampler, sigmas, latent_image, seed, particles)
         result = results[-1]
         return io.NodeOutput(

@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.budget import NoiseOutline, Pace
+from ..samplers.few_steps import Setting
 from ..samplers.plan import Prepared, prepare
 from ..samplers.processes.kernel import Noise
 from ..samplers.run.trace import Listener
@@ -22,9 +23,11 @@ from .host.interpolants import interpolant_for
 from .host.layout import layout_of
 from .host.pixels import HostVerifier
 from .host.process import AUTO, BREADTH, DEPTH, HostProcess, HostSettings, SamplingCall, distinct_sigmas, host_process
-from .host.progress import report_to
+from .host.progress import report_last, report_to
 from .host.residency import Residency
-from .host.run import FINISH, STOP, SearchOptions, run_in_host
+from .host.run import AUTO_ETA, FINISH, STOP, SearchOptions, run_in_host
+from .host.stock_runs import StockMover
+from .host.stock_samplers import host_sampler
 from .types import CATEGORY, SearchType, VerifierType
 
 log = logging.getLogger("testtime")
@@ -53,7 +56,7 @@ class DiffusionCall:
     def prepare(self, options: SearchOptions) -> Prepared:
         """See ``HostCall``. A budget in seconds is measured on a few particles, which counts as part of it."""
         sampling = self.call.model.model_sampling
-        outline = NoiseOutline(interpolant_for(sampling), distinct_sigmas(self.call.sigmas).tolist(), options.eta)
+        outline = NoiseOutline(interpolant_for(sampling), distinct_sigmas(self.call.sigmas).tolist(), 0.0)
 
         def pace(sigmas: Sequence[float], eta: float | Noise) -> Pace:
             settings = HostSettings(options.vae, eta, TIMED * self.groups, **self._looking(options))
@@ -64,35 +67,50 @@ class DiffusionCall:
         prepared = prepare(
             options.search,
             outline,
-            options.eta,
+            options.given_eta,
             nfe_per_call=announced_nfe(self.call.guider),
             groups=self.groups,
             top=float(sampling.sigma_max),
             pace=pace,
+            setting=self.setting(),
         )
+        for note in prepared.notes:
+            log.info(note)
         if options.search.budget is not None:
             log.info("budget: %s, %d steps", prepared.plan.method, len(prepared.sigmas) - 1)
         return prepared
 
     def process(self, prepared: Prepared, options: SearchOptions) -> tuple[HostProcess, Residency]:
         """See ``HostCall``."""
-        plan = prepared.plan
+        plan, runs = prepared.plan, prepared.runs
         settings = HostSettings(
             vae=options.vae,
             eta=prepared.eta,
             population=self.groups * plan.method.population,
+            at_once=None if runs is None or runs.first_only else self.groups,
             gradient="can_differentiate" in plan.needs,
             judges=[] if options.verifier is None else [options.verifier],
             stream_ids=options.stream_ids,
             encoder=plan.encoder,
             **self._looking(options),
         )
-        process = host_process(self._on(prepared.sigmas), settings)
+        call = self._on(prepared.sigmas)
+        process = host_process(call, settings)
+        if runs is not None:
+            total = plan.method.denoiser_calls(process)
+            process.mover = StockMover(runs, call, self.callback, total)
         return process, process.residency
 
-    def report(self, process: HostProcess) -> Listener:
-        """See ``HostCall``."""
+    def report(self, process: HostProcess) -> Listener | None:
+        """See ``HostCall``. Runs of a sampler move the bar themselves."""
+        if isinstance(process.mover, StockMover):
+            return report_last(self.callback, self.groups, process.mover.total)
         return report_to(self.callback, self.groups)
+
+    def setting(self) -> Setting:
+        """What is known of the model."""
+        cfg, mro = getattr(self.call.guider, "cfg", None), type(self.call.model.model_sampling).__mro__
+        return Setting(None if cfg is None else float(cfg), any(kind.__name__ == "LCM" for kind in mro))
 
     def to_graph(self, status: str) -> Callable[[Tensor], Any]:
         """See ``HostCall``."""
@@ -187,12 +205,13 @@ def common_inputs() -> list:
         SearchType.Input("search", tooltip="The search method: Best-of-N, SVDD, SMC, DAS, FK Steering, ..."),
         io.Float.Input(
             "eta",
-            default=1.0,
-            min=0.0,
+            default=AUTO_ETA,
+            min=AUTO_ETA,
             max=1.0,
             step=0.05,
-            tooltip="Randomness of each step: 0 = ODE (as euler), 1 = ancestral (as euler_ancestral). Methods that "
-            "clone or branch particles need more than 0; Best-of-N works with any value.",
+            tooltip="Randomness of each step: 0 = none (as euler), 1 = ancestral (as euler_ancestral), -1 = auto: the "
+            "sampler's own for methods that need none, enough of it for those that clone images. The log says what was "
+            "chosen.",
         ),
         io.String.Input(
             "prompt",
@@ -283,7 +302,15 @@ class SearchSamplerNode(io.ComfyNode):
             category=CATEGORY,
             description="Turns a search into a sampler for SamplerCustomAdvanced: any guider, sigmas and noise. "
             "Gives the best latent for every image of the batch.",
-            inputs=[*common_inputs(), *clip_inputs()],
+            inputs=[
+                *common_inputs(),
+                io.Sampler.Input(
+                    "sampler",
+                    optional=True,
+                    tooltip="Whose steps the search makes, e.g. from KSamplerSelect. Without it: euler, with eta.",
+                ),
+                *clip_inputs(),
+            ],
             outputs=[io.Sampler.Output(display_name="sampler")],
         )
 
@@ -292,8 +319,10 @@ class SearchSamplerNode(io.ComfyNode):
         return prompt_problem(prompt)
 
     @classmethod
-    def execute(cls, verifier, vae, search, eta, prompt, **optional) -> io.NodeOutput:
+    def execute(cls, verifier, vae, search, eta, prompt, sampler=None, **optional) -> io.NodeOutput:
         options = SearchOptions(search, verifier, vae, prompt, eta=eta, **optional)
+        if sampler is not None:
+            options = options.sampled_by(host_sampler(sampler))
         return io.NodeOutput(SearchSampler(options))
 
 

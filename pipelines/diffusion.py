@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..samplers.processes.chunking import Chunker
-from ..samplers.processes.diffusion import Decode, Denoised, DiffusionProcess
+from ..samplers.processes.denoise import Denoised
+from ..samplers.processes.diffusion import Decode, DiffusionProcess
 from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
 from .schedulers import OneStep, Parameterisation

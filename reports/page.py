@@ -212,6 +212,7 @@ def _settings(trace: Trace) -> list[tuple[str, Any]]:
         ("Rounds" if counts_rounds(trace) else "Steps", trace.records[-1].steps),
         ("Sigmas", f"{sigmas[0]:.4g} to {sigmas[-1]:.4g}" if sigmas else None),
         ("CFG", meta.get("cfg")),
+        ("Sampler", meta.get("sampler")),
         ("Eta", meta.get("eta")),
     ]
     return [(name, value) for name, value in rows if value is not None]

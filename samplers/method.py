@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from .movers import STEPS
 from .protocols import Outline, Process, Rewriter, SearchError, SearchResult, Verifier
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class SearchMethod:
         return frozenset()
 
     @property
+    def decides(self) -> str:
+        """``movers.END``, ``PAUSES`` or ``STEPS``: among finished images, at a few steps, or at every step."""
+        return STEPS
+
+    @property
     def needs_verifier(self) -> bool:
         """Whether a search without a judge makes no sense."""
         return True
@@ -96,6 +102,10 @@ class SearchMethod:
     def within(self, calls: int, process: Outline) -> SearchMethod | None:
         """These settings with a budget of ``calls``, None if that is too few; only where ``holds_budget``."""
         raise NotImplementedError
+
+    def decisions(self, process: Outline) -> list[int]:
+        """Steps at which particles are chosen on their way, in order; empty for a choice among finished images."""
+        return []
 
     def populations(self, steps: int) -> list[int]:
         """Particles per image that each step is made with, to reserve memory."""

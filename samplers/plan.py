@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from .budget import Budget, NoiseOutline, Pace
 from .checks import one_of
+from .few_steps import Setting, auto_moves, check_points
+from .movers import END, STEPS, Runs, StockSampler, native_of, runs_of
 from .needs import check_needs
 from .processes.kernel import Noise
 from .processes.sde import SDE, Schedule
+from .processes.stock import STOCK
 from .protocols import Capabilities, Outline, Process, Rewriter, SearchError, Verifier
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ class Plan:
 
     Attributes:
         method: Best-of-N, SVDD, ...
+        sampler: whose moves these are: None for Euler's under an eta, the name of a sampler that the kernel has
+            (``processes.stock``), or a host's sampler object (``movers.StockSampler``).
         moves: noise of the moves, eta or an SDE; None leaves the process's.
         schedule: another grid of noise levels, None leaves the process's.
         budget: what the search may cost; its width (and steps) are chosen to use that up.
@@ -39,6 +44,7 @@ class Plan:
     """
 
     method: SearchMethod
+    sampler: str | StockSampler | None = None
     moves: float | Noise | None = None
     schedule: Schedule | None = None
     budget: Budget | None = None
@@ -142,6 +148,8 @@ class Prepared:
         plan: its method has the width that the budget pays for.
         title: of the plan as it was made.
         sigmas, eta: schedule and noise of the moves.
+        runs: how the host's sampler is run, None where the kernel moves everything.
+        notes: lines that say what was chosen where nothing was given. warnings: sentences for the user.
         max_nfe, max_seconds: what the budget allows the whole run, None for no limit.
     """
 
@@ -149,6 +157,9 @@ class Prepared:
     title: str
     sigmas: Sequence[float]
     eta: float | Noise
+    runs: Runs | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     max_nfe: int | None = None
     max_seconds: float | None = None
 
@@ -172,52 +183,114 @@ def as_plan(search: Plan | SearchMethod) -> Plan:
 def prepare(
     plan: Plan,
     outline: Outline,
-    eta: float | Noise,
+    eta: float | Noise | None,
     *,
     nfe_per_call: int,
     groups: int = 1,
     top: float = math.inf,
     pace: Callable[[Sequence[float], float | Noise], Pace] | None = None,
+    setting: Setting | None = None,
 ) -> Prepared:
-    """Set the grid and fit the budget.
+    """Choose the moves, set the grid and fit the budget.
 
     Args:
         plan: the search.
-        outline: schedule of the process; one that ``can_renoise`` may get another. eta: noise of its moves.
+        outline: schedule of the process; one that ``can_renoise`` may get another.
+        eta: noise of its moves where the plan has none; None for what suits method, sampler, steps and model.
         nfe_per_call: forward passes per denoiser call. groups: images of the run, which share its seconds.
         top: largest sigma of the model.
         pace: measures this machine's seconds on (sigmas, eta); only called for a budget in seconds.
+        setting: what is known of the model.
 
     Raises:
-        SearchError: a modifier that this kind of process cannot have, or a budget that does not pay for one image.
+        SearchError: a modifier that this kind of process cannot have, a sampler that the method cannot have, or a
+            budget that does not pay for one image.
     """
     plan.check_settings()
-    moves = eta if plan.moves is None else plan.moves
+    given = eta if plan.moves is None else plan.moves
+    moves, runs, note = _moves(plan, outline, given, setting or Setting())
     plan.check_needs(replace(outline.capabilities, can_branch=True, can_reprompt=True, can_differentiate=True), moves)
     sigmas = [float(sigma) for sigma in outline.sigmas]
+    interpolant = None
     if outline.capabilities.can_renoise:
+        interpolant = outline.interpolant
         if plan.schedule is not None:
-            sigmas, moves = plan.schedule.apply(outline.interpolant, moves, top)
-        outline = NoiseOutline(outline.interpolant, sigmas, moves, outline.capabilities)
-    prepared = Prepared(plan, plan.title, sigmas, moves)
-    if plan.budget is None:
-        return prepared
-    budget, measured = plan.budget, None
-    if budget.seconds:
-        if pace is None:
-            raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
-        measured = pace(sigmas, moves)
-        budget = budget.after(measured.spent)
-    method, steps = budget.fit(plan, outline, nfe_per_call, groups, measured)
-    if steps < outline.steps:
-        sigmas = list(outline.thinned(steps).sigmas)  # type: ignore[attr-defined]  # only a NoiseOutline is thinned
-    return replace(
-        prepared,
-        plan=replace(plan, method=method),
-        sigmas=sigmas,
-        max_nfe=budget.nfe * groups or None,
-        max_seconds=budget.seconds or None,
+            sigmas, moves = plan.schedule.apply(interpolant, moves, top)
+        outline = NoiseOutline(interpolant, sigmas, moves, outline.capabilities)
+    method, max_nfe, max_seconds = plan.method, None, None
+    if plan.budget is not None:
+        budget, measured = plan.budget, None
+        if budget.seconds:
+            if pace is None:
+                raise SearchError("a budget in seconds needs the pace of this machine: measure it (Pace.measure)")
+            measured = pace(sigmas, moves)
+            budget = budget.after(measured.spent)
+        method, steps = budget.fit(plan, outline, nfe_per_call, groups, measured)
+        if steps < outline.steps:
+            outline = outline.thinned(steps)  # type: ignore[attr-defined]  # only a NoiseOutline is thinned
+            sigmas = list(outline.sigmas)
+            moves, runs, note = _moves(plan, outline, given, setting or Setting())
+        max_nfe, max_seconds = budget.nfe * groups or None, budget.seconds or None
+    warning = None if plan.origin is not None or interpolant is None else check_points(method, outline, interpolant)
+    return Prepared(
+        replace(plan, method=method if runs is None or runs.method is None else replace(method, **runs.method)),
+        plan.title,
+        sigmas,
+        moves,
+        runs,
+        (note,) if note else (),
+        (warning,) if warning else (),
+        max_nfe,
+        max_seconds,
     )
+
+
+def _moves(
+    plan: Plan, outline: Outline, given: float | Noise | None, setting: Setting
+) -> tuple[float | Noise, Runs | None, str]:
+    """(moves of the kernel, how the sampler is run besides, what was chosen where nothing was given)."""
+    method, sampler = plan.method, plan.sampler
+    native = native_of(sampler)
+    if not outline.capabilities.can_renoise:  # a next-scale model: no sampler, and eta is another thing
+        return (1.0 if given is None else given), None, ""
+    if sampler is not None and not isinstance(sampler, str) and native is None:
+        _check_modifiers(plan, sampler)
+        eta = float(given) if isinstance(given, int | float) else None
+        return 0.0, runs_of(method, sampler, outline, eta), f"sampler {sampler.name}: one candidate per run"
+    note = ""
+    if given is None:
+        moves, note = auto_moves(method, sampler, outline, setting)
+    elif native is None:
+        moves = given
+    elif isinstance(given, int | float):
+        moves = native.with_eta(float(given))
+    elif native.draws:
+        raise SearchError(f"Set SDE and sampler {native.name} both say how noise is drawn: take euler or dpmpp_2m")
+    else:
+        moves = native.with_noise(given)
+    if sampler is None or isinstance(sampler, str) or moves != native:
+        return moves, None, note
+    plain = plan.schedule is None and plan.rewriting is None and plan.origin is None
+    if not plain or method.decides == STEPS or "can_branch" in method.needs:
+        return moves, None, note
+    # The first candidate is the sampler's own run, so that it is the image without a search to the last bit.
+    stops = () if method.decides == END else tuple(method.decisions(outline))
+    return moves, Runs(sampler, stops, first_only=True), note
+
+
+def _check_modifiers(plan: Plan, sampler: StockSampler) -> None:
+    """Raise SearchError for what a sampler that the kernel does not have cannot go with."""
+    modifiers = (
+        ("Set SDE", plan.schedule is not None or isinstance(plan.moves, SDE)),
+        ("Prompt rewriting", plan.rewriting is not None),
+        ("Continue Search", plan.origin is not None),
+    )
+    for title, there in modifiers:
+        if there:
+            raise SearchError(
+                f"sampler is {sampler.name}: {title} changes a run on its way, and {sampler.name} runs as a whole; "
+                f"take one of {', '.join(STOCK)}"
+            )
 
 
 def prepare_on(plan: Plan, process: Process, verifier: Verifier | None, prompts: Sequence[str]) -> Prepared:

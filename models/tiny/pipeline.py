@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...samplers.processes.chunking import Chunker
-from ...samplers.processes.diffusion import Denoised, DiffusionProcess, Start
+from ...samplers.processes.denoise import Denoised
+from ...samplers.processes.diffusion import DiffusionProcess, Start
 from ...samplers.processes.kernel import VE, Flow
 from ...samplers.processes.schedules import flow_schedule, normal_schedule, scaled_linear_sigmas, timestep_at
 from ...samplers.processes.sharing import SharedRows

@@ -15,7 +15,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...samplers.processes.diffusion import Denoised
+from ...samplers.processes.denoise import Denoised
 from ...samplers.processes.sharing import SharedRows
 from ..compat import throw_if_interrupted
 from .conditioning import Conds, GroupConditioning
@@ -120,6 +120,30 @@ class HostDenoise:
         if self._rows and prompts is None:  # rows that were shared say nothing about the next call
             self.nfe_per_call = math.ceil(self._rows / len(group))
         return Denoised(x0, self._rows if self._rows or prompts is not None else len(group) * self.nfe_per_call)
+
+    def as_sampler(
+        self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None, group: Tensor | None = None
+    ) -> Denoised:
+        """What the guider answers a sampler that calls it with options of its own (made from ``model_options``).
+
+        ``group`` int64 ``[n]`` are the images of the rows; None for the whole batch: the guider's own call.
+        """
+        throw_if_interrupted()
+        self.residency.ensure()
+        self._rows = 0
+        if group is None or self.conditioning is None:
+            x0 = self.guider(x, timestep, model_options=model_options, seed=seed)
+        else:
+            parts, order = [], []
+            for rows, groups in self.conditioning.calls(group):
+                mine = rows.to(x.device)
+                with self.conditioning.hints_of(groups), self._conds(self.conditioning.gather(groups)):
+                    parts.append(self.guider(x[mine], timestep[mine], model_options=model_options, seed=seed))
+                order.append(rows)
+            x0 = torch.cat(parts)[torch.cat(order).argsort().to(x.device)]
+        if self._rows:
+            self.nfe_per_call = math.ceil(self._rows / len(x))
+        return Denoised(x0, self._rows or len(x) * self.nfe_per_call)
 
     def prompt_embedding(self, group: Tensor) -> Tensor | None:
         """Prompt embedding ``[n, W]`` per particle, the mean of the (first) positive text states over the tokens."""

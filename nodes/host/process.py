@@ -89,6 +89,7 @@ class HostSettings:
         vae: a ComfyUI VAE.
         eta: 0 (ODE) .. 1 (ancestral), or a rule of ``samplers.processes.sde``.
         population: particles of all images together, to size chunks and reserve memory.
+        at_once: particles in one model call at most, where fewer than ``population``.
         gradient: whether gradients of the score will be asked for.
         judges: verifiers that a gradient passes through.
         encoder: a ``ClipEncoder`` for prompts of particles, or None.
@@ -112,6 +113,7 @@ class HostSettings:
     preview_vae: Any = None
     skip_latents: int = 0
     order: str = AUTO
+    at_once: int | None = None
 
 
 class ImageStreams(Streams):
@@ -238,7 +240,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
 
     rows = max(1, sum(len(entries) for entries in (conds or {}).values()))
     per_particle = memory_per_particle(model, call.shape, conds or {}, rows)
-    at_once = settings.population if layout.rows_per_call is None else layout.rows_per_call
+    at_once = layout.rows_per_call or settings.at_once or settings.population
     residency = _reserved(call, per_particle, at_once)
     prompts = None if settings.encoder is None else PromptConditions(settings.encoder, call, residency.leave)
     denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts, per_particle)
@@ -262,6 +264,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
         chunker=Chunker(max(1, fits), is_oom=compat.is_oom, after_oom=management.soft_empty_cache),
         device=device,
         grad_context=lambda: _gradients(model, settings, residency),
+        almost_noise=float(model.model_sampling.percent_to_sigma(1e-4)),
     )
     process.residency = residency
     process.look, process.shown = look, look.shown

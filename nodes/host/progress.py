@@ -43,6 +43,19 @@ def report_to(callback: Callback | None, groups: int) -> Listener | None:
     return listener
 
 
+def report_last(callback: Callback | None, groups: int, total: int) -> Listener | None:
+    """A listener that shows the finished images, the best of every image, at the end of a bar of ``total``."""
+    if callback is None:
+        return None
+
+    def listener(record: StepRecord, state: State, _images: Tensor | None) -> None:
+        if record.phase == "final":
+            rows = torch.tensor(best_rows(record, groups), device=state.x.device)
+            callback(total - 1, state.x[rows], state.x[rows], total)
+
+    return listener
+
+
 def both(first: Listener | None, second: Listener | None) -> Listener | None:
     """One listener that calls two."""
     if first is None or second is None:

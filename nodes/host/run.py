@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...samplers.after.replay import Replay
 from ...samplers.method import SearchMethod
+from ...samplers.movers import StockSampler
 from ...samplers.needs import check_needs
 from ...samplers.plan import Plan, Prepared, as_plan
 from ...samplers.processes.kernel import is_stochastic
@@ -37,6 +38,8 @@ log = logging.getLogger("testtime")
 
 STOP = "stop"
 FINISH = "finish with best so far"
+AUTO_ETA = -1.0
+"""The eta that leaves the choice to method, sampler, steps and model."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class SearchOptions:
         verifier: the judge (None only where the method needs none).
         vae: decodes previews for the judge.
         prompt: what the images should show; one for all images of the batch.
-        eta: noise of the moves where the plan has none of its own: 0 = ODE, 1 = ancestral.
+        eta: noise of the moves where the plan has none of its own: 0 = ODE, 1 = ancestral, ``AUTO_ETA`` = what suits.
         held_out: a verifier that is reported and never steers, or None.
         max_nfe: forward passes allowed, 0 = no limit.
         max_seconds: seconds allowed, 0 = no limit.
@@ -86,8 +89,8 @@ class SearchOptions:
         plan = self.search
         if plan is None:
             raise SearchError("search is missing: connect a method node, e.g. Best-of-N")
-        if not 0.0 <= self.eta <= 1.0:
-            raise SearchError(f"eta is {self.eta}: it must lie in 0 (ODE) .. 1 (ancestral)")
+        if self.eta != AUTO_ETA and not 0.0 <= self.eta <= 1.0:
+            raise SearchError(f"eta is {self.eta}: it must lie in 0 (ODE) .. 1 (ancestral), or be {AUTO_ETA:g} (auto)")
         if not self.prompt.strip():
             raise SearchError("prompt is empty: write what the image should show, the verifier judges against it")
         if self.on_cancel not in (STOP, FINISH):
@@ -105,9 +108,20 @@ class SearchOptions:
             raise SearchError(f"verifier is missing: connect one, {plan.method.title} needs a judge")
         if kind == "next-scale":
             return  # what it can do is known, and said, when its process is there
-        eta = self.eta if plan.moves is None else plan.moves
-        can = Capabilities(kind=kind, can_branch=is_stochastic(eta), can_reprompt=plan.encoder is not None)
+        eta = self.given_eta if plan.moves is None else plan.moves
+        # What a sampler draws by itself, and what auto will choose, is known when the schedule is there.
+        branches = eta is None or plan.sampler is not None or is_stochastic(eta)
+        can = Capabilities(kind=kind, can_branch=branches, can_reprompt=plan.encoder is not None)
         check_needs(plan.method.title, plan.method.needs, can, eta)
+
+    @property
+    def given_eta(self) -> float | None:
+        """The eta, None for ``AUTO_ETA``."""
+        return None if self.eta == AUTO_ETA else self.eta
+
+    def sampled_by(self, sampler: StockSampler) -> SearchOptions:
+        """These options with a sampler of the host."""
+        return replace(self, search=replace(self.search, sampler=sampler))
 
 
 class HostCall(Protocol):
@@ -231,7 +245,8 @@ def _run(
         rescue=rescue,
         journal=journal,
     )
-    result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings())]
+    told = getattr(getattr(process, "mover", None), "warnings", ())
+    result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings(), *told)]
     devices = getattr(process, "devices", None)
     if devices is not None:
         facts["devices"] = devices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import torch
 
 from ..method import SearchMethod
 from ..methods.registry import METHODS
-from ..protocols import Process, SearchError, SearchResult, Verifier
+from ..movers import PAUSES, STEPS
+from ..processes.sde import SDE
+from ..processes.stock import AtLevels, Noise, number_of
+from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
 from ..run.session import Session
 from ..run.trace import Lineage, Trace
 from ..state import State
@@ -28,6 +32,7 @@ class Replay(SearchMethod):
 
     Attributes:
         lineage: slots, guidance and prompts of the path, see ``Trace.lineage``.
+        runs: how the host's sampler was run (``Trace.meta``), None where the kernel moved everything.
     """
 
     name: ClassVar[str] = "replay"
@@ -37,6 +42,16 @@ class Replay(SearchMethod):
     from_noise: ClassVar[bool] = True
 
     lineage: Lineage
+    runs: dict[str, Any] | None = None
+
+    @property
+    def decides(self) -> str:
+        """A run of a sampler is stopped where that of the search was."""
+        return STEPS if self.runs is None else PAUSES
+
+    def decisions(self, process: Outline) -> list[int]:
+        """See ``SearchMethod.decisions``."""
+        return [] if self.runs is None else list(self.runs.get("stops", ()))
 
     @property
     def guided(self) -> bool:
@@ -47,6 +62,8 @@ class Replay(SearchMethod):
     def needs(self) -> frozenset[str]:
         """What the particle's moves used."""
         needs = {"can_differentiate"} if self.guided else set()
+        if self.runs is not None and self.runs.get("joints"):
+            needs.add("can_branch")
         return frozenset(needs | ({"can_reprompt"} if self.lineage.prompts else set()))
 
     @property
@@ -139,7 +156,7 @@ def replay_of(trace: Trace, particle: int = WINNER, group: int = 0) -> Replay:
             raise SearchError(f"image is {group}: the search made {len(winners)}, counted from 0")
         particle = winners[group]
     try:
-        return Replay(trace.lineage(particle))
+        return Replay(trace.lineage(particle), trace.meta.get("runs"))
     except KeyError as error:
         known = [entry["id"] for entry in trace.records[-1].particles]
         raise SearchError(
@@ -163,5 +180,24 @@ def check_same_run(trace: Trace, *, seed: int, sigmas: Sequence[float], eta: Any
                 f"{len(wanted) - 1} from {wanted[0]:.4g} (or others in between): use its steps, scheduler and denoise"
             )
     known = trace.meta.get("eta")
-    if known is not None and known != (eta if isinstance(eta, int | float) else repr(eta)):
-        raise SearchError(f"eta is {eta}: the search had {known}")
+    if known is not None and known != number_of(eta):
+        raise SearchError(f"eta is {number_of(eta)}: the search had {known}")
+
+
+def moves_of(trace: Trace) -> float | Noise | None:
+    """Noise of the moves of a search, from its trace; None for a sampler's own.
+
+    Raises:
+        SearchError: a rule that this version does not know.
+    """
+    known = trace.meta.get("eta")
+    if not isinstance(known, str):
+        return None if known is None else float(known)
+    try:
+        call = ast.parse(known, mode="eval").body
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+            rule = {"SDE": SDE, "AtLevels": AtLevels}[call.func.id]
+            return rule(**{str(part.arg): ast.literal_eval(part.value) for part in call.keywords})
+    except (SyntaxError, ValueError, TypeError, KeyError):
+        pass
+    raise SearchError(f"eta of the search is {known!r}: this version does not know that rule")

@@ -25,7 +25,10 @@ from .trace_check import TraceFileError, check_meta, check_schema, check_trace, 
 FORMAT = "testtime-trace"
 ESSENTIALS_KEY = "testtime"
 """Name of the text chunk of a PNG that holds the essentials."""
-KEPT_SETTINGS = ("title", "method", "prompts", "verifier", "eta", "sigmas", "cfg", "stream_ids", "status", "continued")
+KEPT_SETTINGS = (
+    "title", "method", "prompts", "verifier", "sampler", "runs", "eta", "sigmas", "cfg", "stream_ids", "status",
+    "continued",
+)  # fmt: skip
 KEPT_COSTS = ("nfe", "decodes", "verifier_images", "rewriter_calls", "total_seconds")
 LARGEST_FILE = 512 << 20
 """Bytes of a trace file that are read."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ..checks import at_least
 from ..method import SearchMethod
+from ..movers import END
 from ..protocols import Outline, SearchResult
 from ..run.session import Session
 from ..run.turns import to_the_end
@@ -26,6 +27,11 @@ class BestOfN(SearchMethod):
     compares_last: ClassVar[bool] = True
 
     particles: int = 4
+
+    @property
+    def decides(self) -> str:
+        """Among finished images."""
+        return END
 
     @property
     def needs_verifier(self) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..checks import above, at_least, one_of, window
 from ..method import SearchMethod
+from ..movers import PAUSES, STEPS
 from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
 from ..smc.population import Population
@@ -117,6 +118,15 @@ class Engine(SearchMethod):
         """Clones must separate; guidance follows gradients."""
         needs = {"can_branch"} if self.particles > 1 else set()
         return frozenset(needs | ({"can_differentiate"} if self.guidance > 0 else set()))
+
+    @property
+    def decides(self) -> str:
+        """At the steps of resampling; guided moves follow a gradient at every step."""
+        return STEPS if self.guidance > 0 else PAUSES
+
+    def decisions(self, process: Outline) -> list[int]:
+        """See ``SearchMethod.decisions``."""
+        return self.resampling_steps(process.steps) if self.particles > 1 else []
 
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError for a value function that was made for another model."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checks import at_least, between, one_of
 from ..method import SearchMethod
+from ..movers import END, PAUSES
 from ..protocols import Outline, SearchError, SearchResult, Values
 from ..run.session import Session
 from ..run.turns import to_the_end, turns_of
@@ -40,6 +41,11 @@ class RandomSearch(SearchMethod):
     particles: int = 8
     halvings: tuple[float, ...] = (0.5,)
 
+    @property
+    def decides(self) -> str:
+        """At the halvings."""
+        return PAUSES
+
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
         at_least(1, particles=self.particles)
@@ -49,6 +55,10 @@ class RandomSearch(SearchMethod):
     def halving_steps(self, steps: int) -> set[int]:
         """Steps at which the worse half goes."""
         return {round(f * steps) for f in self.halvings}
+
+    def decisions(self, process: Outline) -> list[int]:
+        """See ``SearchMethod.decisions``."""
+        return sorted(step for step in self.halving_steps(process.steps) if step < process.steps)
 
     def populations(self, steps: int) -> list[int]:
         """Particles per image that each step is made with."""
@@ -146,6 +156,11 @@ class ZeroOrderSearch(SearchMethod):
     rounds: int = 4
     cosine: float = 0.95
     stuck: str = "restart"
+
+    @property
+    def decides(self) -> str:
+        """Among finished images."""
+        return END
 
     @property
     def needs(self) -> frozenset[str]:

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from ..protocols import Capabilities, SearchError, Values
 from ..state import PROMPT, State
 from .chunking import Chunker
 from .conditions import Inpainting, Start
-from .extrapolation import extrapolated, forgetting, remembering
+from .denoise import Denoise, Denoised
+from .extrapolation import forgetting
 from .kernel import (
     Flow,
     Interpolant,
@@ -28,78 +28,11 @@ from .kernel import (
     clean_jacobian,
     is_stochastic,
     noise_scaling,
-    transition,
     transition_variance,
 )
-from .stock import ALMOST_NOISE, NativeSampler, extrapolation_of, with_noise
+from .mover import NEVER, KernelMover, Mover
+from .stock import ALMOST_NOISE, NativeSampler, with_noise
 from .streams import Streams
-
-
-class Denoised(NamedTuple):
-    """What a model said, and what it cost.
-
-    Attributes:
-        x0: ``[n, ...]`` clean estimates.
-        nfe: forward passes made: rows times conditional branches, less what rows could share.
-    """
-
-    x0: Tensor
-    nfe: int
-
-
-class Denoise(Protocol):
-    """``(x [n, ...], sigma, group int64 [n], prompts) -> Denoised``: the model with its guidance and conditioning.
-
-    ``group`` says whose conditioning each row uses. ``prompts`` is a text per row (None for the group's own), or None
-    where nothing was re-prompted.
-
-    Attributes:
-        can_encode: whether ``encode`` can prepare prompts.
-    """
-
-    can_encode: bool
-
-    @property
-    def nfe_per_call(self) -> int:
-        """Forward passes that one row costs at most: 2 under classifier-free guidance, else 1."""
-        ...
-
-    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
-        """Clean estimates ``[n, ...]`` of states ``x`` at ``sigma``, and what they cost."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> None:
-        """Prepare prompts, all in one go, only where ``can_encode``."""
-        ...
-
-    def prompt_embedding(self, group: Tensor) -> Tensor | None:
-        """One vector ``[n, W]`` for the prompt of each group, None where there is none."""
-        ...
-
-
-class PlainDenoiser:
-    """A function ``(x [n, ...], sigma, group) -> x0 [n, ...]`` as a ``Denoise`` of one branch, without prompts.
-
-    Args:
-        function: the model. nfe_per_call: forward passes that it makes for a row.
-    """
-
-    can_encode = False
-
-    def __init__(self, function: Callable[[Tensor, float, Tensor], Tensor], nfe_per_call: int = 1):
-        self._function, self.nfe_per_call = function, nfe_per_call
-
-    def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
-        """See ``Denoise``; prompts do not count."""
-        return Denoised(self._function(x, sigma, group), len(x) * self.nfe_per_call)
-
-    def encode(self, texts: Sequence[str]) -> None:
-        """Not available: SearchError."""
-        raise SearchError("this model's conditioning cannot be changed during the search: it takes no prompts")
-
-    def prompt_embedding(self, group: Tensor) -> None:
-        """None: nothing is known of its prompts."""
-
 
 # x0 [n, ...] in the model's latent scale -> images [n, H, W, 3] around 0..1, of clips [n, F, H, W, 3]
 # (the process clamps)
@@ -132,6 +65,7 @@ class DiffusionProcess:
         device: where states live.
         gradient_through: "denoiser" (as DAS) or "decoder" (cheap: ideal-Gaussian Jacobian instead of the network's).
         grad_context: context manager factory that makes gradients possible (hosts leave inference mode in it).
+        mover: who moves the particles, default the kernel.
         almost_noise: what a flow's first sigma of 1 is to samplers that leave pure noise, see ``stock.Stock``.
 
     Raises:
@@ -159,6 +93,7 @@ class DiffusionProcess:
         gradient_through: str = "denoiser",
         grad_context: Callable[[], AbstractContextManager] = torch.enable_grad,
         almost_noise: float = ALMOST_NOISE,
+        mover: Mover | None = None,
     ):
         if gradient_through not in ("denoiser", "decoder"):
             raise SearchError(f"gradient_through is {gradient_through!r}: choose 'denoiser' or 'decoder'")
@@ -176,6 +111,7 @@ class DiffusionProcess:
         self.device = torch.device(device)
         self.gradient_through = gradient_through
         self.grad_context, self.almost_noise = grad_context, almost_noise
+        self.mover: Mover = mover or KernelMover()
         self.ledger = Ledger()
         self.origin: State | None = None
         self._initial_noise: dict[int, Tensor] = {}
@@ -186,8 +122,10 @@ class DiffusionProcess:
         """See ``Capabilities``."""
         return Capabilities(
             kind="flow" if isinstance(self.interpolant, Flow) else "diffusion",
-            can_branch=is_stochastic(self.eta),
-            can_reprompt=self.denoise.can_encode,
+            can_branch=is_stochastic(self.eta) if self.mover.clones is None else self.mover.clones != NEVER,
+            can_renoise=self.mover.can_renoise,
+            can_differentiate=self.mover.can_differentiate,
+            can_reprompt=self.denoise.can_encode and self.mover.can_reprompt,
             ends_clean=self.sigmas[-1] == 0.0,
             whole_first=self.whole_first,
         )
@@ -256,7 +194,7 @@ class DiffusionProcess:
             self.sigmas[0],
             self.start_at.full_denoise,
         )
-        return State(x=x, group=group, slot=slot, step=0)
+        return self.mover.begin(self, State(x=x, group=group, slot=slot, step=0), noise)
 
     def initial_noise(self, group: Tensor, slot: Tensor) -> Tensor:
         """Noise ``[n, ...]`` that slot ``slot`` of ``group`` starts from."""
@@ -277,7 +215,7 @@ class DiffusionProcess:
             return state
         if self.sigmas[state.step] == 0.0:
             return replace(state, x0=state.x)
-        return replace(state, x0=self.chunker.cat(lambda rows: self._predict(state, rows), len(state)))
+        return self.mover.predict(self, state)
 
     def preview(self, state: State, side: int | None = None) -> Tensor:
         """Expected final images ``[n, H, W, 3]`` in 0..1, float32; always of the latents' own size."""
@@ -286,19 +224,7 @@ class DiffusionProcess:
 
     def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
         """One reverse transition of all particles; see ``Process.advance``."""
-        sigma, sigma_next = self.level(state.step), self.sigmas[state.step + 1]
-        x0, extra, rule = state.clean, state.extra, extrapolation_of(self.eta)
-        target = x0
-        if rule is not None:
-            target = extrapolated(rule, self.interpolant, state, x0, sigma, sigma_next)
-            extra = remembering(rule, state, x0, sigma)
-        move = transition(self.interpolant, state.x, target, sigma, sigma_next, self.eta)
-        noise = None
-        if move.std > 0:
-            noise = self.streams.normals(self.shape, state.group, state.slot, step=state.step, purpose="move")
-            noise = noise.to(state.x)
-        x, log_ratio = move.sample(noise, gradient)
-        return replace(state, x=x, x0=None, step=state.step + 1, extra=extra), log_ratio
+        return self.mover.advance(self, state, gradient)
 
     def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
         """See ``Process.reprompt``. New texts are encoded together."""
@@ -346,7 +272,7 @@ class DiffusionProcess:
         """Decoded images as verifiers take them: float32 in 0..1."""
         return straight_through_clamp(images).float() if images.requires_grad else images.clamp(0.0, 1.0).float()
 
-    def _predict(self, state: State, rows: slice) -> Tensor:
+    def estimate(self, state: State, rows: slice) -> Tensor:
         """``x0`` of some rows, with the known area of an inpainting put in before and after the model."""
         x, group, slot = state.x[rows], state.group[rows], state.slot[rows]
         sigma, prompts = self.level(state.step), self.prompts_of(state)
@@ -359,11 +285,7 @@ class DiffusionProcess:
     ) -> Denoised:
         if self.inpainting is None:
             return self.denoise(x, sigma, group, prompts)
-        known = self.inpainting
-        mask = known.mask.to(x)[group]
-        if known.mask_at is not None:
-            mask = known.mask_at(sigma, mask)
-        latent = known.latent.to(x)[group]
+        known, (mask, latent) = self.inpainting, self._known(x, sigma, group)
         noise = self.initial_noise(group, slot).to(x)
         if known.known_at is not None:
             noised = known.known_at(sigma, noise, latent, x, mask)
@@ -372,6 +294,21 @@ class DiffusionProcess:
             noised = a * latent + b * noise
         x0, nfe = self.denoise(x * mask + noised * (1 - mask), sigma, group, prompts)
         return Denoised(x0 * mask + latent * (1 - mask), nfe)
+
+    def with_known(self, x0: Tensor, sigma: float, group: Tensor) -> Tensor:
+        """Clean estimates ``[n, ...]`` of the model at ``sigma``, with the known area of an inpainting put in."""
+        if self.inpainting is None:
+            return x0
+        mask, latent = self._known(x0, sigma, group)
+        return x0 * mask + latent * (1 - mask)
+
+    def _known(self, like: Tensor, sigma: float, group: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and latents of the known area, ``[n, ...]``."""
+        known = self.inpainting
+        assert known is not None
+        mask = known.mask.to(like)[group]
+        mask = mask if known.mask_at is None else known.mask_at(sigma, mask)
+        return mask, known.latent.to(like)[group]
 
     def _decode(self, x0: Tensor) -> Tensor:
         with self.ledger.decode(len(x0)):
@@ -383,7 +320,7 @@ class DiffusionProcess:
         prompts = self.prompts_of(state)
         prompts = None if prompts is None else prompts[rows]
         through_denoiser = self.gradient_through == "denoiser"
-        predicted = state.x[rows] if through_denoiser else self._predict(state, rows)
+        predicted = state.x[rows] if through_denoiser else self.estimate(state, rows)
         with self.grad_context():
             if through_denoiser:
                 leaf = predicted.detach().clone().requires_grad_()

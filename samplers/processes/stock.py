@@ -38,6 +38,24 @@ class Ancestral:
 
 
 @dataclass(frozen=True)
+class AtLevels:
+    """The kernel's own rule with ``eta``, for moves out of given noise levels only; others draw none."""
+
+    eta: float
+    levels: tuple[float, ...]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any move draws noise."""
+        return self.eta > 0 and bool(self.levels)
+
+    def variance(self, interpolant: Interpolant, sigma: float, sigma_next: float) -> float:
+        """See ``Noise``."""
+        here = any(math.isclose(sigma, level, rel_tol=1e-6) for level in self.levels)
+        return transition_variance(interpolant, sigma, sigma_next, self.eta) if here else 0.0
+
+
+@dataclass(frozen=True)
 class Fresh:
     """``lcm``: all noise is drawn anew, ``v = b'^2``."""
 
@@ -169,6 +187,15 @@ class NativeSampler:
         """Variance v of the move, see ``kernel.Noise``."""
         return transition_variance(interpolant, sigma, sigma_next, self.noise)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the sampler, as it is, draws noise."""
+        return STOCK[self.name].draws
+
+    def with_eta(self, eta: float) -> NativeSampler:
+        """The same sampler with another number in its noise; lcm and er_sde have none."""
+        return replace(self, noise=STOCK[self.name].noise_of(eta))
+
     def with_noise(self, noise: float | Noise) -> NativeSampler:
         """The same sampler with other noise in its moves; 0 for none."""
         return replace(self, noise=noise)
@@ -196,3 +223,13 @@ def with_noise(moves: float | Noise, noise: float | Noise) -> float | Noise:
     if isinstance(noise, NativeSampler) or not isinstance(moves, NativeSampler):
         return noise
     return moves.with_noise(noise)
+
+
+def number_of(moves: float | Noise) -> float | str | None:
+    """Noise of moves for a trace: their eta, None where a sampler has none, else a rule's description."""
+    noise = moves.noise if isinstance(moves, NativeSampler) else moves
+    if isinstance(noise, Ancestral | Exponential):
+        return noise.eta
+    if isinstance(noise, Fresh | ErNoise):
+        return None
+    return noise if isinstance(noise, int | float) else repr(noise)

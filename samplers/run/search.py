@@ -9,7 +9,9 @@ import torch
 
 from ..ledger import Ledger
 from ..method import SearchMethod
+from ..movers import Runs
 from ..plan import Plan, Prepared, as_plan, prepare_on
+from ..processes.stock import NativeSampler, number_of
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
 from ..state import State
 from .journal import Journal
@@ -62,17 +64,7 @@ def run_search(
     trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
     session = Session(process, verifier, prompts, ledger, trace, held_out, plan.output)
     session.carries_on = plan.method.carries_on
-    trace.meta.update(
-        {
-            "method": plan.method.name,
-            "title": prepared.title,
-            "prompts": list(prompts),
-            "verifier": None if verifier is None else verifier.name,
-            "held_out": None if held_out is None else held_out.name,
-            "eta": process.eta if isinstance(process.eta, int | float) else repr(process.eta),
-            "sigmas": [float(sigma) for sigma in process.sigmas],
-        }
-    )
+    _note_begin(session, prepared)
     plan.check(process, verifier)
     if journal is not None:
         journal.begin(trace.seed, trace.meta, plan.settings())
@@ -113,6 +105,37 @@ def run_search(
             raise
     _note_end(session, result)
     return result
+
+
+def _note_begin(session: Session, prepared: Prepared) -> None:
+    """What is known of the run before it begins into the trace, and what was chosen or warned of."""
+    process, verifier, held_out = session.process, session.verifier, session.held_out
+    meta = session.trace.meta
+    meta.update(
+        {
+            "method": prepared.plan.method.name,
+            "title": prepared.title,
+            "prompts": list(session.prompts),
+            "verifier": None if verifier is None else verifier.name,
+            "held_out": None if held_out is None else held_out.name,
+            "sampler": sampler_of(process, prepared.runs),
+            "eta": number_of(process.eta),
+            "sigmas": [float(sigma) for sigma in process.sigmas],
+        }
+    )
+    if prepared.notes:
+        meta["chosen"] = list(prepared.notes)
+    if prepared.runs is not None:
+        meta["runs"] = prepared.runs.to_dict()
+    for warning in prepared.warnings:
+        session.warn(warning)
+
+
+def sampler_of(process: Process, runs: Runs | None) -> str | None:
+    """Name of the sampler whose moves a process makes; None for Euler's under an eta."""
+    if isinstance(process.eta, NativeSampler):
+        return process.eta.name
+    return None if runs is None else runs.sampler.name
 
 
 def _note_end(session: Session, result: SearchResult) -> None:

@@ -78,7 +78,9 @@ class TraceMeta(TypedDict, total=False):
     Keys:
         method, title: key of the method, and the search in words ("SVDD, re-prompted, within 500 passes").
         prompts: one per image. verifier, held_out, rewriter: names.
+        sampler: whose moves they are; None for Euler's under an eta. runs: how the host's sampler was run, if it was.
         eta: noise of the moves, a number or a rule's description. sigmas: schedule. cfg: guidance scale.
+        chosen: what was chosen where nothing was given, and why.
         run: number of the run in the host. stream_ids: places of the images in the batch they were taken from.
         continued: where the search began, for one that went on from a particle.
         devices: rows per network call, and rows that every device or worker ran, where several shared them.
@@ -92,7 +94,10 @@ class TraceMeta(TypedDict, total=False):
     verifier: str | None
     held_out: str | None
     rewriter: str
-    eta: float | str
+    sampler: str | None
+    runs: dict[str, Any]
+    chosen: list[str]
+    eta: float | str | None
     sigmas: list[float]
     cfg: float | list[float] | None
     run: str | None

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from testtime.samplers.processes.diffusion import Denoised, DiffusionProcess, Start
+from testtime.samplers.processes.denoise import Denoised
+from testtime.samplers.processes.diffusion import DiffusionProcess, Start
 from testtime.samplers.processes.kernel import VE, VP, Flow, Interpolant
 from testtime.samplers.processes.schedules import karras
 from testtime.samplers.processes.streams import Streams

@@ -23,7 +23,7 @@ from testtime.samplers.methods import (
     ZeroOrderSearch,
 )
 from testtime.samplers.plan import Plan, as_plan, prepare_on
-from testtime.samplers.processes.diffusion import PlainDenoiser
+from testtime.samplers.processes.denoise import PlainDenoiser
 from testtime.samplers.processes.kernel import Flow
 from testtime.samplers.protocols import SearchError
 from testtime.samplers.rewriting import Rewriting

@@ -17,7 +17,8 @@ from testtime.demo.sections import COLOURS, DIFFUSION, SECTIONS, VAR, About, Ent
 from testtime.reports.names import method_name
 from testtime.samplers.clustering import PixelFeatures
 from testtime.samplers.methods import TTSVAR
-from testtime.samplers.processes.diffusion import DiffusionProcess, PlainDenoiser
+from testtime.samplers.processes.denoise import PlainDenoiser
+from testtime.samplers.processes.diffusion import DiffusionProcess
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.schedules import karras
 from testtime.samplers.processes.streams import Streams

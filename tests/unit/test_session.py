@@ -11,7 +11,7 @@ import torch
 
 from testtime.samplers import ledger as ledger_module
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
-from testtime.samplers.processes.diffusion import PlainDenoiser
+from testtime.samplers.processes.denoise import PlainDenoiser
 from testtime.samplers.protocols import Interrupted, SearchError
 from testtime.samplers.smc.tempering import Alpha
 

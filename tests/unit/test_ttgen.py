@@ -10,7 +10,7 @@ import torch
 from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, TTGen
 from testtime.samplers.plan import Plan
-from testtime.samplers.processes.diffusion import Denoised
+from testtime.samplers.processes.denoise import Denoised
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.sharing import SharedRows
 from testtime.samplers.protocols import Interrupted, Rewrite, SearchError

@@ -75,7 +75,7 @@ def build_workflow(method: str, prompt: Prompt, settings: Settings, model: str =
 def _diffusion(call: dict, settings: Settings) -> dict[str, tuple[str, dict]]:
     """The loader and the sampler of the diffusion model, with what they alone need."""
     own = {"model": ["world", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}
-    own |= {"steps": settings.steps, "cfg": settings.cfg, "scheduler": "normal", "eta": 1.0}
+    own |= {"steps": settings.steps, "cfg": settings.cfg, "sampler_name": "euler", "scheduler": "normal", "eta": 1.0}
     return {
         "world": ("TestTimeLoadShapesWorld", {"model": "diffusion"}),
         "negative": ("CLIPTextEncode", {"text": "", "clip": CLIP}),

@@ -209,9 +209,9 @@ def common_inputs() -> list:
             min=AUTO_ETA,
             max=1.0,
             step=0.05,
-            tooltip="Randomness of each step: 0 = none (as euler), 1 = ancestral (as euler_ancestral), -1 = auto: the "
-            "sampler's own for methods that need none, enough of it for those that clone images. The log says what was "
-            "chosen.",
+            tooltip="Randomness of each step: 0 = none (as euler), 1 = ancestral (as euler_ancestral), -1 = auto: 0, "
+            "or as much as a method that clones images needs; a sampler with noise of its own keeps it. The log says "
+            "what was chosen.",
         ),
         io.String.Input(
             "prompt",

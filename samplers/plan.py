@@ -14,7 +14,7 @@ from .movers import END, STEPS, Runs, StockSampler, native_of, runs_of
 from .needs import check_needs
 from .processes.kernel import Noise
 from .processes.sde import SDE, Schedule
-from .processes.stock import STOCK
+from .processes.stock import STOCK, AtLevels
 from .protocols import Capabilities, Outline, Process, Rewriter, SearchError, Verifier
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Plan:
         """Settings of method and modifiers for people to read, ready for JSON."""
         parts = {"method": self.method, "moves": self.moves, "schedule": self.schedule, "budget": self.budget}
         told = {name: _told(part) for name, part in parts.items() if part is not None}
+        if self.sampler is not None:
+            told["sampler"] = self.sampler if isinstance(self.sampler, str) else self.sampler.name
         return {"title": self.title, "output": self.output, **told}
 
     @property
@@ -254,9 +256,8 @@ def _moves(
     if not outline.capabilities.can_renoise:  # a next-scale model: no sampler, and eta is another thing
         return (1.0 if given is None else given), None, ""
     if sampler is not None and not isinstance(sampler, str) and native is None:
-        _check_modifiers(plan, sampler)
-        eta = float(given) if isinstance(given, int | float) else None
-        return 0.0, runs_of(method, sampler, outline, eta), f"sampler {sampler.name}: one candidate per run"
+        return _run_moves(plan, sampler, outline, given)
+    moves: float | Noise
     note = ""
     if given is None:
         moves, note = auto_moves(method, sampler, outline, setting)
@@ -276,6 +277,17 @@ def _moves(
     # The first candidate is the sampler's own run, so that it is the image without a search to the last bit.
     stops = () if method.decides == END else tuple(method.decisions(outline))
     return moves, Runs(sampler, stops, first_only=True), note
+
+
+def _run_moves(
+    plan: Plan, sampler: StockSampler, outline: Outline, given: float | Noise | None
+) -> tuple[float | Noise, Runs, str]:
+    """The same for a sampler that the kernel does not have: noise is drawn at the joints, or by the sampler itself."""
+    _check_modifiers(plan, sampler)
+    eta = given.eta if isinstance(given, AtLevels) else given
+    runs = runs_of(plan.method, sampler, outline, float(eta) if isinstance(eta, int | float) else None)
+    levels = tuple(float(outline.sigmas[stop]) for stop in runs.stops)
+    return AtLevels(runs.eta, levels) if runs.joints else 0.0, runs, f"sampler {sampler.name}: one candidate per run"
 
 
 def _check_modifiers(plan: Plan, sampler: StockSampler) -> None:

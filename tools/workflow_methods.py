@@ -16,7 +16,7 @@ def best_of_n() -> Workflow:
     more compute, and the hardest to fool.
 
     - **particles** is N. They run in chunks that fit the memory; chunking changes nothing else.
-    - **eta** 1 gives the most variety; any value works.
+    - **sampler_name** may be any: the first image is then the one that KSampler makes.
     - **held_out** is a second judge that never steers: it shows whether images or only scores got better.
 
     Press Run: the report shows all N with their scores.
@@ -32,7 +32,7 @@ def importance_sampling() -> Workflow:
 
     - **alpha** is the temperature: low is greedy, high is true to the model.
     - **start, end, every** say at which steps it happens. Early previews are blurred guesses.
-    - **eta** must be above 0, so that copies go separate ways.
+    - **eta** -1 (auto) draws the noise that copies need to go separate ways.
     """
     method = Node("TestTimeImportanceSampling", {"particles": 8})
     return one_search("importance_sampling", "three yellow hearts", text, method)

@@ -67,8 +67,8 @@ class World:
     def search(self, search: Node, **changes) -> Node:
         """Search KSampler with the search that comes out of a node."""
         judged = {name: self.load[name] for name in ("vae", "verifier", "held_out")}
-        inputs = {**self.plain(), **judged, "search": search["search"], "prompt": self.prompt["STRING"], **changes}
-        del inputs["sampler_name"]
+        own = {**judged, "search": search["search"], "prompt": self.prompt["STRING"], "sampler_name": "euler"}
+        inputs = {**self.plain(), **own, **changes}
         return Node("TestTimeSearchKSampler", inputs, width=340, lines=2)
 
 

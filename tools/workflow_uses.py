@@ -49,8 +49,8 @@ def compare_with_ksampler() -> Workflow:
 def search_sampler() -> Workflow:
     text = """
     ## Search Sampler
-    A search as a stock **SAMPLER**: plug it into SamplerCustomAdvanced with any guider, sigmas and noise, in the place
-    of KSamplerSelect. With one particle and eta 0 it is euler, with eta 1 euler_ancestral.
+    A search as a stock **SAMPLER**: plug it into SamplerCustomAdvanced with any guider, sigmas and noise. Its input
+    **sampler** takes the one from KSamplerSelect; without it the search makes the steps of euler, with eta.
 
     - **Recover Search** gives the finalists, scores and trace of the last search, also of one that was cancelled.
     """

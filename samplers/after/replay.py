@@ -71,6 +71,10 @@ class Replay(SearchMethod):
         """Never to choose; ``check`` asks for the one whose gradient is followed."""
         return False
 
+    def denoiser_calls(self, process: Outline) -> int:
+        """One per move."""
+        return process.steps
+
     def check(self, process: Process, verifier: Verifier | None) -> None:
         """Raise SearchError if this process cannot have made the path."""
         if self.lineage.group >= process.groups:

@@ -48,9 +48,11 @@ class Mover(Protocol):
 class KernelMover:
     """The transition kernel, with the process's noise and what its sampler remembers. All particles in one call."""
 
-    name = None
-    clones = None
-    can_differentiate = can_renoise = can_reprompt = True
+    name: str | None = None
+    clones: str | None = None
+    can_differentiate = True
+    can_renoise = True
+    can_reprompt = True
 
     def begin(self, process: Any, state: State, noise: Tensor) -> State:
         """Nothing has to be noted."""

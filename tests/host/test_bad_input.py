@@ -160,7 +160,7 @@ def test_scores_that_are_no_numbers_never_win(setup, search_ksampler, search, va
 
     given = setup("eps")
     given.verifier = Odd()
-    out = search_ksampler(given, search, steps=2)
+    out = search_ksampler(given, search, steps=4)
     assert out.scores.values[0] is not None and torch.isfinite(out.best["samples"]).all()
     assert None in out.scores.values and "NaN or infinite" in " ".join(out.trace.meta["warnings"])
 
@@ -168,7 +168,7 @@ def test_scores_that_are_no_numbers_never_win(setup, search_ksampler, search, va
 def test_a_search_without_any_score_still_gives_an_image_and_says_so(setup, search_ksampler):
     given = setup("eps")
     given.verifier = Broken(lambda row: row >= 0)
-    out = search_ksampler(given, SMC(3, start=0.0, end=1.0), steps=2)
+    out = search_ksampler(given, SMC(3, start=0.0, end=1.0), steps=4)
     assert torch.isfinite(out.best["samples"]).all() and out.scores.values == [None] * 3
     assert out.trace.meta["warnings"]
 

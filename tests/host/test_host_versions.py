@@ -136,7 +136,7 @@ def test_training_kernels_run_in_the_gradient_context_and_nowhere_else(setup, se
 
     given.model, _ = watched(setup("flux").model, before=fail)
     with pytest.raises(KeyError):
-        search_ksampler(given, DAS(2, alpha=Alpha(0.5), start=0.0), steps=2)
+        search_ksampler(given, DAS(2, alpha=Alpha(0.5), start=0.0), steps=4)
     assert management.in_training is False
 
 

@@ -30,7 +30,7 @@ class _Prepared(Exception):
 
 
 class PipelineDenoise:
-    """A pipeline as ``samplers.processes.diffusion.Denoise``.
+    """A pipeline as ``samplers.processes.denoise.Denoise``.
 
     Args:
         pipe: a loaded pipeline; it is not changed.

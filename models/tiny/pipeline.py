@@ -52,7 +52,7 @@ class SamplingSettings:
 
 
 class TinyDenoise:
-    """Classifier-free guidance over an embedded network, as ``samplers.processes.diffusion.Denoise``.
+    """Classifier-free guidance over an embedded network, as ``samplers.processes.denoise.Denoise``.
 
     Particles may have prompts of their own (``encode``, ``prompts``). Rows of the same state then share their
     unconditional pass, within a call and with the call before: candidates that differ in their prompt only cost one

@@ -34,6 +34,8 @@ def compact(record: StepRecord, index: int, ledger: dict[str, Any] | None = None
         # Only of searches that re-prompt: the prompt of every row (null: the original).
         "prompts": prompts if any(prompts) else None,
         "thumbs": None,
+        # Rows that play: a 1 where the server has a clip of the row.
+        "clips": None,
     }
 
 

@@ -69,6 +69,7 @@ const host = {
       return { ok: false, body: { error: say("unreachable") } };
     }
   },
+  clipUrl: (run, step, row) => api.apiURL(signed(`/testtime/clip/${run}/${step}/${row}`)),
   reportUrl: (run) => api.apiURL(signed(`/testtime/runs/${run}/report`)),
   useParticle(particle) {
     const takers = (nodes) => nodes.filter((node) => PARTICLE_NODES.includes(node?.comfyClass ?? node?.type));

@@ -6,6 +6,7 @@ such window is open. Everything else (API, scripts, command line) goes on at onc
 
 from __future__ import annotations
 
+import base64
 import logging
 import threading
 import time
@@ -15,6 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from ...reports.thumbs import film
+from ...samplers.frames import still
 from ...verifiers.human import Answer, Question
 from ..compat import throw_if_interrupted
 from .audience import OFF, audience, connected, may_see, queued_by, sender
@@ -29,6 +34,9 @@ WINDOWS_KEPT = 64
 """Closed windows that are remembered, in case they are only being reloaded; open ones are never forgotten."""
 SIDES = ((16, 256), (64, 192), (512, 128))  # pixels of a picture for up to so many candidates
 SHOWN = 512
+CLIP_SIDE = 256
+CLIP_BYTES = 8_000_000
+"""Of all moving pictures of a question together; candidates beyond it are shown by a still."""
 
 
 @dataclass
@@ -181,13 +189,15 @@ def described(question: Question, seconds: float) -> dict[str, Any]:
     """A question as windows get it."""
     n = len(question.images)
     side = next((pixels for count, pixels in SIDES if n <= count), SIDES[-1][1])
-    pictures = as_bytes(question.images[:SHOWN])
+    shown = as_bytes(question.images[:SHOWN])
+    pictures, clips = still(shown), films(shown)
     candidates = [
         {
             "row": row,
             "image": question.group[row],
             "score": _finite(float(question.scores[row])),
             "picture": quick_thumbnail(pictures[row], side) if row < len(pictures) else None,
+            "clip": clips.get(row),
         }
         for row in range(n)
     ]
@@ -204,6 +214,19 @@ def described(question: Question, seconds: float) -> dict[str, Any]:
         "limit": seconds,
         "candidates": candidates,
     }
+
+
+def films(shown: Tensor) -> dict[int, str]:
+    """Row -> base64 of a moving picture, of clips uint8 ``[n, F, H, W, 3]``, until ``CLIP_BYTES`` are used up."""
+    found: dict[int, str] = {}
+    left = CLIP_BYTES
+    for row, clip in enumerate(shown if shown.dim() == 5 else ()):
+        made = film(clip.numpy(), CLIP_SIDE)
+        left -= len(made)
+        if left < 0:
+            break
+        found[row] = base64.b64encode(made).decode()
+    return found
 
 
 def _finite(value: float) -> float | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...reports.messages import compact
 from ...reports.names import method_name
-from ...reports.thumbs import thumbnail
+from ...reports.thumbs import film, thumbnail
 from ...samplers.frames import still
 from ...samplers.protocols import State
 from ...samplers.run.notes import brief
@@ -34,6 +34,7 @@ RUNS_KEPT = 4
 THUMB_SIDE = 96
 THUMBS_PER_STEP = 64
 THUMB_BYTES_PER_RUN = 24_000_000
+CLIP_BYTES_PER_RUN = 24_000_000
 QUEUE = 6  # steps whose thumbnails may wait
 SCHEMA = 1
 
@@ -48,7 +49,7 @@ def shown_rows(record: StepRecord, limit: int = THUMBS_PER_STEP) -> list[int]:
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """uint8 ``[n, H, W, 3]`` on the CPU of images in 0..1: a quarter of the memory, and a copy of its own."""
+    """uint8 on the CPU of images ``[n, ..., H, W, 3]`` in 0..1: a quarter of the memory, and a copy of its own."""
     return (images.detach() * 255).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
 
@@ -65,6 +66,7 @@ class LiveStore:
         self._owners: dict[str, str | None] = {}
         self._runs: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._bytes: dict[str, int] = {}
+        self._clips: dict[str, dict[tuple[int, int], bytes]] = {}
         self._kept = kept
         self._lock = threading.Lock()
 
@@ -86,6 +88,7 @@ class LiveStore:
             while len(self._runs) > self._kept:
                 name, _ = self._runs.popitem(last=False)
                 self._bytes.pop(name, None)
+                self._clips.pop(name, None)
                 self._owners.pop(name, None)
 
     def add(self, run: str, record: dict[str, Any]) -> None:
@@ -98,6 +101,25 @@ class LiveStore:
                 record, size = {**record, "thumbs": None}, 0
             self._bytes[run] += size
             self._runs[run]["records"].append(record)
+
+    def keep_clips(self, run: str, index: int, clips: dict[int, bytes]) -> list[int]:
+        """Keep moving pictures of rows of a step, as many as the run's allowance has room for; those that are kept."""
+        with self._lock:
+            if run not in self._runs:
+                return []
+            known = self._clips.setdefault(run, {})
+            left = CLIP_BYTES_PER_RUN - sum(map(len, known.values()))
+            kept = []
+            for row, clip in clips.items():
+                if len(clip) <= left:
+                    known[index, row], left = clip, left - len(clip)
+                    kept.append(row)
+            return kept
+
+    def clip(self, run: str, index: int, row: int) -> bytes | None:
+        """The moving picture of a row of a step, None where there is none."""
+        with self._lock:
+            return self._clips.get(run, {}).get((index, row))
 
     def end(self, run: str, fields: dict[str, Any]) -> None:
         """The run is over."""
@@ -158,7 +180,7 @@ class LiveRun:
         self._trace.add(record, state)
         rows, pixels = [], None
         if images is not None and self._waiting.qsize() < QUEUE:
-            rows, images = shown_rows(record), still(images)
+            rows = shown_rows(record)
             pixels = as_bytes(images[torch.tensor(rows)] if len(rows) < len(images) else images)
         self._waiting.put((message, rows, pixels))
 
@@ -189,9 +211,13 @@ class LiveRun:
             message, rows, pixels = item
             if pixels is not None:
                 thumbs: list[str | None] = [None] * len(message["particles"])
-                for row, picture in zip(rows, pixels, strict=True):
+                for row, picture in zip(rows, still(pixels), strict=True):
                     thumbs[row] = quick_thumbnail(picture)
                 message["thumbs"] = thumbs
+                if pixels.dim() == 5:
+                    clips = {row: film(clip.numpy()) for row, clip in zip(rows, pixels, strict=True)}
+                    kept = store.keep_clips(self.run, message["index"], clips)
+                    message["clips"] = [int(row in kept) for row in range(len(thumbs))]
             store.add(self.run, message)
             self._send("testtime.step", {"run": self.run, **message})
 

@@ -54,6 +54,7 @@ export class Run {
     const entry = Object.fromEntries(PARTICLE.map((name, place) => [name, values[place]]));
     entry.thumb = record.thumbs?.[row] ?? null;
     entry.prompt = record.prompts?.[row] ?? null; // a rewritten one
+    entry.clip = record.clips?.[row] ? [record.index, row] : null; // where the server has it moving
     entry.record = record;
     if (entry.score !== null) {
       this.low = Math.min(this.low, entry.score);
@@ -61,8 +62,8 @@ export class Run {
     }
     const known = this.particles.get(entry.id);
     if (known) {
-      const [score, thumb, prompt] = ["score", "thumb", "prompt"].map((name) => entry[name] ?? known[name]);
-      this.particles.set(entry.id, { ...known, score, thumb, prompt });
+      const later = Object.fromEntries(["score", "thumb", "prompt", "clip"].map((name) => [name, entry[name] ?? known[name]]));
+      this.particles.set(entry.id, { ...known, ...later });
     } else {
       this.particles.set(entry.id, entry);
       record.fresh.push(entry);

@@ -14,6 +14,8 @@ export const DRAWING_TEXTS = {
     noScore: "no score",
     step: "step {step} of {steps}",
     previewOf: "Preview of particle {id}",
+    playClip: "Play",
+    stopClip: "Stop",
     lineEnd: "{name}: {score} after {nfe} forward passes",
   },
   de: {
@@ -29,6 +31,8 @@ export const DRAWING_TEXTS = {
     noScore: "ohne Bewertung",
     step: "Schritt {step} von {steps}",
     previewOf: "Vorschau von Partikel {id}",
+    playClip: "Abspielen",
+    stopClip: "Anhalten",
     lineEnd: "{name}: {score} nach {nfe} Modellaufrufen",
   },
 };

@@ -1,5 +1,6 @@
 // A question to the person: the candidates of a step, to be picked in order or dropped, by click or by keyboard.
 
+import { playButton, setInMotion } from "../draw/clip.js";
 import { element, number } from "../draw/dom.js";
 import { say } from "./texts.js";
 
@@ -75,12 +76,14 @@ export class AskView {
   card(candidate) {
     const place = this.cards.length;
     const card = element("div", "testtime-card");
+    let play = null;
     const pick = button("testtime-pick", () => this.pick(place));
     if (candidate.picture) {
       const image = element("img");
       image.src = `data:image/jpeg;base64,${candidate.picture}`;
       image.alt = "";
       pick.append(image);
+      if (candidate.clip) play = playButton(setInMotion(image, `data:image/webp;base64,${candidate.clip}`, card));
     }
     // The name of the button is what it says, in this order: the parts in words are for those who listen.
     const badge = element("span", "testtime-badge");
@@ -89,7 +92,7 @@ export class AskView {
     pick.append(element("span", "testtime-spoken", say("candidate", { number: place + 1 })), score, words, badge);
     const drop = button("testtime-drop", () => this.drop(place), "×");
     drop.tabIndex = -1; // X does the same; one stop per candidate is enough
-    card.append(pick, drop);
+    card.append(pick, drop, ...(play ? [play] : []));
     this.cards.push({ candidate, card, pick, drop, badge, words });
     return card;
   }

@@ -1,6 +1,7 @@
 // The panel: heading, progress, score curve, family tree, the particle under the pointer, cost. DOM only, text as text.
 
 import { isDark } from "../draw/colours.js";
+import { mayMove, playButton, setInMotion } from "../draw/clip.js";
 import { CurveView } from "../draw/curves.js";
 import { element, number } from "../draw/dom.js";
 import { TreeView } from "../draw/tree.js";
@@ -11,7 +12,7 @@ const STATUS = ["running", "complete", "budget", "interrupted", "failed"]; // al
 const STRIP = 8;
 
 export class PanelView {
-  /** `host`: {answer(id, message), reportUrl(run), useParticle(id) -> names of the nodes that were set}. */
+  /** `host`: {answer(id, message), reportUrl(run), clipUrl(run, step, row), useParticle(id) -> names of the nodes that were set}. */
   constructor(store, host) {
     this.store = store;
     this.host = host;
@@ -147,7 +148,9 @@ export class PanelView {
     this.strip.replaceChildren(
       ...rows.slice(0, STRIP).map((p) => {
         const figure = element("figure");
-        figure.append(picture(p), element("figcaption", "", number(p.score)));
+        const image = picture(p);
+        if (p.clip) setInMotion(image, this.host.clipUrl(run.id, ...p.clip), figure);
+        figure.append(image, element("figcaption", "", number(p.score)));
         figure.addEventListener("pointerenter", () => this.tree.choose(p));
         return figure;
       }),
@@ -174,7 +177,21 @@ export class PanelView {
     const text = [...new Set(missing)].join("; ");
     if (text) words.append(element("span", "testtime-rewrite", say("missing", { text })));
     if (this.run.status !== "running") words.append(this.sender(p));
-    this.inspector.replaceChildren(...(seen ? [picture(seen)] : []), words);
+    this.inspector.replaceChildren(...(seen ? this.pictures(seen, words) : []), words);
+  }
+
+  /** The picture of a particle; a clip plays, and gets a button among `words`. */
+  pictures(particle, words) {
+    const image = picture(particle);
+    if (!particle.clip) return [image];
+    const motion = setInMotion(image, this.host.clipUrl(this.run.id, ...particle.clip));
+    // Drawn anew with every step: what somebody has stopped stays so.
+    this.still ??= !mayMove();
+    if (!this.still) motion.play();
+    const button = playButton(motion);
+    button.addEventListener("click", () => (this.still = !motion.playing));
+    words.append(button);
+    return [image];
   }
 
   /** The button that sends a particle to the nodes that take one. */

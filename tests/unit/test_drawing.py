@@ -34,7 +34,7 @@ import { Run } from "%(web)s/draw/run.js";
 import { RECORD, RUN } from "%(web)s/draw/schema.js";
 
 // Records and runs that throw at every name that they do not have: else a wrong one would only be "undefined".
-const OURS = ["index", "particles", "prompts", "thumbs", "rows", "fresh", "ledger", "run", "records", "node"];
+const OURS = ["index", "particles", "prompts", "thumbs", "clips", "rows", "fresh", "ledger", "run", "records", "node"];
 const strict = (object, names) => new Proxy(object, {
   get: (target, name) => {
     if (typeof name === "symbol" || [...names, ...OURS].includes(name)) return target[name];

@@ -62,7 +62,8 @@ export class Run {
     }
     const known = this.particles.get(entry.id);
     if (known) {
-      const later = Object.fromEntries(["score", "thumb", "prompt", "clip"].map((name) => [name, entry[name] ?? known[name]]));
+      const names = ["score", "thumb", "prompt", "clip"];
+      const later = Object.fromEntries(names.map((name) => [name, entry[name] ?? known[name]]));
       this.particles.set(entry.id, { ...known, ...later });
     } else {
       this.particles.set(entry.id, entry);

@@ -12,7 +12,10 @@ const STATUS = ["running", "complete", "budget", "interrupted", "failed"]; // al
 const STRIP = 8;
 
 export class PanelView {
-  /** `host`: {answer(id, message), reportUrl(run), clipUrl(run, step, row), useParticle(id) -> names of the nodes that were set}. */
+  /**
+   * `host`: {answer(id, message), reportUrl(run), clipUrl(run, step, row),
+   * useParticle(id) -> names of the nodes that were set}.
+   */
   constructor(store, host) {
     this.store = store;
     this.host = host;

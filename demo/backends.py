@@ -20,7 +20,7 @@ from ..samplers.methods import TTSVAR
 from ..samplers.protocols import Process, Verifier
 from ..samplers.run.search import run_search
 from ..shapes_world.captions import Prompt
-from ..shapes_world.evaluator import evaluate
+from ..shapes_world.evaluator import exactly
 from ..shapes_world.scene import TASKS
 from ..verifiers.embedded import ShapesFeatures
 from ..verifiers.registry import create
@@ -64,8 +64,8 @@ class Backend(Protocol):
 
 
 def judge(image: np.ndarray, prompt: Prompt) -> bool:
-    """ShapesEval's verdict on uint8 ``[H, W, 3]``; no search ever sees it."""
-    return evaluate(image, prompt).correct
+    """Whether uint8 ``[H, W, 3]`` shows exactly what the prompt asks for; no search ever sees it."""
+    return exactly(image, prompt)
 
 
 def as_bytes(images: Tensor) -> np.ndarray:

@@ -40,7 +40,7 @@ class Entry:
     Attributes:
         method: key in the registry, or "plain"; prompt: what was asked for.
         image: uint8 ``[H, W, 3]``, the winner; score, held_out: of the verifier that steered and of one that did not.
-        correct: ShapesEval's verdict on the image.
+        correct: whether ShapesEval finds exactly what the prompt asks for, and nothing else.
         trace, winner: record of the search and the winner's particle id.
         finalists: (particle id, image) of finished images.
         nfe, backward, seconds: forward passes, how many of them were differentiated, and wall-clock time.

@@ -104,6 +104,15 @@ def evaluate(image: np.ndarray, prompt: Prompt) -> Verdict:
     return Verdict(correct, reason, tuple(detections))
 
 
+def exactly(image: np.ndarray, prompt: Prompt) -> bool:
+    """Whether ``image`` (as in ``detect``) satisfies ``prompt`` and shows nothing else.
+
+    Stricter than ``evaluate``: by GenEval's rules "a star" is satisfied by two of them. A person who counts says no.
+    """
+    verdict = evaluate(image, prompt)
+    return verdict.correct and len(verdict.detections) == sum(need.count or 1 for need in prompt.objects)
+
+
 def falsify(prompt: Prompt, scene_objects: tuple[Object, ...], rng: np.random.Generator) -> Prompt | None:
     """A prompt of the same task with one thing changed so that it is false of the objects; None if none was found.
 

@@ -1,6 +1,7 @@
 """ShapesEval reads drawings as they were drawn, under blur and noise too, and refuses what is no image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image, ImageFilter
 import testtime.shapes_world.evaluator as evaluator
 from testtime.shapes_world.captions import sample_prompt
 from testtime.shapes_world.drawing import draw
-from testtime.shapes_world.evaluator import UNKNOWN, check, detect, evaluate
+from testtime.shapes_world.evaluator import UNKNOWN, check, detect, evaluate, exactly
+from testtime.shapes_world.reading import read_caption
 from testtime.shapes_world.sampling import sample_scene
-from testtime.shapes_world.scene import COLOURS, SHAPES, TASKS
+from testtime.shapes_world.scene import COLOURS, SHAPES, TASKS, Object
 
 METRICS = Path(evaluator.__file__).with_name("metrics.json")
 
@@ -108,3 +110,15 @@ def test_another_scene_is_no_answer(task):
 def test_bad_images_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
         detect(image)
+
+
+def test_exactly_is_what_a_person_counts():
+    """Two stars satisfy "a red star" by GenEval's rules, and are not exactly that; one is."""
+    prompt = read_caption("a red star")
+    scene = sample_scene(1, sample_prompt(1, "single_object"))
+    for count, exact in ((1, True), (2, False)):
+        objects = tuple(Object("star", "red", 30.0 + 60 * k, 64.0, 20.0, 0.0) for k in range(count))
+        picture = draw(replace(scene, objects=objects))
+        assert evaluate(picture, prompt).correct and exactly(picture, prompt) is exact
+    assert not exactly(picture, read_caption("a blue star"))
+    assert exactly(picture, read_caption("two red stars"))

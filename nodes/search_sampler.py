@@ -21,6 +21,7 @@ from ..samplers.run.trace import Listener
 from .host.denoiser import announced_nfe
 from .host.interpolants import interpolant_for
 from .host.layout import layout_of
+from .host.patches import holders, refuse_memory, remembers, suspects
 from .host.pixels import HostVerifier
 from .host.process import AUTO, BREADTH, DEPTH, HostProcess, HostSettings, SamplingCall, distinct_sigmas, host_process
 from .host.progress import report_last, report_to
@@ -33,7 +34,7 @@ from .types import CATEGORY, SearchType, VerifierType
 log = logging.getLogger("testtime")
 
 # Wrapper keys of patches that reuse earlier model outputs, assuming one particle on one monotone path.
-_CACHING = ("easycache", "lazycache", "teacache", "wavespeed", "fbcache")
+_CACHING = ("teacache", "wavespeed", "fbcache")
 TIMED = 4  # particles per image that the pace is measured on
 
 
@@ -55,7 +56,7 @@ class DiffusionCall:
 
     def prepare(self, options: SearchOptions) -> Prepared:
         """See ``HostCall``. A budget in seconds is measured on a few particles, which counts as part of it."""
-        sampling = self.call.model.model_sampling
+        sampling = self.call.steady.model_sampling
         outline = NoiseOutline(interpolant_for(sampling), distinct_sigmas(self.call.sigmas).tolist(), 0.0)
 
         def pace(sigmas: Sequence[float], eta: float | Noise) -> Pace:
@@ -96,10 +97,31 @@ class DiffusionCall:
         )
         call = self._on(prepared.sigmas)
         process = host_process(call, settings)
+        if settings.population > self.groups:  # else all images go down together, as with any sampler
+            self._refuse_memory(process, whole_runs=runs is not None and not runs.first_only)
         if runs is not None:
             total = plan.method.denoiser_calls(process)
             process.mover = StockMover(runs, call, self.callback, total)
         return process, process.residency
+
+    def _refuse_memory(self, process: HostProcess, whole_runs: bool) -> None:
+        """Raise SearchError for patches that remember the last call; asks the model three times where one may.
+
+        In ``whole_runs`` the candidates of a call go down together: a memory that starts anew at the top does no harm.
+        """
+        refuse_memory(holders(self.call.model_options))
+        found = suspects(self.call.model_options)
+        if not found or whole_runs:
+            return
+        group = torch.zeros(1, dtype=torch.int64)
+        first = process.begin(process.initial_noise(group, group), group, group).x
+
+        def ask(x: Tensor) -> Tensor:
+            return process.denoise(x, process.sigmas[0], group).x0
+
+        with torch.no_grad():
+            if remembers(ask, first, first.flip(-1) * 0.5):
+                refuse_memory(found)
 
     def report(self, process: HostProcess) -> Listener | None:
         """See ``HostCall``. Runs of a sampler move the bar themselves."""
@@ -109,7 +131,7 @@ class DiffusionCall:
 
     def setting(self) -> Setting:
         """What is known of the model."""
-        cfg, mro = getattr(self.call.guider, "cfg", None), type(self.call.model.model_sampling).__mro__
+        cfg, mro = getattr(self.call.guider, "cfg", None), type(self.call.steady.model_sampling).__mro__
         return Setting(None if cfg is None else float(cfg), any(kind.__name__ == "LCM" for kind in mro))
 
     def to_graph(self, status: str) -> Callable[[Tensor], Any]:
@@ -118,7 +140,7 @@ class DiffusionCall:
         layout = layout_of(self.call.model, self.call.noise.shape)
 
         def finish(latents: Tensor) -> Any:
-            scaled = self.call.model.process_latent_out(back(latents).float())
+            scaled = self.call.steady.process_latent_out(back(latents).float())
             return layout.restore(scaled.to(management.intermediate_device()))
 
         return finish
@@ -128,7 +150,7 @@ class DiffusionCall:
         last = self.call.sigmas[-1]
         if status != "complete" or float(last) == 0.0:
             return lambda latents: latents
-        return lambda latents: self.call.model.model_sampling.inverse_noise_scaling(last, latents)
+        return lambda latents: self.call.steady.inverse_noise_scaling(last, latents)
 
     def facts(self) -> dict[str, Any]:
         """See ``HostCall``."""

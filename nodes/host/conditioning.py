@@ -53,7 +53,7 @@ class GroupConditioning:
 
     Raises:
         SearchError: if a conditioning holds several entries and G is not a multiple of them, or a ControlNet holds
-            several hints and not exactly G.
+            several hints that G is no multiple of.
     """
 
     def __init__(self, conds: Conds, groups: int):
@@ -123,9 +123,9 @@ class GroupConditioning:
         try:
             for control in [one for kept in self.controls for one in on_all_devices(kept)]:
                 saved.append((control, control.cond_hint_original, control.cond_hint, control.extra_concat_orig))
-                row = int(group[0])
-                control.cond_hint_original = control.cond_hint_original[row : row + 1]
-                control.extra_concat_orig = [c[row : row + 1] if len(c) > 1 else c for c in control.extra_concat_orig]
+                image = int(group[0])
+                control.cond_hint_original = _row_of(control.cond_hint_original, image)
+                control.extra_concat_orig = [_row_of(c, image) for c in control.extra_concat_orig]
                 control.cond_hint = None
             yield
         finally:
@@ -153,13 +153,19 @@ def _multi_hint_controls(conds: Conds, groups: int) -> list[Any]:
                 hint = getattr(control, "cond_hint_original", None)
                 if not isinstance(hint, Tensor) or hint.shape[0] == 1:
                     continue
-                if hint.shape[0] != groups:
+                if hint.shape[0] > groups or groups % hint.shape[0]:
                     raise SearchError(
-                        f"a ControlNet has {hint.shape[0]} hint images for a latent batch of {groups}: give one hint, "
-                        f"or one per image"
+                        f"a ControlNet has {hint.shape[0]} hint images for a latent batch of {groups}: the latent "
+                        f"batch must be a multiple of the number of hints"
                     )
                 found[id(control)] = control
     return list(found.values())
+
+
+def _row_of(hints: Tensor, image: int) -> Tensor:
+    """The hint ``[1, ...]`` of an image; fewer hints than images are repeated, as ComfyUI repeats prompts."""
+    row = image % len(hints)
+    return hints[row : row + 1]
 
 
 def _thawed_entry(entry: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def _check_mask(mask: Tensor, images: int, layout: LatentLayout) -> None:
         raise SearchError(
             f"noise_mask has {rows} masks for a latent batch of {images}: give one mask, or one per image"
         )
+    if bool((mask == mask.reshape(-1)[:1]).all()):  # Load Image's 64 x 64 of zeros, say: it has no proportions
+        return
     tall, wide = mask.shape[-2:]
     # ComfyUI stretches any mask over the image; one of other proportions is a mask of another picture. Latent sizes
     # are rounded to whole cells, so half a cell of slack on every side is granted.

@@ -23,7 +23,7 @@ class HostDecode:
 
     Args:
         vae: a ComfyUI VAE.
-        model: the BaseModel, for ``process_latent_out`` (a VAE wants latents without the denoiser's scaling).
+        model: ``SteadyModel``, for ``process_latent_out`` (a VAE wants latents without the denoiser's scaling).
         residency: told before the VAE is loaded.
         look: what latents are and which frames of them are looked at; None: they are images.
         preview_vae: a quicker VAE for looks on the way, or None.

@@ -37,6 +37,7 @@ from .residency import (
     chunk_to_reserve,
     memory_per_particle,
 )
+from .steady import SteadyModel
 
 log = logging.getLogger("testtime")
 
@@ -55,6 +56,7 @@ class SamplingCall:
         noise: ``[G, ...]`` of the NOISE object.
         latent_image: ``[G, ...]`` in the model's scale.
         denoise_mask: ``[G, C, h, w]``, 1 = generate, or None.
+        steady: the model's own functions, as they are when sampling begins.
     """
 
     guider: Any
@@ -64,6 +66,11 @@ class SamplingCall:
     noise: Tensor
     latent_image: Tensor
     denoise_mask: Tensor | None = None
+    steady: SteadyModel = None  # type: ignore[assignment]  # filled in below
+
+    def __post_init__(self):
+        if self.steady is None:
+            object.__setattr__(self, "steady", SteadyModel(self.model))
 
     @property
     def model(self) -> Any:
@@ -235,7 +242,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
     look = look_at(layout, settings.vae, settings.watchers)
     if settings.vae is not None:
         check_previews_fit(settings.vae, look, settings.population)
-    interpolant = interpolant_for(model.model_sampling)
+    interpolant = interpolant_for(call.steady.model_sampling)
     conditioning = None if conds is None else GroupConditioning(conds, call.groups)
 
     rows = max(1, sum(len(entries) for entries in (conds or {}).values()))
@@ -254,7 +261,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
         denoise,
         interpolant,
         distinct_sigmas(call.sigmas),
-        HostDecode(settings.vae, model, residency, look, settings.preview_vae),
+        HostDecode(settings.vae, call.steady, residency, look, settings.preview_vae),
         call.shape,
         call.groups,
         streams,
@@ -263,8 +270,8 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
         inpainting=_inpainting(call, residency),
         chunker=Chunker(max(1, fits), is_oom=compat.is_oom, after_oom=management.soft_empty_cache),
         device=device,
-        grad_context=lambda: _gradients(model, settings, residency),
-        almost_noise=float(model.model_sampling.percent_to_sigma(1e-4)),
+        grad_context=lambda: _gradients(call.steady, settings, residency),
+        almost_noise=float(call.steady.model_sampling.percent_to_sigma(1e-4)),
     )
     process.residency = residency
     process.look, process.shown = look, look.shown
@@ -288,7 +295,7 @@ def _reserved(call: SamplingCall, per_particle: float, population: int) -> Resid
 
 
 def _start(call: SamplingCall) -> Start:
-    sampling = call.model.model_sampling
+    sampling = call.steady.model_sampling
     largest = float(sampling.sigma_max)
     first = float(call.sigmas[0])
     full = first > largest or abs(first - largest) <= 1e-5 * largest
@@ -316,7 +323,7 @@ def _inpainting(call: SamplingCall, residency: Residency) -> Inpainting | None:
 
     def known_at(sigma: float, noise: Tensor, latent: Tensor, x: Tensor, mask: Tensor) -> Tensor:
         residency.ensure()
-        return call.model.scale_latent_inpaint(
+        return call.steady.scale_latent_inpaint(
             x=x, sigma=_column(sigma, noise), noise=noise, latent_image=latent, denoise_mask=mask
         )
 
@@ -333,7 +340,7 @@ def _column(sigma: float, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def _gradients(model: Any, settings: HostSettings, residency: Residency):
+def _gradients(model: SteadyModel, settings: HostSettings, residency: Residency):
     """Everything on the device and fit for autograd: denoiser, VAE and verifiers."""
     with torch.inference_mode(False), torch.enable_grad(), compat.differentiable_kernels():
         for judge in _members(settings.judges):

@@ -200,7 +200,7 @@ class StockMover:
     def _part(self, process, rows: list[Record], run: Run, extra_args: dict[str, Any], at) -> Tensor:
         """One part of a run with joints: as ``KSAMPLER.sample``, on some of the schedule."""
         noise, latent, mask = at
-        begins, sampler, model = rows[0].begins, self.sampler.sampler, self.call.model.model_sampling
+        begins, sampler, model = rows[0].begins, self.sampler.sampler, self.call.steady.model_sampling
         stop = next((stop for stop in self.runs.stops if stop >= begins), None)
         ends = [] if stop is None else [self._low(process, stop)]
         levels = process.sigmas[begins:] if stop is None else [*process.sigmas[begins : stop + 1], *ends]
@@ -224,7 +224,7 @@ class StockMover:
         if float(last) == 0.0:
             return result
         ones = torch.ones((), device=result.device)
-        return result / self.call.model.model_sampling.inverse_noise_scaling(last, ones)
+        return result / self.call.steady.model_sampling.inverse_noise_scaling(last, ones)
 
     # -------------------------------------------------------------------------------------------- the books
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -150,7 +151,11 @@ class Journal:
 
     def _write_latents(self, latents: Tensor, particles: Sequence[int], status: str) -> None:
         begun = time.monotonic()
-        stored = self._to_graph(latents, status).detach().float().cpu().contiguous()
+        stored = self._to_graph(latents, status)
+        if not isinstance(stored, Tensor):  # packs of several streams have no place in a file of one tensor
+            self._next_latents = math.inf
+            return
+        stored = stored.detach().float().cpu().contiguous()
         named = {"latent_tensor": stored, "latent_format_version_0": torch.tensor([])}
         note = {"particles": json.dumps(list(particles)), "testtime": self.path.name}
         write_bytes(self.path.with_suffix(LATENTS), safetensors.torch.save(named, note))

@@ -44,7 +44,10 @@ WRONG_LATENTS = [
     (latent(4, 8, 8), r"shape \[4, 8, 8\]"),
     (latent(2, 4, 8, 8, batch_index=[0]), r"2 latents and a batch_index of 1"),
     (latent(2, 4, 8, 8, noise_mask=torch.ones(3, 64, 64)), r"3 masks for a latent batch of 2"),
-    (latent(1, 4, 8, 8, noise_mask=torch.ones(1, 64, 128)), r"128 x 64 .* latent 8 x 8: the proportions"),
+    (
+        latent(1, 4, 8, 8, noise_mask=torch.linspace(0, 1, 128).expand(1, 64, 128)),
+        r"128 x 64 .* latent 8 x 8: the proportions",
+    ),
     (latent(1, 4, 8, 8, noise_mask=torch.ones(64)), r"noise_mask has shape \[64\]"),
 ]
 

@@ -70,7 +70,27 @@ def test_controlnet_hints_go_with_their_images(setup, search_ksampler, ksampler,
     assert_found_among(search_ksampler(given, BestOfN(4), eta=0.0).finalists, stock)
 
 
-def test_controlnet_hints_must_be_one_or_one_per_image(setup, search_ksampler):
+def test_fewer_hints_than_images_are_repeated_as_prompts_are(setup, search_ksampler, ksampler):
+    given = setup("eps", batch=4)
+    plain = ksampler(given, "euler")
+    with_hints(given, 2)
+    stock = ksampler(given, "euler")
+    assert not close(stock, plain, 1e-2)
+    assert close(search_ksampler(given, BestOfN(1), eta=0.0).best, stock)
+    assert_found_among(search_ksampler(given, BestOfN(4), eta=0.0).finalists, stock)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_constant_mask_has_no_proportions(setup, search_ksampler, value):
+    """Load Image gives 64 x 64 of zeros for a picture without alpha, whatever its size is."""
+    given = setup("eps", size=(8, 12))
+    known = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(4))
+    given.latent = {"samples": known, "noise_mask": torch.full((1, 64, 64), value)}
+    best = search_ksampler(given, BestOfN(2)).best["samples"]
+    assert torch.allclose(best, known, atol=1e-4) == (value == 0.0)
+
+
+def test_controlnet_hints_must_divide_the_batch(setup, search_ksampler):
     given = with_hints(setup("eps", batch=2), 3)
     with pytest.raises(SearchError, match="3 hint images for a latent batch of 2"):
         search_ksampler(given, BestOfN(2))

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..graph.prompt import checked_prompt, uploads_in
-from ..graph.workflow import input_specs, read_workflow
-from ..installation.client import ComfyClient, normalise_url
-from ..installation.comfyui import HeadlessComfyUI, HeadlessOptions
+from ..graph.workflow import read_workflow
+from ..installation.client import normalise_url
+from ..installation.comfyui import HeadlessOptions
 from ..installation.errors import BadInput
 from ..scale.batch.dispatch import Job, Patience, Slot
 from ..scale.batch.library import parse_library, plan_of, typed, work_of
 from ..scale.batch.library_slots import LibrarySlot
 from ..scale.batch.manifest import Manifest, fingerprint
-from ..scale.batch.rows import Row, as_text, mapped, read_rows, share
+from ..scale.batch.rows import Row, mapped, read_rows, share
 from ..scale.batch.run import run_batch
-from ..scale.batch.server_slots import HeadlessSlot, ServerSlot, on_gpu
+from ..scale.batch.workflow_jobs import serving, workflow_jobs
 from .run import check_folder, seconds
 
 log = logging.getLogger("testtime")
@@ -103,74 +101,16 @@ def workflow(options: argparse.Namespace, rows: Sequence[Row]) -> int:
     """Rows of a workflow, on running servers or on ones of our own."""
     template = read_workflow(options.workflow)
     what = fingerprint(["workflow", template, options.assignments, sorted(options.map), options.prompt_seed])
-    title = options.workflow.stem
-    if options.servers:
-        urls = list(dict.fromkeys(normalise_url(url.strip()) for url in options.servers.split(",") if url.strip()))
-        info, version = asyncio.run(_definitions(urls))
-        jobs = jobs_of(options, rows, template, info, version)
-        return _run(options, rows, jobs, [ServerSlot(url, info, options.timeout) for url in urls], what, title)
-    headless = HeadlessOptions(only_this_pack=options.only_this_pack)
-    first = HeadlessComfyUI(on_gpu(headless, 0))
-    first.start()
-    try:
-        info, version = asyncio.run(_definitions([first.url]))
-        jobs = jobs_of(options, rows, template, info, version)
-        count = min(options.workers, max(1, len(jobs)))
-        slots = [HeadlessSlot(k, headless, info, options.timeout, first if k == 0 else None) for k in range(count)]
-        return _run(options, rows, jobs, slots, what, title)
-    finally:
-        first.stop()
-
-
-async def _definitions(urls: Sequence[str]) -> tuple[dict, str]:
-    """(definitions of nodes, version) of the first server; every other must have the nodes of it that are used.
-
-    Raises:
-        ServerTrouble: one does not answer: a batch that begins with fewer workers than were named would go unnoticed.
-    """
-    found: tuple[dict, str] | None = None
-    for url in urls:
-        async with ComfyClient(url) as client:
-            info = await client.object_info()
-            found = found or (info, client.version)
-    if found is None:
+    urls = [normalise_url(url.strip()) for url in (options.servers or "").split(",") if url.strip()]
+    if options.servers is not None and not urls:
         raise BadInput("--servers: expected addresses such as http://127.0.0.1:8188")
-    return found
-
-
-def jobs_of(
-    options: argparse.Namespace, rows: Sequence[Row], template: dict, info: dict, version: str = ""
-) -> list[Job]:
-    """A checked workflow per row, those with the same models side by side. Raises BadInput naming the line."""
-    jobs: list[tuple[str, Job]] = []
-    for row, named in zip(rows, mapped(rows, options.map), strict=True):
-        where = f"--rows {options.rows}: line {row.line}"
-        for column in named.values:
-            if "." not in column:
-                advice = f"call it NODE.INPUT, or add --map {column}=NODE.INPUT"
-                raise BadInput(f"{where}: column {column!r} names no input: {advice}")
-        assignments = [*options.assignments, *(f"{name}={as_text(value)}" for name, value in named.values.items())]
-        try:
-            ready = checked_prompt(template, assignments, info, version, options.prompt_seed)
-            for _, _, path in uploads_in(ready, info):
-                if not Path(path).expanduser().is_file():
-                    raise BadInput(f"{path}: no such file to upload")
-        except BadInput as error:
-            raise BadInput(f"{where}: {str(error).replace('--set ', '', 1)}") from error
-        jobs.append((models_of(ready, info), Job(row.key, ready, dict(row.values))))
-    return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
-
-
-def models_of(ready: dict, info: dict) -> str:
-    """The files that a workflow loads, so that rows with the same ones run one after the other."""
-    names = []
-    for node_id, node in ready.items():
-        if any(isinstance(value, list) for value in node["inputs"].values()):
-            continue  # loaders have no links
-        for name, spec in input_specs(info.get(node["class_type"], {})).items():
-            if isinstance(spec[0], list) or spec[0] == "COMBO":
-                names.append(f"{node_id}.{name}={node['inputs'].get(name)}")
-    return "\n".join(names)
+    headless = HeadlessOptions(only_this_pack=options.only_this_pack)
+    count = min(options.workers, max(1, len(rows)))
+    with serving(list(dict.fromkeys(urls)), count, headless, options.timeout) as (slots, info, version):
+        jobs = workflow_jobs(
+            rows, options.map, template, options.assignments, info, version, options.rows, options.prompt_seed
+        )
+        return _run(options, rows, jobs, slots, what, options.workflow.stem)
 
 
 def _run(

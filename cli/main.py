@@ -18,6 +18,10 @@ LONGEST_MESSAGE = 200
 SUITES = ("shapes", "flow", "ttgen", "var", "panel", "overhead", "parity", "throughput")
 
 
+PUBLIC = ("geneval", "t2i-compbench", "coco", "genai", "drawbench")
+"""Public benchmarks, of any model."""
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only the sub-command about to run fills in its options."""
     parser = argparse.ArgumentParser(
@@ -43,7 +47,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
         if name == command:
             command_module(name).add_arguments(child)
     bench = commands.add_parser("bench", help="run a benchmark suite", add_help=False)
-    bench.add_argument("suite", nargs="?", choices=SUITES)
+    bench.add_argument("suite", nargs="?", choices=(*SUITES, *PUBLIC, "gpu"), metavar="SUITE")
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
 
@@ -61,7 +65,11 @@ def dispatch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         return EXIT_BAD_INPUT
     if options.command == "bench":
         if options.suite is None:
-            parser.error(f"bench: which suite? Choose one of {', '.join(SUITES)}")
+            parser.error(f"bench: which suite? Choose one of {', '.join((*SUITES, *PUBLIC, 'gpu'))}")
+        if options.suite in PUBLIC or options.suite == "gpu":
+            command = importlib.import_module("testtime.bench.public.command")
+            given = options.arguments
+            return command.gpu(given) if options.suite == "gpu" else command.main(options.suite, given)
         suite = importlib.import_module(f"testtime.bench.{options.suite}")
         return suite.main(options.arguments) or 0
     return command_module(options.command).main(options)

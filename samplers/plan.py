@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .after.origin import Origin
     from .method import SearchMethod
     from .rewriting import Rewriting
+    from .workers import Workers
 
 OUTPUTS = ("score", "weight", "sample")
 
@@ -41,6 +42,7 @@ class Plan:
         output: which finalist is handed out: "score" (the highest), "weight" (the highest weight), or "sample" (drawn
             in proportion to the weights: an exact draw from the target as N grows).
         encoder: a host's text encoder for prompts of particles, None where the process brings its own.
+        workers: predict and judge rows instead of this process, see ``scale.rows``.
     """
 
     method: SearchMethod
@@ -52,6 +54,7 @@ class Plan:
     origin: Origin | None = None
     output: str = "score"
     encoder: Any = None
+    workers: Workers | None = None
 
     @property
     def title(self) -> str:

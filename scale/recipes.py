@@ -23,7 +23,8 @@ class Made:
 
     Attributes:
         process: what is searched. verifier: the judge, or None. held_out: reported, never steers, or None.
-        weights: files that the networks were read from; workers with other files are refused.
+        weights: files that the networks were read from; workers with other files are refused. A factory that has an
+            attribute ``weights(settings) -> paths`` tells them without reading them.
     """
 
     process: Process
@@ -71,6 +72,11 @@ class Recipe:
             if name not in known:
                 raise SearchError(f"{self.factory} has no setting {name!r}: choose from {', '.join(known)}")
 
+    def weights(self) -> tuple[Path, ...]:
+        """Files that the factory reads its networks from, where it says so (an attribute ``weights``)."""
+        told = getattr(self.function(), "weights", None)
+        return () if told is None else tuple(told(dict(self.settings)))
+
     def make(self, prompts: Sequence[str], seed: int = 0) -> Made:
         """Call the factory. Raises SearchError for settings that it refuses."""
         self.check()
@@ -105,14 +111,18 @@ def identity(made: Made) -> dict[str, Any]:
     import torch
 
     process, verifier = made.process, made.verifier
+    anything: Any = process
+    device = torch.device(getattr(anything, "device", None) or anything.model.device)
+    scales = [float(sigma) for sigma in process.sigmas] if process.capabilities.kind == "next-scale" else None
     return {
         "pack": __version__,
         "torch": torch.__version__.split("+")[0],
-        "process": type(process).__name__,
+        "process": process.capabilities.kind,
         "shape": list(process.shape),
-        "sigmas": [float(sigma) for sigma in process.sigmas],
+        "scales": scales,
         "verifier": None if verifier is None else verifier.name,
         "weights": digest_of(made.weights),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
 
 
@@ -130,26 +140,31 @@ def shapes(
     held_out: str | None = "shapes_clip",
 ) -> Made:
     """The embedded models: "diffusion", "flow" or "var"; verifiers as ``NAME:KEY=VALUE,...``."""
-    from ..models.tiny.loading import WEIGHTS
     from ..models.tiny.pipeline import MODELS, SamplingSettings, shapes_process
     from ..models.tiny.var_pipeline import VarSettings, var_process
 
     process: Process
+    files = _shapes_weights({"model": model})
     if model == "var":
         process = var_process(
             prompts, VarSettings(cfg or 3.0, seed=seed, max_batch=max_batch, group_offset=group_offset)
         )
-        names: tuple[str, ...] = ("var", "var_vae", "text_encoder")
     elif model in MODELS:
         settings = SamplingSettings(
             model, steps, cfg or 2.5, eta, seed, (size, size), max_batch, group_offset=group_offset
         )
         process = shapes_process(prompts, settings)
-        names = (model, "autoencoder", "text_encoder")
     else:
         raise SearchError(f"model is {model!r}: choose one of {', '.join((*MODELS, 'var'))}")
-    files = tuple(WEIGHTS / f"{name}.safetensors" for name in names)
     return Made(process, judge(verifier), judge(held_out), files)
+
+
+def _shapes_weights(settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    from ..models.tiny.loading import WEIGHTS
+
+    model = settings.get("model", "diffusion")
+    names = ("var", "var_vae", "text_encoder") if model == "var" else (model, "autoencoder", "text_encoder")
+    return tuple(WEIGHTS / f"{name}.safetensors" for name in names)
 
 
 def diffusers(
@@ -173,8 +188,11 @@ def diffusers(
     process = pipeline_process(
         pipe, prompts, steps=steps, eta=eta, seed=seed, max_batch=max_batch, group_offset=group_offset, **call
     )
-    files = tuple(sorted(path for path in Path(folder).rglob("*.safetensors")))
-    return Made(process, judge(verifier), judge(held_out), files)
+    return Made(process, judge(verifier), judge(held_out), _pipeline_weights({"folder": folder}))
+
+
+def _pipeline_weights(settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    return tuple(sorted(Path(settings.get("folder", "")).rglob("*.safetensors")))
 
 
 @functools.lru_cache(maxsize=1)
@@ -199,4 +217,6 @@ def judge(text: str | None) -> Verifier | None:
     return next(iter(make_verifiers([text]).values())) if text else None
 
 
+shapes.weights = _shapes_weights  # type: ignore[attr-defined]
+diffusers.weights = _pipeline_weights  # type: ignore[attr-defined]
 SHIPPED = {"shapes": f"{__name__}:shapes", "diffusers": f"{__name__}:diffusers"}

@@ -92,6 +92,10 @@ class TinyDenoise:
             raise SearchError("this denoiser has no reader: prompts of particles cannot be encoded")
         self._read.update(zip(texts, self._reader(list(texts)), strict=True))
 
+    def forget(self) -> None:
+        """Share nothing with the call before."""
+        self._shared = SharedRows()
+
     def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
         """Clean estimates ``[n, 4, h, w]`` float32 of states ``x`` at ``sigma``."""
         context = self.context[group]

@@ -15,6 +15,7 @@ from ..processes.kernel import as_float64_cpu
 from ..protocols import Process, ScoreContext, SearchError, Values, Verifier
 from ..smc.weights import clean_scores
 from ..state import State
+from ..workers import Looker
 from .keeping import sound_pictures, sound_rows
 from .notes import brief
 
@@ -36,6 +37,7 @@ class Judging:
     Attributes:
         process, verifier, prompts, ledger, held_out: of ``Session``.
         warnings: sentences for the user, each once.
+        looker: decodes and judges elsewhere, or None.
         carries_on: whether a population of NaN is no reason to end, see ``SearchMethod``.
     """
 
@@ -51,6 +53,7 @@ class Judging:
         self.ledger = ledger
         self.warnings: list[str] = []
         self.carries_on = False
+        self.looker: Looker | None = None
         self._blamed: set[str] = set()
 
     def warn(self, message: str) -> None:
@@ -70,6 +73,9 @@ class Judging:
             return (*self._differentiated(state), None)
         state = self.process.predict(state)
         self.check_sound(state)
+        context = self.context(state)
+        if self.looker is not None and self.verifier is not None and not self.verifier.wants_all(context):
+            return (state, *self._seen_elsewhere(self.looker, state, context))
         images = self.process.preview(state)
         return state, self.rate(state, images), images
 
@@ -78,11 +84,25 @@ class Judging:
 
         A picture that is NaN somewhere gets no score, whatever the verifier, who is shown a black one, says of it.
         """
-        latents, pictures = sound_rows(state.x0), sound_pictures(images)
+        values, pictures = self.judged(images, self.context(state))
+        return self._cleaned(values, state, sound_rows(state.x0), pictures)
+
+    def judged(self, images: Tensor, context: ScoreContext) -> tuple[Values, Tensor]:
+        """(what the verifier says, bool ``[n]`` whether a picture has no NaN); it is shown black for one that has."""
+        pictures = sound_pictures(images)
         if not bool(pictures.all()):
             images = torch.where(pictures.to(images.device).view(-1, *[1] * (images.dim() - 1)), images, 0.0)
-        values = self.judge(images, self.context(state))
-        return self._cleaned(values, state, latents, pictures)
+        return self.judge(images, context), pictures
+
+    def _seen_elsewhere(self, looker: Looker, state: State, context: ScoreContext) -> tuple[Values, Tensor]:
+        """(values, small previews) of a predicted population that workers decode and judge."""
+        self.ledger.check()
+        with self.ledger.verify(len(state)):
+            seen = looker.look(state, context, self.prompts)
+        self.ledger.decodes += len(state)
+        self.ledger.flops += seen.flops
+        self.ledger.decode_flops += seen.flops
+        return self._cleaned(seen.values, state, sound_rows(state.x0), seen.sound), seen.images
 
     def check_sound(self, state: State) -> None:
         """Look for NaN in the clean estimates of ``state``, and say that the model gave them.

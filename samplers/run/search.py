@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -14,6 +15,7 @@ from ..plan import Plan, Prepared, as_plan, prepare_on
 from ..processes.stock import NativeSampler, number_of
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
 from ..state import State
+from ..workers import Shared, WorkersLost
 from .journal import Journal
 from .judging import Broken
 from .session import Session
@@ -60,16 +62,29 @@ def run_search(
     if list(prepared.sigmas) != [float(sigma) for sigma in process.sigmas] or prepared.eta != process.eta:
         process = process.variant(sigmas=prepared.sigmas, eta=prepared.eta)
     plan = prepared.plan
-    ledger = Ledger(_least(max_nfe, prepared.max_nfe), _least(max_seconds, prepared.max_seconds))
-    trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
-    session = Session(process, verifier, prompts, ledger, trace, held_out, plan.output)
-    session.carries_on = plan.method.carries_on
-    _note_begin(session, prepared)
-    plan.check(process, verifier)
-    if journal is not None:
-        journal.begin(trace.seed, trace.meta, plan.settings())
-        session.journal = journal
-    stops: tuple[type[BaseException], ...] = (Interrupted, *interrupts)
+    alone = nullcontext(Shared(process, None))
+    with alone if plan.workers is None else plan.workers.sharing(process, verifier, prompts) as shared:
+        ledger = Ledger(_least(max_nfe, prepared.max_nfe), _least(max_seconds, prepared.max_seconds))
+        trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
+        session = Session(shared.process, verifier, prompts, ledger, trace, held_out, plan.output)
+        session.carries_on, session.looker = plan.method.carries_on, shared.looker
+        _note_begin(session, prepared)
+        plan.check(process, verifier)
+        if journal is not None:
+            journal.begin(trace.seed, trace.meta, plan.settings())
+            session.journal = journal
+        result = _search(plan, session, rescue, (Interrupted, *interrupts))
+        if plan.workers is not None:
+            result.warnings.extend(note for note in shared.notes if note not in result.warnings)
+            trace.meta.update({"devices": shared.facts, "warnings": result.warnings})
+    return result
+
+
+def _search(
+    plan: Plan, session: Session, rescue: Callable[[SearchResult], None] | None, stops: tuple[type[BaseException], ...]
+) -> SearchResult:
+    """Run to whatever end it has; see ``run_search``."""
+    journal, held_out = session.journal, session.held_out
     try:
         result = _run(plan, session)
     except BudgetSpent as spent:
@@ -88,7 +103,9 @@ def run_search(
             _drop(journal)
             raise SearchError(f"{broken}; there is nothing from before to hand out") from broken
         result = kept
-    except stops:
+    except stops as stop:
+        if isinstance(stop, WorkersLost):
+            session.warn(f"{stop}; returning the best so far")
         kept = session.cut_short("interrupted", may_score=False)
         if kept is None:
             _drop(journal)

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...installation.comfyui import HeadlessOptions
+from ..gpus import gpu_environment
 from .dispatch import Job, RowError, WorkerLost
-from .server_slots import on_gpu
 
 LONGEST_ANSWER = 1 << 20
 START_SECONDS = 300.0
@@ -36,7 +35,7 @@ class LibrarySlot:
 
     async def open(self) -> None:
         """Start the process and wait until it answers."""
-        environment = {**os.environ, **dict(on_gpu(HeadlessOptions(), self.number).environment)}
+        environment = {**os.environ, **gpu_environment(self.number)}
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "testtime.scale.batch.worker"),
             stdin=asyncio.subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ...installation.client import ComfyClient
 from ...installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from ...installation.errors import BadInput, CommandError, ServerTrouble, WorkflowFailed
 from ...installation.running import last_words, run_on
+from ..gpus import gpu_environment
 from .dispatch import Job, RowError, WorkerLost
 
 HOPELESS = ("SearchError", "VerifierError", "BadInput")
@@ -127,13 +127,4 @@ async def run_workflow(
 
 def on_gpu(options: HeadlessOptions, number: int) -> HeadlessOptions:
     """The options with a GPU of its own for worker ``number``; unchanged where there is at most one."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        names = [name for name in allowed.split(",") if name.strip()]
-    else:
-        import torch
-
-        names = [str(index) for index in range(torch.cuda.device_count())]
-    if len(names) < 2:
-        return options
-    return replace(options, environment=(*options.environment, ("CUDA_VISIBLE_DEVICES", names[number % len(names)])))
+    return replace(options, environment=(*options.environment, *gpu_environment(number).items()))

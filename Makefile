@@ -1,9 +1,11 @@
-# make demo | test | test-fast | docs-check | test-bounds | templates | lint | bench | front-end. The first call creates .venv; later calls only check it.
+# make demo | test | test-fast | docs-check | test-bounds | templates | lint | bench | bench-gpu | front-end. The first call creates .venv; later calls only check it.
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Two processes of one thread each suit the two cores of a small machine; files stay together (servers are per process).
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
+KIND ?= sd15
+YES ?=
 
 ifeq ($(OS),Windows_NT)
 VENV_PYTHON := .venv/Scripts/python.exe
@@ -11,7 +13,7 @@ else
 VENV_PYTHON := .venv/bin/python
 endif
 
-.PHONY: env demo test test-fast docs-check test-bounds templates lint bench front-end clean
+.PHONY: env demo test test-fast docs-check test-bounds templates lint bench bench-gpu front-end clean
 
 env:
 	@$(PYTHON) tools/environment.py
@@ -50,6 +52,10 @@ lint: env
 
 bench: env
 	@$(VENV_PYTHON) -m testtime bench shapes --out out/bench/shapes.json $(BENCH_ARGS)
+
+# Published tables on a GPU: says what it will cost, asks, then runs. MODEL=folder KIND=sd15|sdxl|infinity-2b [YES=--yes]
+bench-gpu: env
+	@$(VENV_PYTHON) -m testtime bench gpu $(MODEL) --kind $(KIND) $(YES) $(BENCH_ARGS)
 
 # The newest front end beside the one that ComfyUI pins; host tests then run in both.
 front-end: env

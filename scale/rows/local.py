@@ -87,7 +87,7 @@ class InlineLink:
             True: the worker dies instead of answering.
     """
 
-    def __init__(self, name: str, server: Callable[[], Server], dies: Callable[[int], bool] = lambda number: False):
+    def __init__(self, name: str, server: Callable[[], Server], dies: Callable[[int], bool] = lambda _: False):
         self.name, self._make, self._dies = name, server, dies
         self._server: Server | None = None
         self.asked = 0

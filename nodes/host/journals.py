@@ -13,6 +13,7 @@ import folder_paths
 from ...samplers.after.recovery import Recovered, recover, unfinished
 from ...samplers.after.trace_file import TraceFileError
 from ...samplers.run.journal import FOLDER, Journal, ToGraph, journals
+from ..compat import nested
 from ..types import Scores
 from .results import HostResult
 
@@ -77,4 +78,5 @@ def _as_result(run: Recovered) -> HostResult:
         group=list(range(count)),
         particles=particles,
     )
-    return HostResult(run.latents, run.latents, scores, run.trace, run.status)
+    latents = nested([run.latents, *run.streams]) if run.streams else run.latents
+    return HostResult(latents, latents, scores, run.trace, run.status)

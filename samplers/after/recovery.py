@@ -17,7 +17,7 @@ from typing import Any
 import safetensors
 from torch import Tensor
 
-from ..run.journal import FORMAT, LARGEST, LATENTS, PROCESS, journals, lock
+from ..run.journal import FORMAT, LARGEST, LATENTS, PROCESS, STREAM, journals, lock
 from ..run.trace import Trace
 from .trace_check import TraceFileError, check_schema, is_int, parsed
 from .trace_file import trace_of
@@ -41,6 +41,7 @@ class Recovered:
         plan: settings of the search.
         process: host, number and token of the process that ran it.
         latents: ``[G, ...]`` the best that was stored, None where there is none.
+        streams: what belongs to them where a latent is several tensors: sound beside a clip, ``[G, ...]`` each.
         particles: ids of what the latents are of; they may be of a step before the last.
     """
 
@@ -53,6 +54,7 @@ class Recovered:
     process: Mapping[str, Any] = field(default_factory=dict)
     latents: Tensor | None = None
     particles: tuple[int, ...] = ()
+    streams: tuple[Tensor, ...] = ()
 
     @property
     def step(self) -> int:
@@ -95,7 +97,7 @@ def recover(path: Path | str) -> Recovered:
     body["meta"] = {name: value for name, value in {**_table(head.get("meta")), **meta}.items() if value is not None}
     body["meta"]["status"] = status
     trace = trace_of(body)
-    latents, particles = _latents(path.with_suffix(LATENTS))
+    latents, particles, streams = _latents(path.with_suffix(LATENTS))
     started = head.get("started")
     return Recovered(
         path,
@@ -107,6 +109,7 @@ def recover(path: Path | str) -> Recovered:
         _table(head.get("process")),
         latents,
         particles,
+        streams,
     )
 
 
@@ -164,16 +167,18 @@ def _select(records: list[Any], particles: Any) -> None:
                 entry["selected"] = True
 
 
-def _latents(path: Path) -> tuple[Tensor | None, tuple[int, ...]]:
-    """Latents and their particles; nothing where there is no such file or a broken one."""
+def _latents(path: Path) -> tuple[Tensor | None, tuple[int, ...], tuple[Tensor, ...]]:
+    """Latents, their particles and further streams; nothing where there is no such file or a broken one."""
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             latents = file.get_tensor("latent_tensor")
+            names = [STREAM.format(place) for place in range(1, len(list(file.keys())))]
+            streams = tuple(file.get_tensor(name) for name in names if name in file.keys())  # noqa: SIM118 - no dict
             particles = json.loads((file.metadata() or {}).get("particles", "[]"))
     except (OSError, safetensors.SafetensorError, ValueError):
-        return None, ()
+        return None, (), ()
     good = isinstance(particles, list) and all(map(is_int, particles)) and len(particles) == len(latents)
-    return latents, tuple(particles) if good else ()
+    return latents, tuple(particles) if good else (), streams
 
 
 def _is_written(path: Path) -> bool:

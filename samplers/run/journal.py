@@ -50,8 +50,11 @@ SHARE = 0.02
 PROCESS = secrets.token_hex(8)
 """Stands for this process: numbers of processes are used again, in a container at every start."""
 
-ToGraph = Callable[[Tensor, str], Tensor]
-"""``(latents [n, ...], status) -> latents`` as they are to be stored."""
+STREAM = "stream_{}"
+"""Names of further tensors of latents that are several streams (sound beside a clip), from 1."""
+
+ToGraph = Callable[[Tensor, str], Any]
+"""``(latents [n, ...], status) -> latents`` as they are to be stored: a tensor, or several with an ``unbind``."""
 
 
 class Journal:
@@ -151,12 +154,22 @@ class Journal:
 
     def _write_latents(self, latents: Tensor, particles: Sequence[int], status: str) -> None:
         begun = time.monotonic()
+<<<<<<< HEAD
         stored = self._to_graph(latents, status)
         if not isinstance(stored, Tensor):  # packs of several streams have no place in a file of one tensor
             self._next_latents = math.inf
             return
         stored = stored.detach().float().cpu().contiguous()
         named = {"latent_tensor": stored, "latent_format_version_0": torch.tensor([])}
+=======
+        found = self._to_graph(latents, status)
+        stored = [
+            stream.detach().float().cpu().contiguous()
+            for stream in ([found] if isinstance(found, Tensor) else found.unbind())
+        ]
+        named = {"latent_tensor": stored[0], "latent_format_version_0": torch.tensor([])}
+        named |= {STREAM.format(place): stream for place, stream in enumerate(stored[1:], 1)}
+>>>>>>> da2f335 (Journals keep the sound beside clips)
         note = {"particles": json.dumps(list(particles)), "testtime": self.path.name}
         write_bytes(self.path.with_suffix(LATENTS), safetensors.torch.save(named, note))
         now = time.monotonic()

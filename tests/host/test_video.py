@@ -150,7 +150,8 @@ def test_methods_on_clips_tell_what_the_decoder_shows(clip_setup, search_ksample
     out = search_ksampler(given, search, cfg=1.0, steps=3)
     assert all(torch.isfinite(stream).all() for stream in streams(out.finalists))
     assert out.scores.values == pytest.approx(told(given, out.finalists["samples"]), abs=1e-4)
-    assert out.trace.meta["warnings"] == []
+    # Three steps of a model that is shifted towards strong noise: a warning of early decisions is right.
+    assert [said for said in out.trace.meta["warnings"] if "decides above" not in said] == []
 
 
 @pytest.mark.parametrize("search", [BestOfN(3), RandomSearch(4), ZeroOrderSearch(2, 2)], ids=lambda one: one.name)
@@ -361,3 +362,21 @@ def test_a_judge_of_motion_is_refused_on_an_image(setup, search_ksampler):
     given.verifier.least_frames, given.verifier.name = 2, "motion"
     with pytest.raises(SearchError, match="verifier 'motion' judges videos: this latent is an image"):
         search_ksampler(given, BestOfN(2))
+
+
+# --- what outlives the server
+
+
+@pytest.mark.parametrize("kind", ["wan", "ltxav"])
+def test_the_journal_of_a_run_keeps_clips_and_their_sound(clip_setup, search_ksampler, monkeypatch, tmp_path, kind):
+    """After a crash Recover Search has the best so far, with every stream."""
+    from testtime.nodes.host.journals import left_behind
+
+    monkeypatch.setenv("TESTTIME_JOURNAL", str(tmp_path))
+    given = clip_setup(kind)
+    out = search_ksampler(given, BestOfN(2), eta=0.0, steps=2)
+    found = left_behind(stopped=False)
+    assert gap({"samples": found.best}, out.best) == 0.0
+    assert [stream.shape for stream in streams({"samples": found.finalists})] == [
+        stream.shape for stream in streams(out.best)
+    ]

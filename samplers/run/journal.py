@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import secrets
 import socket
@@ -154,14 +153,6 @@ class Journal:
 
     def _write_latents(self, latents: Tensor, particles: Sequence[int], status: str) -> None:
         begun = time.monotonic()
-<<<<<<< HEAD
-        stored = self._to_graph(latents, status)
-        if not isinstance(stored, Tensor):  # packs of several streams have no place in a file of one tensor
-            self._next_latents = math.inf
-            return
-        stored = stored.detach().float().cpu().contiguous()
-        named = {"latent_tensor": stored, "latent_format_version_0": torch.tensor([])}
-=======
         found = self._to_graph(latents, status)
         stored = [
             stream.detach().float().cpu().contiguous()
@@ -169,7 +160,6 @@ class Journal:
         ]
         named = {"latent_tensor": stored[0], "latent_format_version_0": torch.tensor([])}
         named |= {STREAM.format(place): stream for place, stream in enumerate(stored[1:], 1)}
->>>>>>> da2f335 (Journals keep the sound beside clips)
         note = {"particles": json.dumps(list(particles)), "testtime": self.path.name}
         write_bytes(self.path.with_suffix(LATENTS), safetensors.torch.save(named, note))
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""``Rank Images`` and ``Compare Verifiers``: for batches of any images, no search needed."""
+"""``Compare Verifiers``: for batches of any images, no search needed."""
 
 from __future__ import annotations
 
@@ -14,36 +14,6 @@ from ..samplers.protocols import SearchError
 from ..verifiers.base import check_images
 from .types import VerifierType
 from .verifier_nodes import MEMBERS, VERIFIER_CATEGORY, prompts_for, score_batch
-
-
-class RankImagesNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="TestTimeRankImages",
-            display_name="Rank Images",
-            category=VERIFIER_CATEGORY,
-            description="Sorts a batch of images by a verifier, best first, and keeps as many as wanted.",
-            inputs=[
-                io.Image.Input("images", tooltip="A batch of images."),
-                VerifierType.Input("verifier", tooltip="Judges the images."),
-                io.String.Input("prompt", multiline=True, default="", tooltip="What the images should show."),
-                io.Int.Input("keep", default=0, min=0, max=4096, tooltip="How many of the best to keep; 0 for all."),
-            ],
-            outputs=[
-                io.Image.Output(display_name="images", tooltip="The images, best first."),
-                io.Int.Output(display_name="best_index", tooltip="Where the best image was in the batch, from 0."),
-                io.String.Output(display_name="order", tooltip="Former places of the images, best first."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, images, verifier, prompt, keep=0) -> io.NodeOutput:
-        images = check_images(images)
-        values = score_batch(verifier, images, prompts_for(prompt, len(images), verifier))
-        order = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)[: keep or None]
-        places = order.tolist()
-        return io.NodeOutput(images[order], places[0], ", ".join(map(str, places)))
 
 
 class CompareVerifiersNode(io.ComfyNode):
@@ -93,4 +63,4 @@ class CompareVerifiersNode(io.ComfyNode):
         return io.NodeOutput(picture, as_text(scores), ui=ui.PreviewImage(picture, cls=cls))
 
 
-NODES = [RankImagesNode, CompareVerifiersNode]
+NODES = [CompareVerifiersNode]

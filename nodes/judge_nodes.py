@@ -8,8 +8,9 @@ import torch
 from comfy_api.latest import io
 
 from ..chat.endpoint import KEY_VARIABLE
+from ..verifiers.base import VerifierError
 from ..verifiers.vlm.endpoint import endpoint_judge
-from ..verifiers.vlm.flan_t5 import load_clip_flant5
+from ..verifiers.vlm.flan_t5 import is_clip_flan_t5, load_clip_flant5
 from ..verifiers.vlm.judge import FAILURES, MEAN, load_vlm_judge
 from ..verifiers.vlm.rubric import RUBRICS
 from ..verifiers.vlm.vqa_score import load_vqa_score
@@ -23,6 +24,7 @@ from .verifier_nodes import VERIFIER_CATEGORY
 CHAT = Weights.of("vlm")
 FLAN_T5 = Weights.of("vqa_flant5")
 DEFAULT_AXIS = "default"
+YES_NO = "yes_no"
 
 
 def t5_tokenizer() -> Path:
@@ -30,12 +32,6 @@ def t5_tokenizer() -> Path:
     import comfy.sd1_clip
 
     return Path(comfy.sd1_clip.__file__).parent / "text_encoders" / "t5_tokenizer"
-
-
-def chat_input() -> io.Combo.Input:
-    """Drop-down of vision-language models."""
-    tip = "Folder of a vision-language model (Qwen3-VL, Qwen2.5-VL, LLaVA, SmolVLM) in models/verifiers or rewriters."
-    return combo("model", folder_choices(CHAT, kinds=(ALSO,)), CHAT, tip)
 
 
 def longest_input(default: int) -> io.Int.Input:
@@ -58,7 +54,7 @@ def rubric_inputs() -> list:
         io.Combo.Input(
             "rubric",
             options=list(RUBRICS),
-            default="yes_no",
+            default=YES_NO,
             tooltip="yes_no: how probable it is that the image shows the prompt, 0 .. 1. axes: five grades and an "
             "overall one, 0 .. 10, with reasons; slow. unified_reward: three grades, 1 .. 5, for UnifiedReward models.",
         ),
@@ -99,94 +95,81 @@ def _schema(node_id: str, title: str, description: str, inputs: list) -> io.Sche
     )
 
 
-class VQAScoreNode(io.ComfyNode):
-    differentiable = False  # see guidance_check
+def loadable(model: str) -> Path:
+    """Folder of a choice of ``model``; VerifierError with what to download where it is not there."""
+    return located("model", model, CHAT, FLAN_T5, kinds=(ALSO,))
+
+
+class VLMNode(io.ComfyNode):
+    """VLM Verifier: VQAScore where yes or no is asked, a judge with grades for the other rubrics."""
+
+    @staticmethod
+    def differentiable(inputs, unguidable) -> str | None:  # noqa: ARG004 - see guidance_check
+        """Why a workflow's node has no gradient; None for CLIP-FlanT5, which has one."""
+        try:
+            if is_clip_flan_t5(loadable(str(inputs.get("model")))):
+                return None
+        except VerifierError:
+            pass
+        return "a vision-language model that is asked questions is not differentiable"
 
     @classmethod
     def define_schema(cls):
         return _schema(
-            "TestTimeVQAScore",
-            "VQAScore Verifier",
-            "How probable it is that a vision-language model answers Yes when asked whether the image shows the prompt "
-            "(Lin et al. 2024). Reads counts and relations. Not differentiable.",
+            "TestTimeVLM",
+            "VLM Verifier",
+            "Asks a vision-language model on this machine about the image. yes_no is VQAScore (Lin et al. 2024): how "
+            "likely the model is to answer Yes when asked whether the image shows the prompt; it reads counts and "
+            "relations. Other rubrics give grades.",
             [
-                chat_input(),
+                combo(
+                    "model",
+                    folder_choices(CHAT, FLAN_T5, kinds=(ALSO,)),
+                    CHAT,
+                    "Folder of a vision-language model in models/verifiers or models/rewriters: Qwen3-VL, Qwen2.5-VL, "
+                    "LLaVA, SmolVLM, or CLIP-FlanT5 (VQAScore's own; differentiable, slow).",
+                ),
+                *rubric_inputs(),
+                longest_input(768),
                 io.Boolean.Input(
                     "normalise",
                     default=False,
                     optional=True,
-                    tooltip="P(Yes) / (P(Yes) + P(No)): steadier with models that like to begin with another word.",
+                    tooltip="yes_no only: P(Yes) / (P(Yes) + P(No)). Steadier for models that often start with another "
+                    "word.",
                 ),
-                longest_input(768),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, model=None):
-        return missing(model=(model, CHAT))
-
-    @classmethod
-    def execute(cls, model, normalise=False, longest=768) -> io.NodeOutput:
-        path = located("model", model, CHAT, kinds=(ALSO,))
-        with torch.inference_mode(False):
-            return io.NodeOutput(managed(load_vqa_score(path, normalise=normalise, longest=longest)))
-
-
-class FlanT5Node(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return _schema(
-            "TestTimeFlanT5VQAScore",
-            "VQAScore Verifier (CLIP-FlanT5)",
-            "VQAScore with the model of its paper, for comparison with published numbers. Differentiable, at a price.",
-            [combo("model", folder_choices(FLAN_T5), FLAN_T5, "Folder of clip-flant5-xl or -xxl in models/verifiers.")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, model=None):
-        return missing(model=(model, FLAN_T5))
-
-    @classmethod
-    def execute(cls, model) -> io.NodeOutput:
-        path = located("model", model, FLAN_T5)
-        with torch.inference_mode(False):
-            tokenizer = None if (path / "tokenizer.json").exists() else t5_tokenizer()
-            return io.NodeOutput(managed(load_clip_flant5(path, tokenizer)))
-
-
-class VLMJudgeNode(io.ComfyNode):
-    differentiable = False  # see guidance_check
-
-    @classmethod
-    def define_schema(cls):
-        return _schema(
-            "TestTimeVLMJudge",
-            "VLM Judge Verifier",
-            "A vision-language model on this machine as the judge: a yes or no, or grades with reasons.",
-            [chat_input(), *rubric_inputs(), longest_input(768)],
-        )
-
-    @classmethod
     def validate_inputs(cls, model=None, rubric=None, axis=None):
-        return axis_problem(rubric, axis) or missing(model=(model, CHAT))
+        return axis_problem(rubric, axis) or missing(model=(model, CHAT, FLAN_T5))
 
     @classmethod
-    def execute(cls, model, rubric, axis=DEFAULT_AXIS, on_failure="skip", longest=768) -> io.NodeOutput:
-        path = located("model", model, CHAT, kinds=(ALSO,))
-        chosen = None if axis == DEFAULT_AXIS else axis
+    def execute(
+        cls, model, rubric="yes_no", axis=DEFAULT_AXIS, on_failure="skip", longest=768, normalise=False
+    ) -> io.NodeOutput:
+        path, chosen = loadable(model), None if axis == DEFAULT_AXIS else axis
         with torch.inference_mode(False):
+            if is_clip_flan_t5(path):
+                if rubric != YES_NO:
+                    raise VerifierError(f"rubric is {rubric!r}: CLIP-FlanT5 only answers yes or no, choose {YES_NO!r}")
+                tokenizer = None if (path / "tokenizer.json").exists() else t5_tokenizer()
+                return io.NodeOutput(managed(load_clip_flant5(path, tokenizer)))
+            if rubric == YES_NO:
+                return io.NodeOutput(managed(load_vqa_score(path, normalise=normalise, longest=longest)))
             judge = load_vlm_judge(path, longest, rubric=rubric, axis=chosen, on_failure=on_failure)
             return io.NodeOutput(managed(judge))
 
 
-class EndpointJudgeNode(io.ComfyNode):
+class VLMEndpointNode(io.ComfyNode):
     differentiable = False  # see guidance_check
 
     @classmethod
     def define_schema(cls):
         return _schema(
-            "TestTimeEndpointJudge",
-            "VLM Judge Verifier (endpoint)",
+            "TestTimeVLMEndpoint",
+            "VLM Verifier (endpoint)",
             "Asks a vision-language model behind an OpenAI-compatible endpoint (vLLM, Ollama, llama.cpp, hosted "
             f"services). A key is read from the environment variable {KEY_VARIABLE}, never from a workflow.",
             [
@@ -231,4 +214,4 @@ class EndpointJudgeNode(io.ComfyNode):
         )
 
 
-NODES = [VQAScoreNode, FlanT5Node, VLMJudgeNode, EndpointJudgeNode]
+NODES = [VLMNode, VLMEndpointNode]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..samplers.method import SearchMethod
-from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering, ImportanceSampling
+from ..samplers.methods import DAS, SMC, SVDD, BestOfN, FKSteering
 from ..samplers.methods.registry import row_of
 from ..samplers.plan import Plan, as_plan
 from ..samplers.smc.resampling import SCHEMES
@@ -117,7 +117,7 @@ def value_input() -> list:
     """A learned value in the place of the verifier."""
     return [
         ValueType.Input(
-            "value",
+            "value_function",
             optional=True,
             tooltip="A learned value that chooses in the place of preview and verifier, without decoding. The verifier "
             "still judges the finished images.",
@@ -186,34 +186,6 @@ class BestOfNNode(io.ComfyNode):
         return search_output(BestOfN(particles=particles))
 
 
-class ImportanceSamplingNode(_Windowed):
-    @classmethod
-    def define_schema(cls):
-        return method_schema(
-            ImportanceSampling,
-            "Resamples the particles by their present score at a few steps.",
-            [
-                particles_input(),
-                *alpha_inputs(),
-                *window_inputs(0.4, 0.8, 4, "resampling"),
-                scheme_input("multinomial"),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, particles, alpha, alpha_mode, start, end, every, resampling) -> io.NodeOutput:
-        return search_output(
-            ImportanceSampling(
-                particles=particles,
-                alpha=Alpha(alpha, alpha_mode),
-                start=start,
-                end=end,
-                every=every,
-                resampling=resampling,
-            )
-        )
-
-
 class SVDDNode(_Windowed):
     @classmethod
     def define_schema(cls):
@@ -236,10 +208,17 @@ class SVDDNode(_Windowed):
         )
 
     @classmethod
-    def execute(cls, candidates, alpha, alpha_mode, start, end, every, value=None) -> io.NodeOutput:
+    def execute(cls, candidates, alpha, alpha_mode, start, end, every, value_function=None) -> io.NodeOutput:
         temperature = Alpha(alpha, alpha_mode) if alpha > 0 else None
         return search_output(
-            SVDD(candidates=candidates, alpha=temperature, start=start, end=end, every=every, value_function=value)
+            SVDD(
+                candidates=candidates,
+                alpha=temperature,
+                start=start,
+                end=end,
+                every=every,
+                value_function=value_function,
+            )
         )
 
 
@@ -262,11 +241,11 @@ class SMCNode(_Windowed):
 
     @classmethod
     def execute(
-        cls, particles, alpha, alpha_mode, tempering, ess_threshold, start, end, every, resampling, value=None
+        cls, particles, alpha, alpha_mode, tempering, ess_threshold, start, end, every, resampling, value_function=None
     ) -> io.NodeOutput:
         return search_output(
             SMC(
-                value_function=value,
+                value_function=value_function,
                 particles=particles,
                 alpha=Alpha(alpha, alpha_mode),
                 tempering=tempering,
@@ -360,8 +339,8 @@ class FKSteeringNode(_Windowed):
     def define_schema(cls):
         return method_schema(
             FKSteering,
-            "Feynman-Kac steering: resamples at a few steps by a potential of each particle's scores so far "
-            "(Singhal et al. 2025).",
+            "Resamples the particles at a few steps by a potential of their scores so far (Feynman-Kac steering, "
+            "Singhal et al. 2025). With the potential rt it is importance sampling by the present score.",
             [
                 particles_input(),
                 *alpha_inputs(),
@@ -369,8 +348,9 @@ class FKSteeringNode(_Windowed):
                     "potential",
                     options=["diff", "max", "rt", "sum"],
                     default="diff",
-                    tooltip="diff: by how much the score rose; max: the best score so far; rt: the present score; sum: "
-                    "the sum of all scores (experimental, heavy-tailed). The paper's lambda is 1 / alpha.",
+                    tooltip="What particles are resampled by. diff: how much the score rose. max: the best score so "
+                    "far. rt: the present score (importance sampling). sum: all scores added up (heavy-tailed, "
+                    "experimental). The paper's lambda is 1 / alpha.",
                 ),
                 *window_inputs(0.2, 0.8, 4, "resampling"),
                 scheme_input("multinomial"),
@@ -392,4 +372,4 @@ class FKSteeringNode(_Windowed):
         )
 
 
-NODES = [BestOfNNode, SVDDNode, SMCNode, DASNode, FKSteeringNode, ImportanceSamplingNode]
+NODES = [BestOfNNode, SVDDNode, SMCNode, DASNode, FKSteeringNode]

@@ -49,7 +49,7 @@ class GenEvalNode(io.ComfyNode):
                     "Folder of OWLv2, OWL-ViT, Grounding DINO, MM Grounding DINO or LLMDet in models/verifiers.",
                 ),
                 open_ended(io.Combo.Input(
-                    "clip",
+                    "colours",
                     options=[NO_COLOURS, *clips],
                     default=preferred(clips, COLOURS) if clips else NO_COLOURS,
                     tooltip="CLIP that tells colours, a folder in models/verifiers. Needed for prompts with colours.",
@@ -92,26 +92,26 @@ class GenEvalNode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, detector=None, clip=None, objects=None):
+    def validate_inputs(cls, detector=None, colours=None, objects=None):
         if objects is not None and objects.strip():
             try:
                 parse(objects)
             except VerifierError as error:
                 return str(error)
-        wanted = {"detector": (detector, DETECTOR), "clip": (None if clip == NO_COLOURS else clip, COLOURS)}
+        wanted = {"detector": (detector, DETECTOR), "colours": (None if colours == NO_COLOURS else colours, COLOURS)}
         return missing(**wanted)
 
     @classmethod
     def execute(
-        cls, detector, clip, mode, objects="", threshold=RULES.threshold,
+        cls, detector, colours, mode, objects="", threshold=RULES.threshold,
         counting_threshold=RULES.counting_threshold,
     ) -> io.NodeOutput:  # fmt: skip
         path = located("detector", detector, DETECTOR)
         rules = Rules(threshold, counting_threshold)
         with torch.inference_mode(False):
             reader = None
-            if clip != NO_COLOURS:
-                folder = located("clip", clip, COLOURS)
+            if colours != NO_COLOURS:
+                folder = located("colours", colours, COLOURS)
                 own = (folder / "vocab.json").exists() or (folder / "tokenizer.json").exists()
                 reader = ColourReader(load_clip_score_folder(folder, None if own else clip_tokenizer()))
             name = f"objects({path.name})"

@@ -1,11 +1,11 @@
-"""Loaders of published models: PickScore, HPSv2, ImageReward, two aesthetic predictors, image similarity."""
+"""Loaders of published models: PickScore, HPSv2, ImageReward, aesthetic predictors, image similarity."""
 
 from __future__ import annotations
 
 import torch
 from comfy_api.latest import io
 
-from ..verifiers.aesthetic.predictors import load_aesthetic_v25, load_laion_aesthetic
+from ..verifiers.aesthetic.predictors import load_aesthetic
 from ..verifiers.image_image.similarity import COMBINATIONS, load_similarity
 from ..verifiers.preference.clip_rewards import SCALES, load_hps, load_pickscore
 from ..verifiers.preference.image_reward import load_image_reward
@@ -126,55 +126,44 @@ class ImageRewardNode(io.ComfyNode):
             return io.NodeOutput(managed(load_image_reward(file, vocabulary), precision))
 
 
-class LAIONAestheticNode(io.ComfyNode):
+class AestheticNode(io.ComfyNode):
+    """Aesthetic Verifier: two predictors, told apart by their image towers."""
+
     @classmethod
     def define_schema(cls):
         return _schema(
-            "TestTimeLAIONAesthetic",
-            "LAION Aesthetic Verifier",
-            "How pretty an image is, about 3.5 .. 7.5, whatever the prompt says. Differentiable: fit for DAS.",
-            [
-                combo("clip", folder_choices(CLIP_L), CLIP_L, "Folder of CLIP ViT-L/14 in models/verifiers."),
-                combo("head", file_choices(), LAION_HEAD, "sac+logos+ava1-l14-linearMSE.pth in models/verifiers."),
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, clip=None, head=None):
-        return missing(clip=(clip, CLIP_L), head=(head, LAION_HEAD))
-
-    @classmethod
-    def execute(cls, clip, head, precision="auto") -> io.NodeOutput:
-        tower, file = located("clip", clip, CLIP_L), located("head", head, LAION_HEAD)
-        with torch.inference_mode(False):
-            return io.NodeOutput(managed(load_laion_aesthetic(tower, file), precision))
-
-
-class AestheticV25Node(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return _schema(
-            "TestTimeAestheticV25",
-            "Aesthetic V2.5 Verifier",
-            "How pretty an image is on SigLIP, 1 .. 10, from 5.5 on good. The head's licence is AGPL-3.0. "
-            "Differentiable: fit for DAS.",
+            "TestTimeAesthetic",
+            "Aesthetic Verifier",
+            "Aesthetic score; ignores the prompt. LAION's predictor on CLIP (about 3.5 to 7.5) or Aesthetic Predictor "
+            "V2.5 on SigLIP (1 to 10, good from 5.5; its head is AGPL-3.0). Differentiable: works with DAS.",
             [
                 combo(
-                    "siglip", folder_choices(SIGLIP), SIGLIP, "Folder of SigLIP so400m-patch14-384 in models/verifiers."
+                    "tower",
+                    folder_choices(CLIP_L, SIGLIP),
+                    CLIP_L,
+                    "Image tower, a folder in models/verifiers: CLIP ViT-L/14 for LAION, SigLIP so400m-patch14-384 for "
+                    "V2.5. The tower decides which predictor is used.",
                 ),
-                combo("head", file_choices(), V25_HEAD, "aesthetic_predictor_v2_5.pth in models/verifiers."),
+                combo(
+                    "head",
+                    file_choices(),
+                    LAION_HEAD,
+                    "The predictor's own weights in models/verifiers: sac+logos+ava1-l14-linearMSE.pth for LAION, "
+                    "aesthetic_predictor_v2_5.pth for V2.5.",
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, siglip=None, head=None):
-        return missing(siglip=(siglip, SIGLIP), head=(head, V25_HEAD))
+    def validate_inputs(cls, tower=None, head=None):
+        return missing(tower=(tower, CLIP_L, SIGLIP), head=(head, LAION_HEAD, V25_HEAD))
 
     @classmethod
-    def execute(cls, siglip, head, precision="auto") -> io.NodeOutput:
-        tower, file = located("siglip", siglip, SIGLIP), located("head", head, V25_HEAD)
+    def execute(cls, tower, head, precision="auto") -> io.NodeOutput:
+        folder = located("tower", tower, CLIP_L, SIGLIP)
+        file = located("head", head, LAION_HEAD, V25_HEAD)
         with torch.inference_mode(False):
-            return io.NodeOutput(managed(load_aesthetic_v25(tower, file), precision))
+            return io.NodeOutput(managed(load_aesthetic(folder, file), precision))
 
 
 class SimilarityNode(io.ComfyNode):
@@ -211,4 +200,4 @@ class SimilarityNode(io.ComfyNode):
             return io.NodeOutput(managed(load_similarity(path, references.clone(), combine=combine), precision))
 
 
-NODES = [SimilarityNode, PickScoreNode, HPSNode, ImageRewardNode, LAIONAestheticNode, AestheticV25Node]
+NODES = [SimilarityNode, PickScoreNode, HPSNode, ImageRewardNode, AestheticNode]

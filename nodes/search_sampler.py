@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..samplers.budget import NoiseOutline, Pace
 from ..samplers.few_steps import Setting
-from ..samplers.plan import Prepared, prepare
+from ..samplers.plan import OUTPUTS, Prepared, prepare
 from ..samplers.processes.kernel import Noise
 from ..samplers.run.trace import Listener
 from .host.denoiser import announced_nfe
@@ -273,6 +273,15 @@ def common_inputs() -> list:
             optional=True,
             tooltip="What Cancel does: stop the workflow (the best so far is kept for the Recover Search node), or "
             "finish the workflow with the best so far.",
+        ),
+        io.Combo.Input(
+            "output",
+            options=list(OUTPUTS),
+            default=OUTPUTS[0],
+            optional=True,
+            tooltip="Which finalist becomes the image. score: the one with the best score. weight: the one with the "
+            "highest weight. sample: one drawn at random by weight, which follows the target p(x) exp(score / alpha): "
+            "true to the model at high alpha. weight and sample need a method with weights: SMC, DAS, FK Steering.",
         ),
     ]
 

@@ -140,7 +140,7 @@ class TTSVARNode(io.ComfyNode):
                     "average colours serves, which needs no model.",
                 ),
                 ValueType.Input(
-                    "value",
+                    "value_function",
                     optional=True,
                     tooltip="A value network for this next-scale model: chooses at the selections instead of previews "
                     "and verifier. Finished images are always judged by the verifier.",
@@ -161,7 +161,8 @@ class TTSVARNode(io.ComfyNode):
     @classmethod
     def execute(
         cls, particles, potential, strength, features, batch_schedule="", cluster_scales="", resample_scales="",
-        cluster_side=0, plan="published", selection="multinomial", cluster_by="features", extractor=None, value=None,
+        cluster_side=0, plan="published", selection="multinomial", cluster_by="features", extractor=None,
+        value_function=None,
     ) -> io.NodeOutput:  # fmt: skip
         own = plan_of(batch_schedule, cluster_scales, resample_scales)
         return search_output(
@@ -175,7 +176,7 @@ class TTSVARNode(io.ComfyNode):
                 cluster_side=cluster_side,
                 cluster_by=cluster_by,
                 selection=selection,
-                value_function=value,
+                value_function=value_function,
             )
         )
 

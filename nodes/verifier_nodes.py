@@ -31,6 +31,7 @@ CLIP_WEIGHTS = Weights.of("clip_score")
 NO_TEXT_TOWER = "in the same file"
 SHAPES_VERIFIERS = {"shapes_preference": "preference", "shapes_clip": "clip"}
 """Name of an embedded verifier -> its weights."""
+ORDERS = ("best first", "as given")
 MEMBERS = 4
 IMAGES_PER_CALL = 8
 
@@ -301,7 +302,7 @@ class ScoreImagesNode(io.ComfyNode):
             node_id="TestTimeScoreImages",
             display_name="Score Images",
             category=VERIFIER_CATEGORY,
-            description="Scores a batch of images and sorts it, best first. Works on any images, no search needed.",
+            description="Scores a batch of images, sorts it and keeps the best. Works on any images; no search needed.",
             inputs=[
                 io.Image.Input("images", tooltip="A batch of images."),
                 VerifierType.Input("verifier", tooltip="Judges the images; they are sorted by its score."),
@@ -313,35 +314,48 @@ class ScoreImagesNode(io.ComfyNode):
                     "Verifiers that ignore prompts need none.",
                 ),
                 VerifierType.Input("held_out", optional=True, tooltip="A second verifier, shown beside the first."),
+                io.Int.Input(
+                    "keep", default=0, min=0, max=4096, optional=True, tooltip="How many of the best to keep. 0 = all."
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default=ORDERS[0],
+                    optional=True,
+                    tooltip="best first: sorted by score. as given: the kept images stay in the order of the batch.",
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="sorted", tooltip="The images, best first."),
-                ScoresType.Output(display_name="scores", tooltip="Scores of the sorted images."),
+                io.Image.Output(display_name="images", tooltip="The kept images."),
+                ScoresType.Output(display_name="scores", tooltip="Their scores, in the same order."),
                 io.Float.Output(display_name="best_score"),
                 io.String.Output(display_name="text", tooltip="The scores as a table."),
+                io.Int.Output(display_name="best_index", tooltip="Position of the best image in the batch, from 0."),
+                io.String.Output(display_name="places", tooltip="Positions of the kept images in the batch, from 0."),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images, verifier, prompt, held_out=None) -> io.NodeOutput:
+    def execute(cls, images, verifier, prompt, held_out=None, keep=0, order=ORDERS[0]) -> io.NodeOutput:
         images = check_images(images)
         prompts = prompts_for(prompt, len(images), verifier)
         values = score_batch(verifier, images, prompts)
-        order = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)
+        best_first = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)[: keep or None]
+        rows = best_first if order == ORDERS[0] else best_first.sort().values
         others = []
         if held_out is not None:
-            others = _listed(score_batch(held_out, images, prompts_for(prompt, len(images), held_out))[order])
+            others = _listed(score_batch(held_out, images, prompts_for(prompt, len(images), held_out))[rows])
         scores = Scores(
             verifier=verifier.name,
-            values=_listed(values[order]),
+            values=_listed(values[rows]),
             held_out=others,
             held_out_verifier="" if held_out is None else held_out.name,
-            group=[0] * len(images),
+            group=[0] * len(rows),
         )
         text = scores.as_text()
-        best = scores.values[0]
-        return io.NodeOutput(images[order], scores, math.nan if best is None else best, text, ui=ui.PreviewText(text))
+        best, places = int(best_first[0]), ", ".join(map(str, rows.tolist()))
+        return io.NodeOutput(images[rows], scores, float(values[best]), text, best, places, ui=ui.PreviewText(text))
 
 
 def prompts_for(prompt: str, n: int, verifier) -> list[str]:

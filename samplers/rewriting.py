@@ -29,32 +29,32 @@ class Rounds:
     """At which steps a rewriter is asked, steps counted from 1 as in the paper.
 
     Attributes:
-        start: first step, >= 1.
-        injection: last step, 0 = never.
+        start_step: first step, >= 1.
+        injection_step: last step, 0 = never.
         interval: steps from one round to the next, >= 1.
         patience: after so many answers in a row that nothing is missing (or as many failures) it is asked no more.
     """
 
-    start: int = 1
-    injection: int = 20
+    start_step: int = 1
+    injection_step: int = 20
     interval: int = 1
     patience: int = 3
 
     def check(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        if self.start < 1:
-            raise SearchError(f"start_step is {self.start}: steps are counted from 1")
-        if self.injection < 0:
-            raise SearchError(f"injection_step is {self.injection}: it must be >= 0 (0 = never)")
+        if self.start_step < 1:
+            raise SearchError(f"start_step is {self.start_step}: steps are counted from 1")
+        if self.injection_step < 0:
+            raise SearchError(f"injection_step is {self.injection_step}: it must be >= 0 (0 = never)")
         at_least(1, interval=self.interval, patience=self.patience)
 
     def within(self, step: int) -> bool:
         """Whether step ``step`` (from 0) is before the injection step."""
-        return self.start <= step + 1 <= self.injection
+        return self.start_step <= step + 1 <= self.injection_step
 
     def asks(self, step: int) -> bool:
         """Whether the rewriter is asked at step ``step`` (from 0)."""
-        return self.within(step) and (step + 1 - self.start) % self.interval == 0
+        return self.within(step) and (step + 1 - self.start_step) % self.interval == 0
 
 
 @dataclass

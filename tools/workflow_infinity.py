@@ -63,7 +63,7 @@ def infinity_tts_var() -> Workflow:
     load, prompt, encoded = _model()
     files = {"model": "ImageReward.pt", "tokenizer": "bert-base-uncased"}
     judge = Node("TestTimeImageReward", files, width=360)
-    features = Node("TestTimeDINOv2Features", {"model": "facebook--dinov2-with-registers-large"}, width=320)
+    features = Node("TestTimeLoadFeatures", {"model": "facebook--dinov2-with-registers-large"}, width=320)
     method = Node("TestTimeTTSVAR", {"extractor": features["extractor"]}, width=320)
     inputs = {
         "infinity": load["infinity"],

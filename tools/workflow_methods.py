@@ -34,7 +34,7 @@ def importance_sampling() -> Workflow:
     - **start, end, every** say at which steps it happens. Early previews are blurred guesses.
     - **eta** -1 (auto) draws the noise that copies need to go separate ways.
     """
-    method = Node("TestTimeImportanceSampling", {"particles": 8})
+    method = Node("TestTimeFKSteering", {"particles": 8, "potential": "rt", "start": 0.4})
     return one_search("importance_sampling", "three yellow hearts", text, method)
 
 

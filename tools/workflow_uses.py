@@ -145,7 +145,7 @@ def rank_images() -> Workflow:
     groups = world.before(text, world.latent)
     groups.append(Group("Images", [lowered(sampler), lowered(images)], START_GREEN))
     groups.append(Group("Judgement", [[ensemble], lowered(score)], SEARCH_BROWN))
-    groups.append(Group("Result", [lowered(save(score["sorted"], "rank_images", "Best first", 420))], RESULT_VIOLET))
+    groups.append(Group("Result", [lowered(save(score["images"], "rank_images", "Best first", 420))], RESULT_VIOLET))
     return Workflow("rank_images", groups)
 
 

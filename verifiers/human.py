@@ -79,7 +79,7 @@ class HumanVerifier(Verifier):
     Args:
         fallback: judges where nobody is asked or answers.
         ask: shows a question and waits.
-        marks: shares of the schedule, 0 < mark <= 1, at or after which the person is asked once each; 1 is the
+        ask_at: shares of the schedule, 0 < share <= 1, at or after which the person is asked once each; 1 is the
             finished images. A method that scores at none of them in between is asked at its next look.
 
     Raises:
@@ -90,12 +90,12 @@ class HumanVerifier(Verifier):
     rejects = True  # -inf is meant
     sees = CLIP  # a person is shown the clip
 
-    def __init__(self, fallback: Verifier, ask: Ask, marks: Sequence[float] = (0.5, END)):
-        if not marks or any(not 0.0 < mark <= 1.0 for mark in marks):
-            raise VerifierError(f"ask_at is {list(marks)}: give shares of the schedule above 0 % and up to 100 %")
+    def __init__(self, fallback: Verifier, ask: Ask, ask_at: Sequence[float] = (0.5, END)):
+        if not ask_at or any(not 0.0 < mark <= 1.0 for mark in ask_at):
+            raise VerifierError(f"ask_at is {list(ask_at)}: give shares of the schedule above 0 % and up to 100 %")
         self.fallback, self.members, self._ask = fallback, (fallback,), ask
         self.relative, self.least_frames = fallback.relative, fallback.least_frames
-        self.marks = tuple(sorted(set(marks)))
+        self.ask_at = tuple(sorted(set(ask_at)))
         self.name = f"human, {fallback.name}"
         self._run: Any = lambda: None  # weak reference to what stands for the run that is judged
         self._pending: list[float] = []
@@ -110,7 +110,7 @@ class HumanVerifier(Verifier):
         if context is None:
             return None
         if self._run() is not context.run or context.step < self._last_step:  # a new run, or a new round of one
-            self._run, self._pending = weakref.ref(context.run), list(self.marks)
+            self._run, self._pending = weakref.ref(context.run), list(self.ask_at)
         self._last_step = context.step
         reached = END if context.final else context.step / context.steps
         return max((mark for mark in self._pending if mark <= reached + 1e-9), default=None)

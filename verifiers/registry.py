@@ -165,14 +165,14 @@ def _objects(folder, **options) -> Verifier:
 def _jpeg_compressibility(**options) -> Verifier:
     from .aesthetic.jpeg import JPEGVerifier
 
-    return JPEGVerifier(compress=True, **options)
+    return JPEGVerifier("compressibility", **options)
 
 
 @register("jpeg_incompressibility")
 def _jpeg_incompressibility(**options) -> Verifier:
     from .aesthetic.jpeg import JPEGVerifier
 
-    return JPEGVerifier(compress=False, **options)
+    return JPEGVerifier("incompressibility", **options)
 
 
 @register("motion")

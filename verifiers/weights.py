@@ -94,8 +94,8 @@ RELEASED = _table(
     ("vqa_flant5", "VQAScore (CLIP-FlanT5)", "zhiqiulin/clip-flant5-xl", "", "6.3 GB", "Apache-2.0"),
     ("objects", "The objects verifier", "google/owlv2-base-patch16-ensemble", "", "0.6 GB", "Apache-2.0"),
     ("objects_colours", "The objects verifier", "openai/clip-vit-large-patch14", "", "1.7 GB", "MIT"),
-    ("dinov2_features", "DINOv2 Features", DINO_REPOSITORY, "", "1.2 GB", "Apache-2.0"),
-    ("inception_features", "Inception Features", f"https://download.pytorch.org/models/{INCEPTION_FILE}",
+    ("dinov2_features", "Load Image Features", DINO_REPOSITORY, "", "1.2 GB", "Apache-2.0"),
+    ("inception_features", "Load Image Features", f"https://download.pytorch.org/models/{INCEPTION_FILE}",
      INCEPTION_FILE, "109 MB", "BSD-3-Clause"),
 )  # fmt: skip
 """Name of a verifier (or of a part of one) -> its weights."""

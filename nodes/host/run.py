@@ -60,6 +60,7 @@ class SearchOptions:
         on_result: called with the ``HostResult`` of every run, whole or cut short.
         listener: called after every step besides the progress report.
         before_run: called with the process before the search begins, to refuse it (SearchError).
+        output: which finalist is handed out, see ``Plan``; "" leaves that to the plan.
         preview_vae, skip_latents, order: see ``HostSettings``.
     """
 
@@ -76,6 +77,7 @@ class SearchOptions:
     on_result: Callable[[HostResult], None] | None = None
     listener: Listener | None = None
     before_run: Callable[[Process], None] | None = None
+    output: str = ""
     preview_vae: Any = None
     skip_latents: int = 0
     order: str = AUTO
@@ -83,6 +85,8 @@ class SearchOptions:
     def __post_init__(self):
         if isinstance(self.search, SearchMethod):  # a method alone, as Python code may give it
             object.__setattr__(self, "search", as_plan(self.search))
+        if self.output and self.search is not None:
+            object.__setattr__(self, "search", replace(self.search, output=self.output))
 
     def check(self, kind: str = "diffusion or flow") -> None:
         """Raise SearchError for options that are wrong whatever the model of this kind is."""

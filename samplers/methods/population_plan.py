@@ -54,26 +54,31 @@ class PopulationPlan:
 
     @classmethod
     def from_batches(
-        cls, batches: Sequence[int], cluster: Sequence[int], resample: Sequence[int], steps: int
+        cls, batch_schedule: Sequence[int], cluster_scales: Sequence[int], resample_scales: Sequence[int], steps: int
     ) -> PopulationPlan:
         """PopulationPlan of the paper's list: population after the selection at each scale, in multiples of N.
 
-        The published code draws scale i with ``batches[i - 1]`` particles and selects ``batches[i]`` of them.
+        The published code draws scale i with ``batch_schedule[i - 1]`` particles and selects ``batch_schedule[i]`` of
+        them.
         """
-        if len(batches) != steps:
-            raise SearchError(f"the batch schedule has {len(batches)} numbers for {steps} scales: give {steps}")
-        for scale, (before, after) in enumerate(itertools.pairwise(batches), 1):
+        if len(batch_schedule) != steps:
+            raise SearchError(f"the batch schedule has {len(batch_schedule)} numbers for {steps} scales: give {steps}")
+        for scale, (before, after) in enumerate(itertools.pairwise(batch_schedule), 1):
             if after > before:
                 raise SearchError(f"the batch schedule rises from {before} to {after} at scale {scale}")
-            if after < before and scale not in (*cluster, *resample):
+            if after < before and scale not in (*cluster_scales, *resample_scales):
                 raise SearchError(
                     f"the batch schedule falls from {before} to {after} at scale {scale}, where nothing selects: "
                     f"add it to the cluster or resample scales"
                 )
-        for scale in (*cluster, *resample):
+        for scale in (*cluster_scales, *resample_scales):
             if not 0 <= scale < steps:
                 raise SearchError(f"selection after scale {scale}: there are scales 0 .. {steps - 1}")
-        plan = cls(batches[0], {s: batches[s] for s in cluster}, {s: batches[s] for s in resample})
+        plan = cls(
+            batch_schedule[0],
+            {s: batch_schedule[s] for s in cluster_scales},
+            {s: batch_schedule[s] for s in resample_scales},
+        )
         plan.check(steps)
         return plan
 

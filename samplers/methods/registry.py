@@ -70,7 +70,7 @@ ROWS = (
     Row(
         ImportanceSampling,
         "Chen et al. 2025, arXiv 2507.18537 (baseline)",
-        "TestTimeImportanceSampling",
+        "TestTimeFKSteering",
         "Resamples at a few steps by the present scores.",
     ),
     Row(

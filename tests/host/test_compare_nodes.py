@@ -1,4 +1,4 @@
-"""``Rank Images`` and ``Compare Verifiers`` inside ComfyUI."""
+"""``Compare Verifiers`` inside ComfyUI."""
 
 from __future__ import annotations
 
@@ -15,15 +15,6 @@ class Darkness(Brightness):
 
     def score(self, images, prompts, context=None):
         return -images.mean((1, 2, 3))
-
-
-def test_rank_images_sorts_and_keeps():
-    from testtime.nodes.compare_nodes import RankImagesNode
-
-    images, best, order = RankImagesNode.execute(grey(0.2, 0.0, 0.9, 0.5), Brightness(), "").args
-    assert images[:, 0, 0, 0].tolist() == pytest.approx([0.9, 0.5, 0.2, 0.0])
-    assert best == 2 and order == "2, 3, 0, 1"  # black has no score and comes last
-    assert RankImagesNode.execute(grey(0.2, 0.0, 0.9), Brightness(), "", keep=1).args[0].shape[0] == 1
 
 
 def test_compare_verifiers_draws_and_tabulates():

@@ -120,13 +120,10 @@ def test_every_verifier_without_gradient_says_so():
     from testtime.verifiers.human import HumanVerifier
     from testtime.verifiers.objects.verifier import ObjectsVerifier
     from testtime.verifiers.vlm.judge import VLMJudgeVerifier
-    from testtime.verifiers.vlm.vqa_score import VQAScoreVerifier
 
     pairs = {
         verifier_nodes.JPEGNode: JPEGVerifier,
-        judge_nodes.VQAScoreNode: VQAScoreVerifier,
-        judge_nodes.VLMJudgeNode: VLMJudgeVerifier,
-        judge_nodes.EndpointJudgeNode: VLMJudgeVerifier,
+        judge_nodes.VLMEndpointNode: VLMJudgeVerifier,
         object_nodes.GenEvalNode: ObjectsVerifier,
         human_node.PickByHandNode: HumanVerifier,
     }

@@ -216,7 +216,7 @@ def test_tts_var_searches_and_its_winner_is_the_best_finalist(loaded):
     assert torch.equal(best["samples"], finalists["samples"][:1])
 
 
-@pytest.mark.parametrize("node", ["BestOfNNode", "ImportanceSamplingNode", "SMCNode", "FKSteeringNode"])
+@pytest.mark.parametrize("node", ["BestOfNNode", "SMCNode", "FKSteeringNode"])
 def test_other_searches_run_on_scales(loaded, node):
     from testtime.nodes import method_nodes
 
@@ -366,7 +366,7 @@ def verifiers_folder(tmp_path):
 def test_clusters_by_dinov2_features(loaded, verifiers_folder):
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-    from testtime.nodes.extractor_nodes import DINOv2FeaturesNode
+    from testtime.nodes.extractor_nodes import LoadFeaturesNode
     from testtime.nodes.tts_var_node import TTSVARNode
 
     torch.manual_seed(0)
@@ -374,8 +374,8 @@ def test_clusters_by_dinov2_features(loaded, verifiers_folder):
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14, num_register_tokens=2
     )
     Dinov2WithRegistersModel(config).save_pretrained(verifiers_folder / "dino")
-    assert DINOv2FeaturesNode.validate_inputs("dino") is True
-    extractor = DINOv2FeaturesNode.execute("dino").args[0]
+    assert LoadFeaturesNode.validate_inputs("dino") is True
+    extractor = LoadFeaturesNode.execute("dino").args[0]
     assert extractor.tokens(torch.rand(2, 64, 64, 3)).shape == (2, 16, 32)
     method = TTSVARNode.execute(1, "value", 10.0, "pca", extractor=extractor).args[0]
     best = search(loaded, encode(loaded[1], "a cat"), method)[0]["samples"]
@@ -385,12 +385,12 @@ def test_clusters_by_dinov2_features(loaded, verifiers_folder):
 def test_clusters_by_inception_features(verifiers_folder):
     from torchvision.models import inception_v3
 
-    from testtime.nodes.extractor_nodes import InceptionFeaturesNode
+    from testtime.nodes.extractor_nodes import LoadFeaturesNode
     from testtime.verifiers.image_image.features import INCEPTION_FILE
 
-    message = InceptionFeaturesNode.validate_inputs(INCEPTION_FILE)
+    message = LoadFeaturesNode.validate_inputs(INCEPTION_FILE)
     assert INCEPTION_FILE in message and "download.pytorch.org" in message and str(verifiers_folder) in message
     torch.manual_seed(0)
     torch.save(inception_v3(weights=None, init_weights=False).state_dict(), verifiers_folder / INCEPTION_FILE)
-    extractor = InceptionFeaturesNode.execute(INCEPTION_FILE).args[0]
+    extractor = LoadFeaturesNode.execute(INCEPTION_FILE).args[0]
     assert extractor.tokens(torch.rand(1, 64, 64, 3)).shape == (1, 1, 2048)

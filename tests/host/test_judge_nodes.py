@@ -35,23 +35,29 @@ def scored(node, *choices, prompts=PROMPTS):
 def test_a_chat_model_is_found_asked_and_managed(model_folders):  # noqa: F811
     import comfy.model_management as management
 
-    from testtime.nodes.judge_nodes import VLMJudgeNode, VQAScoreNode
+    from testtime.nodes.judge_nodes import VLMNode
 
     llava(folder_of(model_folders) / "Qwen--Qwen3-VL-4B-Instruct")
-    assert VQAScoreNode.define_schema().inputs[0].default == "Qwen--Qwen3-VL-4B-Instruct"
-    verifier, scores = scored(VQAScoreNode, "Qwen--Qwen3-VL-4B-Instruct", True)
+    assert VLMNode.define_schema().inputs[0].default == "Qwen--Qwen3-VL-4B-Instruct"
+    verifier, normalised = scored(VLMNode, "Qwen--Qwen3-VL-4B-Instruct", "yes_no", "default", "skip", 768, True)
     assert verifier.name == "vqa_score(Qwen--Qwen3-VL-4B-Instruct)" and not verifier.differentiable
     assert any(loaded.model is verifier.patcher for loaded in management.current_loaded_models)
-    _, same = scored(VLMJudgeNode, "Qwen--Qwen3-VL-4B-Instruct", "yes_no")
-    assert torch.allclose(scores, same)
+    _, plain = scored(VLMNode, "Qwen--Qwen3-VL-4B-Instruct", "yes_no")
+    assert (normalised > plain).all() and (plain > 0).all()
+    graded = VLMNode.execute("Qwen--Qwen3-VL-4B-Instruct", "axes").args[0]
+    assert graded.name == "vlm_judge(Qwen--Qwen3-VL-4B-Instruct)"
+    assert "not differentiable" in VLMNode.differentiable({"model": "Qwen--Qwen3-VL-4B-Instruct"}, None)
 
 
 def test_clip_flan_t5(model_folders, t5_words):  # noqa: F811
-    from testtime.nodes.judge_nodes import FlanT5Node
+    from testtime.nodes.judge_nodes import VLMNode
 
     Parts().save(folder_of(model_folders) / "zhiqiulin--clip-flant5-xl", t5_words)
-    verifier, scores = scored(FlanT5Node, "zhiqiulin--clip-flant5-xl")
-    assert verifier.differentiable and ((scores > 0) & (scores < 1)).all()
+    verifier, scores = scored(VLMNode, "zhiqiulin--clip-flant5-xl", "yes_no")
+    assert verifier.differentiable and VLMNode.differentiable({"model": "zhiqiulin--clip-flant5-xl"}, None) is None
+    with pytest.raises(ValueError, match="rubric is 'axes': CLIP-FlanT5 only answers yes or no"):
+        VLMNode.execute("zhiqiulin--clip-flant5-xl", "axes")
+    assert ((scores > 0) & (scores < 1)).all()
 
 
 def test_comfyui_brings_t5s_tokenizer():
@@ -65,10 +71,10 @@ def test_comfyui_brings_t5s_tokenizer():
 
 
 def test_an_endpoint_judges_and_its_axes_stay_visible(serve):  # noqa: F811
-    from testtime.nodes.judge_nodes import EndpointJudgeNode
+    from testtime.nodes.judge_nodes import VLMEndpointNode
 
     server = serve(says(GOOD))
-    verifier, scores = scored(EndpointJudgeNode, server.url, "m", "axes", "quality")
+    verifier, scores = scored(VLMEndpointNode, server.url, "m", "axes", "quality")
     assert scores.tolist() == [5.0, 5.0]
     assert len(verifier.judge(torch.full((1, 8, 8, 3), 0.5), ["p"]).members) == len(NAMES)
 
@@ -80,8 +86,8 @@ def test_objects_with_and_without_colours(model_folders, tokenizer_folder):  # n
     tiny_clip(folder_of(model_folders) / "openai--clip-vit-large-patch14")
     defaults = {item.id: item.default for item in GenEvalNode.define_schema().inputs}
     assert defaults["detector"] == "google--owlv2-base-patch16-ensemble"
-    assert defaults["clip"] == "openai--clip-vit-large-patch14"
-    choices = (defaults["detector"], defaults["clip"])
+    assert defaults["colours"] == "openai--clip-vit-large-patch14"
+    choices = (defaults["detector"], defaults["colours"])
     verifier, scores = scored(GenEvalNode, *choices, "graded", prompts=[f"a red {SHORT[0]}", f"two {SHORT[1]}s"])
     assert ((scores >= 0) & (scores <= 1)).all() and not verifier.differentiable
     plain, _ = scored(GenEvalNode, defaults["detector"], NO_COLOURS, "strict", "a dog and a cat", prompts="")
@@ -98,12 +104,10 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
     from testtime.verifiers.base import VerifierError
 
     expected = {
-        "VQAScoreNode": ("model", "Qwen/Qwen3-VL-4B-Instruct", "8.9 GB", "Apache-2.0"),
-        "VLMJudgeNode": ("model", "Qwen/Qwen3-VL-4B-Instruct", "8.9 GB", "Apache-2.0"),
-        "FlanT5Node": ("model", "zhiqiulin/clip-flant5-xl", "6.3 GB", "Apache-2.0"),
+        "VLMNode": ("model", "Qwen/Qwen3-VL-4B-Instruct", "8.9 GB", "Apache-2.0"),
         "GenEvalNode": ("detector", "google/owlv2-base-patch16-ensemble", "0.6 GB", "Apache-2.0"),
     }
-    loaders = [node for node in (*judge_nodes.NODES, *object_nodes.NODES) if node.__name__ != "EndpointJudgeNode"]
+    loaders = [node for node in (*judge_nodes.NODES, *object_nodes.NODES) if node.__name__ != "VLMEndpointNode"]
     assert {node.__name__ for node in loaders} == set(expected)
     for node in loaders:
         first = node.define_schema().inputs[0]
@@ -113,19 +117,19 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
         for part in parts:
             assert part in message, (node, part)
         assert node.validate_inputs() is True  # a choice that another node makes is not known yet
-        rest = {"GenEvalNode": ("none", "graded"), "VLMJudgeNode": ("yes_no",)}.get(node.__name__, ())
+        rest = {"GenEvalNode": ("none", "graded"), "VLMNode": ("yes_no",)}.get(node.__name__, ())
         with pytest.raises(VerifierError, match="Looked in"):
             node.execute(NO_MODEL, *rest)
-    clip = object_nodes.GenEvalNode.validate_inputs(clip="gone")
-    assert "clip is 'gone'" in clip and "openai/clip-vit-large-patch14 (1.7 GB, MIT)" in clip
+    clip = object_nodes.GenEvalNode.validate_inputs(colours="gone")
+    assert "colours is 'gone'" in clip and "openai/clip-vit-large-patch14 (1.7 GB, MIT)" in clip
 
 
 def test_wrong_choices_are_named_when_queued():
-    from testtime.nodes.judge_nodes import EndpointJudgeNode, VLMJudgeNode
+    from testtime.nodes.judge_nodes import VLMEndpointNode, VLMNode
 
-    assert "the rubric 'yes_no' has default, mean, yes" in VLMJudgeNode.validate_inputs(rubric="yes_no", axis="quality")
-    assert EndpointJudgeNode.validate_inputs(rubric="axes", axis="quality", model="m") is True
-    assert "model is empty" in EndpointJudgeNode.validate_inputs(model=" ")
+    assert "the rubric 'yes_no' has default, mean, yes" in VLMNode.validate_inputs(rubric="yes_no", axis="quality")
+    assert VLMEndpointNode.validate_inputs(rubric="axes", axis="quality", model="m") is True
+    assert "model is empty" in VLMEndpointNode.validate_inputs(model=" ")
 
 
 def test_the_hugging_face_cache_is_looked_through(model_folders, monkeypatch, tmp_path):  # noqa: F811

@@ -87,7 +87,7 @@ def test_image_reward(model_folders, monkeypatch):  # noqa: F811
 def test_aesthetics(model_folders):  # noqa: F811
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    from testtime.nodes.reward_nodes import AestheticV25Node, LAIONAestheticNode
+    from testtime.nodes.reward_nodes import AestheticNode
     from testtime.verifiers.aesthetic.predictors import laion_head, v25_head
 
     tiny_clip(folder_of(model_folders) / "openai--clip-vit-large-patch14")
@@ -97,11 +97,11 @@ def test_aesthetics(model_folders):  # noqa: F811
     siglip.save_pretrained(str(folder_of(model_folders) / "google--siglip-so400m-patch14-384"))
     head = {key.replace("layers", "scoring_head"): value for key, value in v25_head(48).state_dict().items()}
     torch.save(head, folder_of(model_folders) / "aesthetic_predictor_v2_5.pth")
-    assert (
-        run(LAIONAestheticNode, "openai--clip-vit-large-patch14", "sac+logos+ava1-l14-linearMSE.pth").needs_prompt
-        is False
-    )
-    run(AestheticV25Node, "google--siglip-so400m-patch14-384", "aesthetic_predictor_v2_5.pth")
+    laion = run(AestheticNode, "openai--clip-vit-large-patch14", "sac+logos+ava1-l14-linearMSE.pth")
+    v25 = run(AestheticNode, "google--siglip-so400m-patch14-384", "aesthetic_predictor_v2_5.pth")
+    assert (laion.name, v25.name) == ("laion_aesthetic", "aesthetic_v25") and not laion.needs_prompt
+    with pytest.raises(ValueError, match="is not the head that was expected"):
+        AestheticNode.execute("google--siglip-so400m-patch14-384", "sac+logos+ava1-l14-linearMSE.pth")
 
 
 def test_without_weights_every_loader_says_what_where_and_under_which_licence(model_folders):  # noqa: F811
@@ -113,9 +113,8 @@ def test_without_weights_every_loader_says_what_where_and_under_which_licence(mo
         "PickScoreNode": ("PickScore_v1", "MIT"),
         "HPSNode": ("HPS_v2.1_compressed.pt", "Apache-2.0"),
         "ImageRewardNode": ("ImageReward.pt", "Apache-2.0"),
-        "LAIONAestheticNode": ("clip-vit-large-patch14", "MIT"),
+        "AestheticNode": ("clip-vit-large-patch14", "MIT"),
         "SimilarityNode": ("dinov2-base", "Apache-2.0"),
-        "AestheticV25Node": ("siglip-so400m-patch14-384", "Apache-2.0"),
     }
     for node in reward_nodes.NODES:
         inputs = [

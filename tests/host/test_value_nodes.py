@@ -54,7 +54,7 @@ def test_searches_choose_by_the_learned_value(setup, search_ksampler, load, meth
     else:
         inputs |= {"particles": 3, "tempering": "exponential", "ess_threshold": 1.5, "resampling": "systematic"}
     value = load("sd.safetensors", condition=16)
-    search = getattr(method_nodes, method).execute(**inputs, value=value).args[0]
+    search = getattr(method_nodes, method).execute(**inputs, value_function=value).args[0]
     out = search_ksampler(given, search, steps=4)
     assert torch.isfinite(out.best["samples"]).all()
     finished = 2 if method == "SVDDNode" else 6

@@ -30,11 +30,21 @@ def test_images_are_sorted_best_first_and_unscored_ones_last():
     from testtime.nodes.verifier_nodes import ScoreImagesNode
 
     out = ScoreImagesNode.execute(grey(0.5, 0.0, 0.9, 0.1), Brightness(), "")
-    images, scores, best, text = out.args
+    images, scores, best, text, best_index, places = out.args
     assert images[:, 0, 0, 0].tolist() == pytest.approx([0.9, 0.5, 0.1, 0.0])
     assert scores.values[:3] == pytest.approx([0.9, 0.5, 0.1]) and scores.values[3] is None
-    assert best == pytest.approx(0.9)
+    assert best == pytest.approx(0.9) and best_index == 2 and places == "2, 0, 3, 1"  # black has no score: last
     assert "brightness" in text and "n/a" in text
+
+
+def test_the_best_are_kept_in_either_order():
+    from testtime.nodes.verifier_nodes import ScoreImagesNode
+
+    images, _, _, _, best, places = ScoreImagesNode.execute(grey(0.5, 0.2, 0.9, 0.7), Brightness(), "", keep=3).args
+    assert images[:, 0, 0, 0].tolist() == pytest.approx([0.9, 0.7, 0.5]) and places == "2, 3, 0"
+    given = ScoreImagesNode.execute(grey(0.5, 0.2, 0.9, 0.7), Brightness(), "", keep=3, order="as given").args
+    assert given[0][:, 0, 0, 0].tolist() == pytest.approx([0.5, 0.9, 0.7]) and given[5] == "0, 2, 3"
+    assert given[1].values == pytest.approx([0.5, 0.9, 0.7]) and given[1].group == [0] * 3 and given[4] == best == 2
 
 
 def test_a_line_per_image_gives_each_its_own_prompt():

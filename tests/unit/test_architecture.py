@@ -213,7 +213,7 @@ def test_methods_are_named_in_one_place():
 def test_rows_are_complete_and_unlike():
     keys, titles, nodes = ([getattr(row, name) for row in ROWS] for name in ("key", "title", "node"))
     for names in (keys, titles, nodes):
-        assert all(names) and len(set(names)) == len(ROWS)
+        assert all(names) and len(set(names)) == len(ROWS) - (names is nodes)  # importance sampling: in FK's node
     assert all(row.summary.endswith(".") for row in ROWS)
     assert {row.method for row in ROWS} == {
         kind for kind in vars(methods).values() if isinstance(kind, type) and issubclass(kind, SearchMethod)

@@ -15,12 +15,14 @@ from torch import Tensor
 from ...samplers.protocols import ScoreContext, Verifier
 from ..base import VerifierError, check_images
 
+COMPRESSIBILITY, INCOMPRESSIBILITY = REWARDS = ("compressibility", "incompressibility")
+
 
 class JPEGVerifier(Verifier):
     """Minus (or plus) the size of an image as JPEG, in kB of 1000 bytes.
 
     Args:
-        compress: True rewards small files (scores <= 0), False large ones (scores >= 0).
+        reward: "compressibility" rewards small files (scores <= 0), "incompressibility" large ones (scores >= 0).
         quality: JPEG quality, 1..95.
         per_megapixel: divide by the image's megapixels, so that sizes compare. The published reward does not.
 
@@ -31,17 +33,19 @@ class JPEGVerifier(Verifier):
     needs_prompt = False
     module = None
 
-    def __init__(self, compress: bool = True, quality: int = 95, per_megapixel: bool = False):
+    def __init__(self, reward: str = COMPRESSIBILITY, quality: int = 95, per_megapixel: bool = False):
+        if reward not in REWARDS:
+            raise VerifierError(f"reward is {reward!r}: choose one of {', '.join(REWARDS)}")
         if not 1 <= quality <= 95:
             raise VerifierError(f"quality is {quality}: JPEG quality goes from 1 to 95")
-        self.compress, self.quality, self.per_megapixel = compress, quality, per_megapixel
-        self.name = "jpeg_compressibility" if compress else "jpeg_incompressibility"
-        self.default_scale = (-80.0 if compress else 80.0, 30.0)
+        self.reward, self.quality, self.per_megapixel = reward, quality, per_megapixel
+        self.name = f"jpeg_{reward}"
+        self.default_scale = (-80.0 if reward == COMPRESSIBILITY else 80.0, 30.0)
 
     def score(self, images: Tensor, prompts: Sequence[str] | str = "", context: ScoreContext | None = None) -> Tensor:
         """Scores float64 ``[n]``; the prompts are not read."""
         images = check_images(images).detach()
-        sign = -1.0 if self.compress else 1.0
+        sign = -1.0 if self.reward == COMPRESSIBILITY else 1.0
         return torch.tensor([sign * self._size(image) for image in images], dtype=torch.float64)
 
     def _size(self, image: Tensor) -> float:

@@ -6,6 +6,7 @@ SigLIP so400m. Both heads are linear layers with nothing but dropout between the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +175,23 @@ def load_aesthetic_v25(siglip: str | Path, head: str | Path, **options) -> Aesth
 
     tower = _tower(SiglipVisionModel, siglip, "google/siglip-so400m-patch14-384")
     return AestheticV25Verifier(tower, load_head(v25_head(int(tower.config.hidden_size)), head), **options)
+
+
+def load_aesthetic(tower: str | Path, head: str | Path, **options) -> LAIONAestheticVerifier | AestheticV25Verifier:
+    """The predictor that an image tower belongs to: LAION's on CLIP, V2.5 on SigLIP. Nothing is downloaded.
+
+    Args:
+        tower: Hugging Face folder of the image tower. head: the predictor's file.
+        options: of the verifier.
+
+    Raises:
+        VerifierError: something is missing, or does not fit together.
+    """
+    try:
+        kind = json.loads((Path(tower) / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    except (OSError, ValueError, AttributeError):
+        kind = ""  # what is wrong with the folder is told by the loader
+    return (load_aesthetic_v25 if "siglip" in str(kind) else load_laion_aesthetic)(tower, head, **options)
 
 
 def _tower(kind: Any, folder: str | Path, repository: str) -> Any:

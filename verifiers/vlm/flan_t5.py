@@ -162,6 +162,15 @@ def squared(images: Tensor) -> Tensor:
     return square
 
 
+def is_clip_flan_t5(folder: str | Path) -> bool:
+    """Whether a Hugging Face folder says that it holds CLIP-FlanT5: its ``config.json`` describes a T5."""
+    try:
+        settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        return "t5" in str(settings.get("model_type", "")).lower()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def load_clip_flant5(
     folder: str | Path, tokenizer: str | Path | None = None, dtype: torch.dtype | None = None, **options
 ) -> CLIPFlanT5Verifier:

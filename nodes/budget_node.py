@@ -16,10 +16,10 @@ class FitToBudgetNode(io.ComfyNode):
             node_id="TestTimeFitToBudget",
             display_name="Fit to Budget",
             category=METHOD_CATEGORY,
-            description="Chooses how many particles a search runs with, and if need be fewer steps, so that a budget "
-            "is used up and kept. The particles (candidates, beams, rounds) of the method node do not count any more.",
+            description="Picks as many particles as a budget allows, and fewer steps if needed. Overrides the "
+            "particles (candidates, beams, rounds) of the method node.",
             inputs=[
-                SearchType.Input("search", tooltip="Any search method, also one on a stochastic path."),
+                SearchType.Input("search", tooltip="Any search method, with or without Set SDE."),
                 io.Int.Input(
                     "nfe",
                     default=500,
@@ -40,15 +40,15 @@ class FitToBudgetNode(io.ComfyNode):
                     "steps",
                     options=list(STEPS),
                     default=STEPS[0],
-                    tooltip="may be fewer: down to half of the sampler's steps, where the budget would not pay for "
-                    "enough particles. keep: as the sampler says.",
+                    tooltip="may be fewer: down to half of the sampler's steps if the budget is too small for enough "
+                    "particles. keep: the sampler's steps.",
                 ),
                 io.Int.Input(
                     "least",
                     default=4,
                     min=1,
                     max=1024,
-                    tooltip="Particles that are worth fewer steps.",
+                    tooltip="Use fewer steps rather than fewer particles than this.",
                 ),
             ],
             outputs=[SearchType.Output(display_name="search")],

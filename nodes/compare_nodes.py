@@ -20,11 +20,11 @@ class CompareVerifiersNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         inputs: list = [
-            io.Image.Input("images", tooltip="A batch of images; eight or more show something."),
+            io.Image.Input("images", tooltip="A batch of images; use eight or more."),
             io.String.Input("prompt", multiline=True, default="", tooltip="What the images should show."),
         ]
         inputs += [
-            VerifierType.Input(f"verifier_{number}", optional=number > 2, tooltip="A verifier to be compared.")
+            VerifierType.Input(f"verifier_{number}", optional=number > 2, tooltip="A verifier to compare.")
             for number in range(1, MEMBERS + 1)
         ]
         inputs.append(
@@ -36,7 +36,7 @@ class CompareVerifiersNode(io.ComfyNode):
             node_id="TestTimeCompareVerifiers",
             display_name="Compare Verifiers",
             category=VERIFIER_CATEGORY,
-            description="Scores a batch with several verifiers and draws who agrees with whom.",
+            description="Scores a batch with several verifiers and plots how much they agree.",
             inputs=inputs,
             outputs=[
                 io.Image.Output(display_name="picture", tooltip="Scatter plots and a table of scores."),

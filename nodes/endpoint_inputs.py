@@ -38,6 +38,6 @@ def patience_inputs() -> list:
             min=0,
             max=10,
             optional=True,
-            tooltip="Further tries when the server is overloaded, fails or drops the connection.",
+            tooltip="Retries if the server is overloaded, fails or drops the connection.",
         ),
     ]

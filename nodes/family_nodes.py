@@ -21,9 +21,9 @@ class LoadShapesWorldNode(io.ComfyNode):
             node_id="TestTimeLoadShapesWorld",
             display_name="Load Shapes World",
             category=f"{CATEGORY}/shapes world",
-            description="A tiny text-to-image family that ships with the pack: coloured shapes at 128x128, sampled in "
-            "a second on a CPU, with two verifiers trained for it. For trying searches out, teaching and testing. It "
-            'understands prompts like "two red stars", "a ring above a cross", "a blue heart and a green square".',
+            description="A tiny text-to-image model that ships with the pack: coloured shapes at 128x128, a second "
+            "per image on a CPU, with two verifiers trained for it. For trying out searches without any download. "
+            'Understands prompts like "two red stars", "a ring above a cross", "a blue heart and a green square".',
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -38,12 +38,11 @@ class LoadShapesWorldNode(io.ComfyNode):
                 io.Clip.Output(display_name="clip"),
                 io.Vae.Output(display_name="vae"),
                 VerifierType.Output(
-                    display_name="verifier", tooltip="A learned preference: how well an image follows its prompt."
+                    display_name="verifier", tooltip="Learned preference: how well an image follows its prompt."
                 ),
                 VerifierType.Output(
                     display_name="held_out",
-                    tooltip="A CLIP-like model that shares nothing with the preference model: lets you see whether a "
-                    "search found better images or only better scores.",
+                    tooltip="An independent CLIP-like model: shows whether the images got better or just the score.",
                 ),
             ],
         )

@@ -25,16 +25,16 @@ class RBFNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             RBF,
-            "Goes on as soon as a candidate is better than everything before, and gives the budget it saved to the "
-            "later "
-            "steps (Kim et al. 2025). Made for flow models on a stochastic path.",
+            "Moves on as soon as a candidate beats the best so far and saves the rest of its budget for later steps "
+            "(Kim et al. 2025). Made for flow models on an SDE (Set SDE).",
             [
                 io.Int.Input(
                     "budget",
                     default=500,
                     min=2,
                     max=10_000_000,
-                    tooltip="Denoiser calls per image, all chains together, the ODE tail included. Never exceeded.",
+                    tooltip="Denoiser calls per image, for all chains together and with the deterministic tail. "
+                    "Never exceeded; a few calls may be left over.",
                 ),
                 io.Int.Input(
                     "chains",
@@ -48,20 +48,21 @@ class RBFNode(io.ComfyNode):
                     default=25,
                     min=1,
                     max=4096,
-                    tooltip="Fresh noises per chain; the best of them starts it.",
+                    tooltip="Random starts per chain; it begins with the best.",
                 ),
                 io.Combo.Input(
                     "threshold",
                     options=list(THRESHOLDS),
                     default="global",
-                    tooltip="What a candidate must beat: global = the best score the chain ever had (as published); "
-                    "current = the score of the particle it comes from.",
+                    tooltip="What a candidate must beat. global: the chain's best score so far (as published). "
+                    "current: the score of the particle that it comes from.",
                 ),
                 io.Combo.Input(
                     "choice",
                     options=list(CHOICES),
                     default="last_step",
-                    tooltip="What is finished: the best of the last searched step (as published) or of all seen.",
+                    tooltip="Which candidate becomes the image. last_step: the best of the last searched step (as "
+                    "published). best_seen: the best of all steps.",
                 ),
             ],
         )
@@ -88,17 +89,21 @@ class BeamSearchNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             BeamSearch,
-            "Keeps the best few of all continuations, judged by where a short look ahead leads (Oshima et al. 2025).",
+            "Keeps the best B of all continuations, scored by a short look ahead (Oshima et al. 2025).",
             [
-                io.Int.Input("beams", default=4, min=1, max=1024, tooltip="B: images that are carried along."),
-                io.Int.Input("children", default=2, min=1, max=1024, tooltip="K: continuations of each per step."),
+                io.Int.Input(
+                    "beams", default=4, min=1, max=1024, tooltip="B: beams, the images that are kept after every step."
+                ),
+                io.Int.Input(
+                    "children", default=2, min=1, max=1024, tooltip="K: continuations tried from each beam, per step."
+                ),
                 io.Int.Input(
                     "lookahead",
                     default=1,
                     min=1,
                     max=100,
-                    tooltip="Deterministic jumps from a continuation to its end before it is judged; 1 judges the "
-                    "plain estimate. Cost grows in proportion.",
+                    tooltip="Deterministic steps ahead before a continuation is scored. 1 = score the plain preview. "
+                    "Cost grows in proportion.",
                 ),
                 *window_inputs(0.0, 1.0, 1, "choice")[:2],
             ],
@@ -118,14 +123,14 @@ class RandomSearchNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             RandomSearch,
-            "Best-of-N that gives up on the worse half on the way, so the same compute tries more noises.",
+            "Best-of-N that drops the worse half partway through, so the same compute tries more seeds.",
             [
                 particles_input(),
                 io.String.Input(
                     "halvings",
                     default="0.5",
-                    tooltip="Fractions of the steps after which the worse half is dropped, separated by commas, e.g. "
-                    "0.4, 0.7. Empty: Best-of-N.",
+                    tooltip="Drop the worse half after these fractions of the steps, separated by commas, e.g. 0.4, "
+                    "0.7. Empty = Best-of-N.",
                 ),
             ],
         )
@@ -148,14 +153,18 @@ class ZeroOrderSearchNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             ZeroOrderSearch,
-            "Hill climbing over the initial noise: samples around the best noise so far, round by round (Ma et al. "
-            "2025).",
+            "Hill climbing on the initial noise: tries variations of the best noise so far, round by round (Ma et "
+            "al. 2025).",
             [
                 io.Int.Input(
-                    "neighbours", default=4, min=1, max=1024, tooltip="Noises tried around the best, per round."
+                    "neighbours", default=4, min=1, max=1024, tooltip="Variations of the best noise tried per round."
                 ),
                 io.Int.Input(
-                    "rounds", default=4, min=1, max=10_000, tooltip="Rounds. Cost: 1 + rounds * neighbours images."
+                    "rounds",
+                    default=4,
+                    min=1,
+                    max=10_000,
+                    tooltip="Number of rounds. Costs 1 + rounds x neighbours images.",
                 ),
                 io.Float.Input(
                     "cosine",
@@ -163,13 +172,13 @@ class ZeroOrderSearchNode(io.ComfyNode):
                     min=-0.99,
                     max=0.9999,
                     step=0.01,
-                    tooltip="How near neighbours are: 0.95 = 18 degrees, similar images; 0 = unrelated noise.",
+                    tooltip="How similar the variations are: 0.95 = similar images, 0 = unrelated noise.",
                 ),
                 io.Combo.Input(
                     "stuck",
                     options=list(STUCK),
                     default="restart",
-                    tooltip="When no neighbour is better: restart from fresh noises, retry, or shrink the distance.",
+                    tooltip="If no variation is better: restart from new noise, retry, or shrink the distance.",
                 ),
             ],
         )
@@ -184,25 +193,33 @@ class PathSearchNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             PathSearch,
-            "Goes back up in noise and comes down again several ways, and keeps the paths that lead somewhere good "
-            "(Ma et "
-            "al. 2025). Works on ODE samplers too.",
+            "Adds noise back, removes it again in several ways and keeps the best, until the image is clean (Ma et "
+            "al. 2025). Works at eta 0 too.",
             [
-                io.Int.Input("paths", default=2, min=1, max=1024, tooltip="N: paths that are carried along."),
-                io.Int.Input("branches", default=2, min=1, max=1024, tooltip="M: ways tried from each, per round."),
-                io.Float.Input(
-                    "start", default=0.11, min=0.01, max=0.95, step=0.01, tooltip="Noise level of the first stop, 0..1."
+                io.Int.Input("paths", default=2, min=1, max=1024, tooltip="N: images that are kept after every round."),
+                io.Int.Input(
+                    "branches", default=2, min=1, max=1024, tooltip="M: variations tried from each image, per round."
                 ),
-                io.Float.Input("forward", default=0.78, min=0.01, max=0.98, step=0.01, tooltip="How far up in noise."),
+                io.Float.Input(
+                    "start",
+                    default=0.11,
+                    min=0.01,
+                    max=0.95,
+                    step=0.01,
+                    tooltip="Noise level of the first round, 0 to 1.",
+                ),
+                io.Float.Input(
+                    "forward", default=0.78, min=0.01, max=0.98, step=0.01, tooltip="Noise added back per round."
+                ),
                 io.Float.Input(
                     "backward",
                     default=0.81,
                     min=0.02,
                     max=0.99,
                     step=0.01,
-                    tooltip="How far down again; more than forward.",
+                    tooltip="Noise removed again per round (must be larger than forward).",
                 ),
-                io.Int.Input("steps", default=4, min=1, max=1000, tooltip="Denoiser calls on each way down."),
+                io.Int.Input("steps", default=4, min=1, max=1000, tooltip="Denoising steps per round."),
             ],
         )
 
@@ -226,8 +243,8 @@ class SetSDENode(io.ComfyNode):
             node_id="TestTimeSetSDE",
             display_name="Set SDE",
             category=METHOD_CATEGORY,
-            description="Lets a search run on another stochastic path of the same model: the linear SDE of a flow, or "
-            "its variance-preserving SDE (Kim et al. 2025). Replaces eta, and the sampler's schedule where asked.",
+            description="Runs a search on an SDE of a flow model: its own linear path or the variance-preserving one "
+            "(Kim et al. 2025). Replaces eta and, if you ask for it, the scheduler's steps.",
             inputs=[
                 SearchType.Input("search", tooltip="Any search method."),
                 io.Combo.Input(
@@ -241,7 +258,7 @@ class SetSDENode(io.ComfyNode):
                     "coefficient",
                     options=list(COEFFICIENTS),
                     default="square",
-                    tooltip="Shape of the noise over time, g(t); square (t squared) as published.",
+                    tooltip="How the noise falls over time, g(t). square (t squared) as published.",
                 ),
                 io.Float.Input(
                     "norm",
@@ -249,25 +266,25 @@ class SetSDENode(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Strength of the noise; 3 as published. 0 is the ODE.",
+                    tooltip="Strength of the noise. 3 as published; 0 = deterministic (ODE).",
                 ),
                 io.Combo.Input(
                     "spacing",
                     options=list(SPACINGS),
                     default="sampler",
-                    tooltip="sampler: the steps of the scheduler. exp: the published grid, small steps at high noise. "
-                    "uniform: even steps of the path's time.",
+                    tooltip="sampler: the scheduler's steps. exp: the published grid, with small steps at high "
+                    "noise. uniform: even steps in the path's time.",
                 ),
                 io.Int.Input(
-                    "levels", default=10, min=2, max=10_000, tooltip="Noise levels of a grid that is not the sampler's."
+                    "levels", default=10, min=2, max=10_000, tooltip='Noise levels when spacing is not "sampler".'
                 ),
                 io.Int.Input(
                     "tail",
                     default=10,
                     min=1,
                     max=10_000,
-                    tooltip="Steps without noise from the grid's last level to the image. 1 is enough for distilled "
-                    "models only.",
+                    tooltip='Deterministic steps at the end, when spacing is not "sampler". 1 is enough for '
+                    "distilled models only.",
                 ),
             ],
             outputs=[SearchType.Output(display_name="search")],

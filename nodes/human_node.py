@@ -21,19 +21,19 @@ class PickByHandNode(io.ComfyNode):
             node_id="TestTimePickByHand",
             display_name="Pick by Hand",
             category=VERIFIER_CATEGORY,
-            description="Pauses the search at chosen steps and shows its candidates in the Search panel: pick the ones "
-            "you like in order, drop the ones you do not. Runs that nobody watches (API, scripts) never wait.",
+            description="Pauses the search at chosen steps and shows the candidates in the Search panel: pick the "
+            "ones you like in order, drop the ones you don't. Runs that nobody watches (API, scripts) never wait.",
             inputs=[
                 VerifierType.Input(
                     "fallback",
-                    tooltip="Judges at all other steps, and wherever nobody answers. Your ranking is written in its "
-                    "scores, so methods never see a second scale.",
+                    tooltip="Scores all other steps, and whenever nobody answers. Your ranking is expressed in this "
+                    "verifier's scores.",
                 ),
                 io.String.Input(
                     "ask_at",
                     default="50%, end",
-                    tooltip="When to ask, in percent of the steps; `end` is the finished images. A method that does "
-                    "not look at its particles there asks at its next look.",
+                    tooltip="When to ask, in percent of the steps; `end` = the finished images. If the method scores "
+                    "nothing there, it asks the next time it does.",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -41,8 +41,8 @@ class PickByHandNode(io.ComfyNode):
                     min=1.0,
                     max=86_400.0,
                     step=1.0,
-                    tooltip="How long to wait for an answer; then the fallback decides, and queueing the workflow "
-                    "again asks again. Waiting counts against no time budget.",
+                    tooltip="Seconds to wait for an answer. After that, fallback decides; queue the workflow again "
+                    "to be asked again. Waiting does not count against time limits.",
                 ),
             ],
             outputs=[VerifierType.Output(display_name="verifier")],

@@ -139,8 +139,8 @@ class LoadInfinityNode(io.ComfyNode):
                     "compile",
                     default=False,
                     optional=True,
-                    tooltip="Compile the transformer's blocks (torch.compile): the first image takes minutes longer, "
-                    "later ones less time. Needs a C++ compiler, on a graphics card Triton.",
+                    tooltip="torch.compile for the transformer: the first image takes minutes longer, later ones are "
+                    "faster. Needs a C++ compiler; on a GPU, Triton.",
                 ),
             ],
             outputs=[
@@ -192,16 +192,15 @@ class InfinityTextEncodeNode(io.ComfyNode):
             node_id="TestTimeInfinityTextEncode",
             display_name="Infinity Text Encode",
             category=INFINITY_CATEGORY,
-            description="Encodes a prompt for Infinity (up to 512 tokens). CLIP Text Encode does the same without the "
-            "addition for faces.",
+            description="CLIP Text Encode for Infinity with the released script's addition for faces. Without it, "
+            "use CLIP Text Encode.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of Load Infinity or Load Shapes World VAR."),
                 io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="The prompt."),
                 io.Boolean.Input(
                     "improve_faces",
                     default=False,
-                    tooltip="Adds what the released sampling script adds to prompts that speak of people: "
-                    f'"{FACES[2:]}".',
+                    tooltip=f'Adds to prompts about people what the released script adds: "{FACES[2:]}".',
                 ),
             ],
             outputs=[io.Conditioning.Output(display_name="conditioning")],

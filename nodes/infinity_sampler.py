@@ -57,14 +57,14 @@ def drawing_inputs() -> list:
     """Inputs of both nodes: the model, the prompt, how bits are drawn, the size."""
     return [
         InfinityType.Input("infinity", tooltip="The transformer of Load Infinity or Load Shapes World VAR."),
-        io.Conditioning.Input("positive", tooltip="What to draw: the prompt, encoded by the model's own CLIP."),
+        io.Conditioning.Input("positive", tooltip="The prompt, encoded with the model's own CLIP."),
         io.Int.Input(
             "seed",
             default=0,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of all noise: every particle draws its bits from a stream of its own.",
+            tooltip="Seed for all randomness. Same seed and settings, same images.",
         ),
         io.Float.Input(
             "cfg",
@@ -90,7 +90,7 @@ def drawing_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Bits whose less likely value has a probability of at most 1 - top_p are certain. 0 = off.",
+            tooltip="Nucleus per bit: values less likely than 1 - top_p are never drawn. 0 = off.",
         ),
         io.Combo.Input(
             "aspect_ratio", options=list(RATIOS), tooltip="Width : height. The model has a schedule for each of these."
@@ -102,7 +102,7 @@ def drawing_inputs() -> list:
             tooltip="Size of the image: 0.06M = 256 x 256, 0.25M = 512 x 512, 0.60M = 768 x 768, 1M = 1024 x 1024, or "
             "as many pixels in another shape. Shapes World always draws 128 x 128.",
         ),
-        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Images to make."),
+        io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Number of images."),
     ]
 
 
@@ -112,7 +112,7 @@ def optional_inputs() -> list:
         io.Conditioning.Input(
             "negative",
             optional=True,
-            tooltip="What guidance pushes away from. Left out, the model uses what it learned for the empty prompt.",
+            tooltip="Negative prompt. If empty, the model's own empty prompt is used.",
         ),
         io.Int.Input(
             "cfg_layer",
@@ -120,7 +120,7 @@ def optional_inputs() -> list:
             min=-64,
             max=0,
             optional=True,
-            tooltip="Where guidance is mixed: 0 = at the logits, -n = after the n-th block from the end.",
+            tooltip="Where guidance is applied: 0 = at the logits, -n = after the n-th block from the end.",
         ),
     ]
 
@@ -144,7 +144,7 @@ class InfinitySamplerNode(io.ComfyNode):
             node_id="TestTimeInfinitySampler",
             display_name="Infinity Sampler",
             category=INFINITY_CATEGORY,
-            description="Draws images with Infinity, scale by scale, from 1 x 1 tokens up. Decode with VAE Decode.",
+            description="Samples images with Infinity, scale by scale, from 1 x 1 tokens up. Decode with VAE Decode.",
             inputs=[
                 *drawing_inputs(),
                 *optional_inputs(),
@@ -154,10 +154,10 @@ class InfinitySamplerNode(io.ComfyNode):
                     min=1,
                     max=2,
                     optional=True,
-                    tooltip="Values a bit may take: 2 = both, drawn by chance; 1 = the likelier one, always the same "
-                    "image. (The published code's 900 means 2.)",
+                    tooltip="Values a bit may take: 2 = both, drawn at random; 1 = only the likelier one, always the "
+                    "same image. (The published code's 900 means 2.)",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="Shows the image between the scales. Not needed otherwise."),
+                io.Vae.Input("vae", optional=True, tooltip="For previews between the scales; optional."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="Summed codes, one map per image.")],
         )
@@ -199,13 +199,15 @@ class InfinitySearchNode(io.ComfyNode):
             node_id="TestTimeInfinitySearch",
             display_name="Infinity Search",
             category=INFINITY_CATEGORY,
-            description="Infinity Sampler that spends extra compute on finding a better image: many particles are "
-            "drawn together, a verifier judges them between the scales. Works with TTS-VAR, Best-of-N, Importance "
-            "Sampling, SMC and FK Steering. Gives the best image, all finalists sorted, their scores and the trace.",
+            description="Infinity Sampler that spends extra compute to find a better image: many candidates at once, "
+            "scored between the scales. Works with TTS-VAR, Best-of-N, Random Search, SMC and FK Steering. Returns "
+            "the best image, all finalists sorted, their scores and the trace.",
             inputs=[*drawing_inputs(), *shared, *optional_inputs()],
             outputs=[
                 io.Latent.Output(display_name="best", tooltip="The best code map of every image."),
-                io.Latent.Output(display_name="finalists", tooltip="All survivors, by image, then score, best first."),
+                io.Latent.Output(
+                    display_name="finalists", tooltip="All finalists, by image, then by score, best first."
+                ),
                 ScoresType.Output(display_name="scores", tooltip="Scores of the finalists, in their order."),
                 TraceType.Output(display_name="trace", tooltip="The record of the search, for reports."),
             ],

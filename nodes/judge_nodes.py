@@ -43,7 +43,7 @@ def longest_input(default: int) -> io.Int.Input:
         max=4096,
         step=32,
         optional=True,
-        tooltip="Pixels of the longer side of the images that the model is shown. More sees more and costs more.",
+        tooltip="Longer side (pixels) of the images shown to the model. Larger = more detail, slower.",
     )
 
 
@@ -55,8 +55,8 @@ def rubric_inputs() -> list:
             "rubric",
             options=list(RUBRICS),
             default=YES_NO,
-            tooltip="yes_no: how probable it is that the image shows the prompt, 0 .. 1. axes: five grades and an "
-            "overall one, 0 .. 10, with reasons; slow. unified_reward: three grades, 1 .. 5, for UnifiedReward models.",
+            tooltip="yes_no: probability that the image shows the prompt, 0 to 1. axes: five grades and an overall "
+            "one, 0 to 10, with reasons; slow. unified_reward: three grades, 1 to 5, for UnifiedReward models.",
         ),
         io.Combo.Input(
             "axis",
@@ -71,8 +71,8 @@ def rubric_inputs() -> list:
             options=list(FAILURES),
             default="skip",
             optional=True,
-            tooltip="An image that gets no usable answer after all retries: skip = no score, it cannot win. neutral = "
-            "the middle of the scale. error = the run ends. Such images are counted in the log.",
+            tooltip="If an image gets no usable answer after all retries. skip: no score, it cannot win. neutral: "
+            "the middle of the scale. error: stop the run. Such images are counted in the log.",
         ),
     ]
 
@@ -182,7 +182,7 @@ class VLMEndpointNode(io.ComfyNode):
                     min=1,
                     max=64,
                     optional=True,
-                    tooltip="Images that are asked about at a time.",
+                    tooltip="Images sent at the same time.",
                 ),
                 longest_input(512),
             ],

@@ -26,8 +26,8 @@ def particles_input() -> io.Int.Input:
         default=4,
         min=1,
         max=1024,
-        tooltip="N: candidates per image that run side by side. Cost grows in proportion. They run in chunks that fit "
-        "the memory; chunking does not change results.",
+        tooltip="N: candidates per image. N candidates take about N times as long. They run in chunks that fit in "
+        "memory; this does not change results.",
     )
 
 
@@ -40,7 +40,7 @@ def alpha_inputs(minimum: float = 0.001, default: float = 0.25, zero: str = "") 
             min=minimum,
             max=1000.0,
             step=0.01,
-            tooltip="Temperature: low = greedy for the score, high = true to the model." + zero,
+            tooltip="Temperature: low = chase the score, high = stay close to the model." + zero,
         ),
         io.Combo.Input(
             "alpha_mode",
@@ -61,7 +61,7 @@ def window_inputs(start: float, end: float, every: int, what: str) -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip=f"Fraction of the steps before the first {what}. Early previews are blurred guesses.",
+            tooltip=f"Fraction of the steps before the first {what}. Early previews are blurry.",
         ),
         io.Float.Input(
             "end",
@@ -69,14 +69,14 @@ def window_inputs(start: float, end: float, every: int, what: str) -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip=f"Fraction of the steps after which there is no {what} any more. Late clones hardly differ.",
+            tooltip=f"No {what} after this fraction of the steps. Late copies hardly differ.",
         ),
         io.Int.Input(
             "every",
             default=every,
             min=1,
             max=1000,
-            tooltip=f"Steps from one {what} to the next. Each costs a decode and a verification per particle.",
+            tooltip=f"Steps from one {what} to the next. Each costs a decode and a verification per candidate.",
         ),
     ]
 
@@ -87,7 +87,7 @@ def scheme_input(default: str) -> io.Combo.Input:
         "resampling",
         options=list(SCHEMES),
         default=default,
-        tooltip="How survivors are drawn by weight. All are unbiased; systematic and SSP add the least chance.",
+        tooltip="How survivors are drawn by weight. All are unbiased; systematic and SSP add the least noise.",
     )
 
 
@@ -119,8 +119,8 @@ def value_input() -> list:
         ValueType.Input(
             "value_function",
             optional=True,
-            tooltip="A learned value that chooses in the place of preview and verifier, without decoding. The verifier "
-            "still judges the finished images.",
+            tooltip="A value network. Replaces previews and verifier when choosing, without decoding. The verifier "
+            "still scores the finished images.",
         )
     ]
 
@@ -177,7 +177,7 @@ class BestOfNNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             BestOfN,
-            "Draws N images and keeps the one that the verifier likes best. Works with any eta.",
+            "Makes N images and keeps the one with the best score. Works with any eta.",
             [particles_input()],
         )
 
@@ -191,15 +191,16 @@ class SVDDNode(_Windowed):
     def define_schema(cls):
         return method_schema(
             SVDD,
-            "Tries M continuations of the image at every step and takes the most promising one (Li et al. 2024). "
-            "The strongest optimiser of the score per step, and the greediest.",
+            "Tries M continuations at every step and goes on with the most promising one (Li et al. 2024). Pushes "
+            "the score harder than any other method, and is the greediest.",
             [
                 io.Int.Input(
                     "candidates",
                     default=4,
                     min=1,
                     max=1024,
-                    tooltip="M: continuations tried per step. The paper uses 5 to 20. Cost grows in proportion.",
+                    tooltip="M: continuations tried per step (5 to 20 in the paper). M continuations take about M "
+                    "times as long.",
                 ),
                 *alpha_inputs(0.0, 0.0, " 0 = always take the best, as the published code does."),
                 *window_inputs(0.0, 1.0, 1, "choice"),
@@ -227,8 +228,8 @@ class SMCNode(_Windowed):
     def define_schema(cls):
         return method_schema(
             SMC,
-            "Sequential Monte Carlo: the score is phased in over the steps, and particles are resampled when few of "
-            "them carry the weight. Keeps closest to the model's own distribution.",
+            "Sequential Monte Carlo: phases the score in over the steps and resamples when a few particles carry "
+            "most of the weight. Stays closest to what the model itself would make.",
             [
                 particles_input(),
                 *alpha_inputs(),
@@ -263,8 +264,8 @@ class DASNode(_Windowed):
     def define_schema(cls):
         return method_schema(
             DAS,
-            "SMC whose moves follow the gradient of the score (Kim et al. 2025). Needs a differentiable verifier; "
-            "where a model has no gradient it goes on without guidance and says so.",
+            "SMC whose steps follow the gradient of the score (Kim et al. 2025). Needs a differentiable verifier. If "
+            "the model has no gradient, it runs without guidance and warns.",
             [
                 particles_input(),
                 *alpha_inputs(),
@@ -274,15 +275,15 @@ class DASNode(_Windowed):
                     min=0.0,
                     max=100.0,
                     step=0.05,
-                    tooltip="Strength of the gradient in the moves: 1 as derived, 0 is SMC. The weights correct for "
-                    "any value.",
+                    tooltip="Strength of the gradient: 1 as derived, 0 is SMC. Any value is corrected for by the "
+                    "weights.",
                 ),
                 io.Combo.Input(
                     "gradient_through",
                     options=["denoiser", "decoder"],
                     default="denoiser",
-                    tooltip="denoiser: the exact gradient, about three times the cost and much memory. decoder: "
-                    "through verifier and VAE only, cheap and approximate.",
+                    tooltip="denoiser: exact gradient, about three times the cost, needs a lot of memory. decoder: "
+                    "through verifier and VAE only; cheap, approximate.",
                 ),
                 *tempering_inputs(),
                 *window_inputs(0.0, 0.9, 1, "resampling"),

@@ -120,6 +120,6 @@ def precision_input() -> io.Combo.Input:
         options=list(PRECISIONS),
         default="auto",
         optional=True,
-        tooltip="Of the network's large part. auto: half precision where the device is faster with it, else as stored. "
-        "Cosines and heads are computed in fp32 in any case.",
+        tooltip="Precision of the network; scores stay fp32. auto: half precision if the device is faster with it, "
+        "otherwise as stored.",
     )

@@ -41,8 +41,8 @@ class GenEvalNode(io.ComfyNode):
             node_id="TestTimeGenEval",
             display_name="GenEval Object Verifier",
             category=VERIFIER_CATEGORY,
-            description="Looks for the objects of the prompt with an open-vocabulary detector: are they there, as "
-            "many, in their colours and places? Rules of GenEval (Ghosh et al. 2023). Not differentiable.",
+            description="Detects the objects of the prompt and checks presence, count, colour and position by "
+            "GenEval's rules (Ghosh et al. 2023). Uses an open-vocabulary detector. Not differentiable.",
             inputs=[
                 combo(
                     "detector", folder_choices(DETECTOR), DETECTOR,
@@ -52,22 +52,23 @@ class GenEvalNode(io.ComfyNode):
                     "colours",
                     options=[NO_COLOURS, *clips],
                     default=preferred(clips, COLOURS) if clips else NO_COLOURS,
-                    tooltip="CLIP that tells colours, a folder in models/verifiers. Needed for prompts with colours.",
+                    tooltip="CLIP model for colours, a folder in models/verifiers. Needed if the prompt names "
+                    "colours.",
                 )),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default="graded",
-                    tooltip="graded: 0 .. 1, rises on the way to being right; for steering. strict: the benchmark's "
-                    "verdict, 0 or 1. count: minus the squared error of the numbers.",
+                    tooltip="graded: 0 to 1, rises as the image gets closer; for steering. strict: the benchmark's "
+                    "verdict, 0 or 1. count: minus the squared error of the counts.",
                 ),
                 io.String.Input(
                     "objects",
                     multiline=True,
                     default="",
                     optional=True,
-                    tooltip="What to look for instead of what the prompt says, e.g. two dogs, a red ball, a cat left "
-                    "of a tree. Needed for prompts that are no such list.",
+                    tooltip="What to look for, instead of the prompt: e.g. two dogs, a red ball, a cat left of a "
+                    "tree. Needed if the prompt is not such a list.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -76,7 +77,7 @@ class GenEvalNode(io.ComfyNode):
                     max=0.99,
                     step=0.01,
                     optional=True,
-                    tooltip="Score of the detector above which an object is there.",
+                    tooltip="Detector score above which an object counts.",
                 ),
                 io.Float.Input(
                     "counting_threshold",
@@ -85,7 +86,7 @@ class GenEvalNode(io.ComfyNode):
                     max=0.99,
                     step=0.01,
                     optional=True,
-                    tooltip="The same where the prompt gives an exact number.",
+                    tooltip="The same if the prompt gives an exact number.",
                 ),
             ],
             outputs=[VerifierType.Output(display_name="verifier")],

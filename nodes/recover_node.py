@@ -29,16 +29,15 @@ class RecoverSearchNode(io.ComfyNode):
             node_id="TestTimeRecoverSearch",
             display_name="Recover Search",
             category=CATEGORY,
-            description="Gives what the last search that was cancelled or failed had found, also when ComfyUI itself "
-            "was killed: nothing that was computed is lost. Also gives the finalists and the trace of a search that "
-            "ran through SamplerCustomAdvanced.",
+            description="Returns the best results of the last cancelled, failed or crashed search. Also returns the "
+            "finalists and the trace of a search that ran through SamplerCustomAdvanced.",
             inputs=[
                 io.Combo.Input(
                     "which",
                     options=[LAST_STOPPED, LAST],
                     default=LAST_STOPPED,
-                    tooltip="The last search that was cut off (Cancel, an error, a crash), also afterwards, while its "
-                    "images were decoded or saved; or the last one whatever became of it.",
+                    tooltip="The last search that did not finish (cancelled, failed, crashed, also while decoding or "
+                    "saving), or simply the last search.",
                 )
             ],
             outputs=[

@@ -23,7 +23,7 @@ def particle_input() -> io.Int.Input:
         default=WINNER,
         min=WINNER,
         max=10_000_000,
-        tooltip="Number of the particle in the trace; -1 is the winner.",
+        tooltip="Number of the particle in the trace or the Search panel. -1 = the winner.",
     )
 
 
@@ -34,8 +34,8 @@ class RerenderParticleNode(io.ComfyNode):
             node_id="TestTimeRerenderParticle",
             display_name="Re-render Particle",
             category=CATEGORY,
-            description="Makes one particle of a search again from the seed and its lineage, without its competitors: "
-            "the cost of a single image. Model, seed, schedule and conditioning must be those of the search.",
+            description="Re-renders one particle from its seed and lineage, at the cost of one image. Model, seed, "
+            "scheduler, steps and prompts must be those of the search.",
             inputs=[
                 TraceType.Input("trace", tooltip="The record of the search, from Search KSampler."),
                 particle_input(),
@@ -44,7 +44,7 @@ class RerenderParticleNode(io.ComfyNode):
                     default=0,
                     min=0,
                     max=4095,
-                    tooltip="For the winner: of which image of the batch, counted from 0.",
+                    tooltip="If particle is -1: which image of the batch, from 0.",
                 ),
                 *sampling_inputs(sampler=False),
                 io.Float.Input(
@@ -56,12 +56,10 @@ class RerenderParticleNode(io.ComfyNode):
                     tooltip="Randomness of each step, as in the search; -1: read it from the trace.",
                 ),
                 VerifierType.Input(
-                    "verifier", optional=True, tooltip="Only needed for a particle that followed a gradient (DAS)."
+                    "verifier", optional=True, tooltip="Only needed if the particle followed a gradient (DAS)."
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Needed together with the verifier."),
-                io.Clip.Input(
-                    "clip", optional=True, tooltip="Only needed for a particle whose prompt was rewritten (TTGen)."
-                ),
+                io.Clip.Input("clip", optional=True, tooltip="Only needed if the particle's prompt was rewritten."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The particle's finished latent.")],
         )

@@ -28,8 +28,8 @@ class SearchReportNode(io.ComfyNode):
             node_id="TestTimeSearchReport",
             display_name="Search Report",
             category=CATEGORY,
-            description="What a search did, in one picture: scores over compute, the family tree with the winner's "
-            "path, the finished images with their scores, and what it cost.",
+            description="A search in one picture: scores over compute, the family tree with the winner's path, the "
+            "finished images with their scores, and the cost.",
             inputs=[
                 TraceType.Input("trace", tooltip="The record of the search, from Search KSampler."),
                 io.Image.Input(
@@ -46,8 +46,8 @@ class SearchReportNode(io.ComfyNode):
                     options=[PICTURE, PICTURE_AND_TRACE, EVERYTHING, NO_FILE],
                     default=PICTURE,
                     optional=True,
-                    tooltip="What to write into the output folder. The trace is a JSON file that Load Trace reads "
-                    "again, the page one HTML file with tree, curves, images and cost.",
+                    tooltip="What to save in the output folder. Trace: a JSON file for Load Trace. Page: one HTML "
+                    "file with tree, curves, images and cost.",
                 ),
                 io.String.Input(
                     "filename_prefix",

@@ -51,7 +51,8 @@ class PickScoreNode(io.ComfyNode):
         return _schema(
             "TestTimePickScore",
             "PickScore Verifier",
-            "What people chose between two images of a prompt (Kirstain et al. 2023). Differentiable: fit for DAS.",
+            "Predicts which of two images people prefer for a prompt (Kirstain et al. 2023). Differentiable: works "
+            "with DAS.",
             [
                 combo("model", folder_choices(PICKSCORE), PICKSCORE, "Folder of PickScore_v1 in models/verifiers."),
                 io.Combo.Input(
@@ -84,7 +85,7 @@ class HPSNode(io.ComfyNode):
         return _schema(
             "TestTimeHPS",
             "HPSv2 Verifier",
-            "Human Preference Score v2 and v2.1 (Wu et al. 2023). Differentiable: fit for DAS.",
+            "Human Preference Score v2 and v2.1 (Wu et al. 2023). Differentiable: works with DAS.",
             [
                 combo(
                     "model", file_choices(HPS), HPS, "HPS_v2.1_compressed.pt or HPS_v2_compressed.pt, models/verifiers."
@@ -108,7 +109,8 @@ class ImageRewardNode(io.ComfyNode):
         return _schema(
             "TestTimeImageReward",
             "ImageReward Verifier",
-            "Human preference learned on BLIP (Xu et al. 2023): how well an image follows its prompt. Differentiable.",
+            "Human preference on BLIP (Xu et al. 2023): rewards images that follow the prompt. Differentiable: works "
+            "with DAS.",
             [
                 combo("model", file_choices(IMAGE_REWARD), IMAGE_REWARD, "ImageReward.pt in models/verifiers."),
                 combo("tokenizer", vocabulary_choices(BERT), BERT, "Folder with vocab.txt of bert-base-uncased."),
@@ -172,19 +174,22 @@ class SimilarityNode(io.ComfyNode):
         return _schema(
             "TestTimeSimilarity",
             "Image Similarity Verifier",
-            "How similar an image is to reference images, by CLIP, SigLIP or DINOv2. The prompt is not read. "
-            "Differentiable: fit for DAS.",
+            "Similarity to reference images, by CLIP, SigLIP or DINOv2; ignores the prompt. Differentiable: works "
+            "with DAS.",
             [
                 combo(
-                    "model", folder_choices(DINO, CLIP_L, SIGLIP), DINO, "Folder of an image tower in models/verifiers."
+                    "model",
+                    folder_choices(DINO, CLIP_L, SIGLIP),
+                    DINO,
+                    "Folder of an image encoder in models/verifiers.",
                 ),
-                io.Image.Input("references", tooltip="One or several images to be similar to."),
+                io.Image.Input("references", tooltip="One or more reference images."),
                 io.Combo.Input(
                     "combine",
                     options=list(COMBINATIONS),
                     default="mean",
                     optional=True,
-                    tooltip="mean: similar to all references. max: to any of them.",
+                    tooltip="mean: similar to all references. max: similar to any of them.",
                 ),
             ],
         )

@@ -59,7 +59,7 @@ def template_inputs() -> list:
             multiline=True,
             default=SYSTEM,
             optional=True,
-            tooltip="The role that the model is given.",
+            tooltip="System prompt.",
         ),
         io.String.Input(
             "template",
@@ -88,7 +88,7 @@ def temperature_input() -> io.Float.Input:
         min=0.0,
         max=2.0,
         step=0.05,
-        tooltip="Variety of the answers; 0 always takes the likeliest words.",
+        tooltip="Variety of the answers. 0 = always the most likely words.",
     )
 
 
@@ -99,8 +99,8 @@ class ShapesRewriterNode(io.ComfyNode):
             node_id="TestTimeShapesRewriter",
             display_name="Shapes World Rewriter",
             category=REWRITER_CATEGORY,
-            description="Rewrites prompts of Shapes World by rules: it measures what is in the preview and stresses "
-            "what is not. Needs no model; for trying TTGen out.",
+            description="Rewrites Shapes World prompts by fixed rules: measures what the preview shows and stresses "
+            "what is missing. Needs no model. For trying out TTGen.",
             inputs=[],
             outputs=[RewriterType.Output(display_name="rewriter")],
         )
@@ -161,14 +161,14 @@ class LocalRewriterNode(io.ComfyNode):
                     options=list(QUANTISATIONS),
                     default="none",
                     optional=True,
-                    tooltip="int8 and int4 need bitsandbytes and a CUDA GPU; such a model stays on the GPU.",
+                    tooltip="int8 and int4 need bitsandbytes and a CUDA GPU. The model then stays on the GPU.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPES),
                     default="auto",
                     optional=True,
-                    tooltip="Number format of the weights; auto takes the file's.",
+                    tooltip="Number format of the weights. auto = as in the file.",
                 ),
                 io.Int.Input(
                     "max_tokens",
@@ -176,7 +176,7 @@ class LocalRewriterNode(io.ComfyNode):
                     min=16,
                     max=8192,
                     optional=True,
-                    tooltip="Longest answer in tokens. Models that think aloud need more.",
+                    tooltip="Longest answer in tokens. Reasoning models need more.",
                 ),
                 *template_inputs(),
             ],
@@ -223,13 +223,13 @@ class RewritePromptNode(io.ComfyNode):
             node_id="TestTimeRewritePrompt",
             display_name="Rewrite Prompt",
             category=REWRITER_CATEGORY,
-            description="Shows a finished image (or a preview) and its prompt to a rewriter and gives prompts aimed at "
-            "what the image lacks. The prompts are a list: what is connected to it runs once for each.",
+            description="Shows an image and its prompt to a rewriter and returns prompts for what is missing. The "
+            "prompts are a list: connected nodes run once for each.",
             inputs=[
                 io.Image.Input("image", tooltip="The image to compare with the prompt; of a batch the first."),
-                RewriterType.Input("rewriter", tooltip="Who proposes the prompts."),
+                RewriterType.Input("rewriter", tooltip="Proposes the new prompts."),
                 io.String.Input("prompt", multiline=True, default="", tooltip="What the image should show."),
-                io.Int.Input("rewrites", default=4, min=1, max=64, tooltip="M: prompts wanted."),
+                io.Int.Input("rewrites", default=4, min=1, max=64, tooltip="Number of rewritten prompts."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -241,9 +241,13 @@ class RewritePromptNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="prompts", is_output_list=True, tooltip="The original where none came."),
-                io.String.Output(display_name="missing", tooltip="What the rewriter found missing, a line each."),
-                io.String.Output(display_name="text", tooltip="Everything, to read."),
+                io.String.Output(
+                    display_name="prompts",
+                    is_output_list=True,
+                    tooltip="The rewritten prompts; the original if there are none.",
+                ),
+                io.String.Output(display_name="missing", tooltip="What the rewriter found missing, one per line."),
+                io.String.Output(display_name="text", tooltip="Everything as text."),
             ],
             is_output_node=True,
         )

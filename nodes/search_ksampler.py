@@ -101,9 +101,9 @@ def sampling_inputs(sampler: bool = True) -> list:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of all noise. The same seed and settings give the same search, whatever the batch size.",
+            tooltip="Seed for all noise. Same seed and settings, same search.",
         ),
-        io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Denoising steps of every particle."),
+        io.Int.Input("steps", default=20, min=1, max=10_000, tooltip="Denoising steps per candidate."),
         io.Float.Input(
             "cfg",
             default=8.0,
@@ -111,7 +111,7 @@ def sampling_inputs(sampler: bool = True) -> list:
             max=100.0,
             step=0.1,
             round=0.01,
-            tooltip="Classifier-free guidance scale. At 1.0 the negative branch is left out, which halves the cost.",
+            tooltip="Classifier-free guidance scale. 1.0 skips the negative prompt and halves the cost.",
         ),
         *([sampler_input()] if sampler else []),
         io.Combo.Input(
@@ -121,7 +121,7 @@ def sampling_inputs(sampler: bool = True) -> list:
         ),
         io.Conditioning.Input("positive", tooltip="What to include in the image, for the model."),
         io.Conditioning.Input("negative", tooltip="What to keep out of the image, for the model."),
-        io.Latent.Input("latent_image", tooltip="The latents to denoise; the best of N is given for each of them."),
+        io.Latent.Input("latent_image", tooltip="The latents to denoise; each returns its best of N."),
         io.Float.Input(
             "denoise",
             default=1.0,
@@ -142,14 +142,18 @@ class SearchKSamplerNode(io.ComfyNode):
             node_id="TestTimeSearchKSampler",
             display_name="Search KSampler",
             category=CATEGORY,
-            description="KSampler that spends extra compute on finding a better image: N particles per image, steered "
-            "by a verifier. Gives the best latent per image, all finalists sorted, their scores and the trace.",
+            description="KSampler that spends extra compute to find a better image: N candidates per image, chosen "
+            "by a verifier. Returns the best latent of each image, all finalists sorted, their scores and the trace.",
             inputs=[*sampling_inputs(), *common_inputs(), *clip_inputs()],
             outputs=[
                 io.Latent.Output(display_name="best", tooltip="The best latent of every image."),
-                io.Latent.Output(display_name="finalists", tooltip="All survivors, by image, then score, best first."),
+                io.Latent.Output(
+                    display_name="finalists", tooltip="All finalists, by image, then by score, best first."
+                ),
                 ScoresType.Output(display_name="scores", tooltip="Scores of the finalists, in their order."),
-                TraceType.Output(display_name="trace", tooltip="The record of the search, for reports and replays."),
+                TraceType.Output(
+                    display_name="trace", tooltip="The record of the search, for Search Report and Re-render Particle."
+                ),
             ],
         )
 

@@ -222,8 +222,8 @@ class SearchSampler(comfy.samplers.Sampler):
 def common_inputs() -> list:
     """Inputs shared by Search Sampler and Search KSampler, from ``verifier`` on."""
     return [
-        VerifierType.Input("verifier", tooltip="Judges decoded previews; the search keeps what it likes best."),
-        io.Vae.Input("vae", tooltip="Decodes latents for the verifier during sampling."),
+        VerifierType.Input("verifier", tooltip="Scores previews and finished images; the search keeps the best."),
+        io.Vae.Input("vae", tooltip="Decodes latents for the verifier."),
         SearchType.Input("search", tooltip="The search method: Best-of-N, SVDD, SMC, DAS, FK Steering, ..."),
         io.Float.Input(
             "eta",
@@ -239,14 +239,14 @@ def common_inputs() -> list:
             "prompt",
             multiline=True,
             default="",
-            tooltip="What the image should show, in plain words. The verifier judges against it; the model is steered "
-            "by its own conditioning. For a verifier that ignores prompts any text will do.",
+            tooltip="What the image should show, for the verifier. The model follows `positive` and `negative`. If "
+            "the verifier ignores prompts, any text will do.",
         ),
         VerifierType.Input(
             "held_out",
             optional=True,
-            tooltip="A second verifier that never steers. It scores the results, so you can see whether the search "
-            "found better images or only better scores.",
+            tooltip="A second verifier that only scores the results, so you can see whether the images got better or "
+            "just the score.",
         ),
         io.Int.Input(
             "max_nfe",
@@ -254,8 +254,8 @@ def common_inputs() -> list:
             min=0,
             max=10_000_000,
             optional=True,
-            tooltip="Budget of model forward passes (one per particle and conditional branch). When it is spent the "
-            "best so far is returned. 0 = no limit.",
+            tooltip="Stop after this many forward passes of the model (two per step and candidate with CFG) and "
+            "return the best so far. 0 = no limit.",
         ),
         io.Float.Input(
             "max_seconds",
@@ -264,15 +264,15 @@ def common_inputs() -> list:
             max=1_000_000.0,
             step=1.0,
             optional=True,
-            tooltip="Time budget. When it is spent the best so far is returned. 0 = no limit.",
+            tooltip="Stop after this many seconds and return the best so far. 0 = no limit.",
         ),
         io.Combo.Input(
             "on_cancel",
             options=[STOP, FINISH],
             default=STOP,
             optional=True,
-            tooltip="What Cancel does: stop the workflow (the best so far is kept for the Recover Search node), or "
-            "finish the workflow with the best so far.",
+            tooltip="What Cancel does. stop: stop the workflow; Recover Search returns the best so far. finish with "
+            "best so far: go on with it.",
         ),
         io.Combo.Input(
             "output",
@@ -331,8 +331,8 @@ class SearchSamplerNode(io.ComfyNode):
             node_id="TestTimeSearchSampler",
             display_name="Search Sampler",
             category=CATEGORY,
-            description="Turns a search into a sampler for SamplerCustomAdvanced: any guider, sigmas and noise. "
-            "Gives the best latent for every image of the batch.",
+            description="Turns a search into a SAMPLER for SamplerCustomAdvanced, with any guider, sigmas and noise. "
+            "Returns the best latent of each image.",
             inputs=[
                 *common_inputs(),
                 io.Sampler.Input(

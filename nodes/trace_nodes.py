@@ -78,8 +78,8 @@ class SaveSearchNode(io.ComfyNode):
             node_id="TestTimeSaveSearch",
             display_name="Save Search",
             category=CATEGORY,
-            description="Saves images with the workflow and the essentials of the search inside (seed, settings, cost, "
-            "and how to make the winners again), the trace as a JSON file beside them, and on request its page.",
+            description="Saves images with the workflow and the search in their metadata (seed, settings, cost, "
+            "lineage of the winners), the trace beside them as a JSON file and, if you like, an HTML page.",
             inputs=[
                 io.Image.Input(
                     "images",
@@ -100,7 +100,7 @@ class SaveSearchNode(io.ComfyNode):
                     "page",
                     default=True,
                     optional=True,
-                    tooltip="Also write the page of the search: one HTML file with tree, curves, images and cost.",
+                    tooltip="Also save one HTML file with tree, curves, images and cost.",
                 ),
                 io.Video.Input(
                     "video",
@@ -177,8 +177,8 @@ class LoadTraceNode(io.ComfyNode):
             ],
             outputs=[
                 TraceType.Output(display_name="trace", tooltip="The record of the search."),
-                io.Int.Output(display_name="seed", tooltip="Its seed, for the sampler that goes on from it."),
-                io.String.Output(display_name="prompt", tooltip="What the first image was judged against."),
+                io.Int.Output(display_name="seed", tooltip="Its seed, for the sampler that continues it."),
+                io.String.Output(display_name="prompt", tooltip="The prompt of the first image."),
             ],
         )
 
@@ -218,10 +218,10 @@ class ContinueSearchNode(io.ComfyNode):
             node_id="TestTimeContinueSearch",
             display_name="Continue Search",
             category=CATEGORY,
-            description="Lets a search method go on from a particle of an earlier search instead of from noise. "
-            "Connect it to Search KSampler with the model, seed, schedule and conditioning of the earlier search.",
+            description="Starts a search from a particle of an earlier one instead of from noise. Use the model, "
+            "seed, scheduler, steps and prompts of the earlier search in Search KSampler.",
             inputs=[
-                SearchType.Input("search", tooltip="The method that goes on; it need not be the earlier one."),
+                SearchType.Input("search", tooltip="Any search method; it need not be the earlier one."),
                 TraceType.Input("trace", tooltip="The record of the earlier search, from its sampler or Load Trace."),
                 particle_input(),
                 io.Int.Input(
@@ -229,15 +229,15 @@ class ContinueSearchNode(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=10_000,
-                    tooltip="Go back to the particle's ancestor at this step; -1 goes on from where the particle is.",
+                    tooltip="Go back to the particle's ancestor at this step. -1 = start from the particle itself.",
                 ),
                 io.Int.Input(
                     "new_noise",
                     default=0,
                     min=0,
                     max=MAX_BRANCH,
-                    tooltip="0 repeats the noise of the earlier search from there on; every other number gives other "
-                    "noise, and so other images.",
+                    tooltip="0 = the same noise as in the earlier search. Any other number gives new noise and new "
+                    "images.",
                 ),
                 io.Int.Input(
                     "image",
@@ -245,8 +245,8 @@ class ContinueSearchNode(io.ComfyNode):
                     min=0,
                     max=4095,
                     optional=True,
-                    tooltip="For the winner: of which image of the batch, counted from 0. The other images of a batch "
-                    "go on from their own winners.",
+                    tooltip="If particle is -1: which image of the batch, from 0. The other images continue from "
+                    "their own winners.",
                 ),
             ],
             outputs=[SearchType.Output(display_name="search")],

@@ -22,15 +22,15 @@ def rewriting_inputs(injection: int) -> list:
             default=injection,
             min=0,
             max=10_000,
-            tooltip="The last step with rewrites, counted from 1. The paper recommends 20 to 30 of 50 steps; later "
-            "previews hardly change any more.",
+            tooltip="Last step with rewrites, counted from 1. The paper recommends 20 to 30 of 50 steps; later, "
+            "previews hardly change.",
         ),
         io.Int.Input(
             "interval",
             default=1,
             min=1,
             max=1000,
-            tooltip="Steps from one call of the rewriter to the next. In between its last prompts compete again.",
+            tooltip="Ask the rewriter every this many steps. In between, its last prompts compete again.",
         ),
         io.Int.Input(
             "start_step",
@@ -38,7 +38,7 @@ def rewriting_inputs(injection: int) -> list:
             min=1,
             max=10_000,
             optional=True,
-            tooltip="The first step with rewrites, counted from 1. The very first previews show little.",
+            tooltip="First step with rewrites, counted from 1. The very first previews show little.",
         ),
         io.Boolean.Input(
             "keep_original",
@@ -52,8 +52,7 @@ def rewriting_inputs(injection: int) -> list:
             min=1,
             max=1000,
             optional=True,
-            tooltip="After so many answers in a row that nothing is missing, or so many failures, the rewriter is "
-            "asked no more.",
+            tooltip="Stop asking after this many answers in a row that nothing is missing, or this many failures.",
         ),
     ]
 
@@ -68,11 +67,11 @@ class TTGenNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             TTGen,
-            "A rewriter looks at the preview of each early step and proposes prompts aimed at what is missing; the one "
-            "whose preview fits the original prompt best makes the step (Qiao et al.). Use eta 0 as in the paper.",
+            "At each early step a rewriter sees the preview and proposes prompts for what is missing. The prompt "
+            "whose preview fits the original best is used for the step (Qiao et al.). Use eta 0 as in the paper.",
             [
-                RewriterType.Input("rewriter", tooltip="Who proposes the prompts."),
-                rewrites_input(4, "M: prompts that compete per step, besides the original. Cost grows with it."),
+                RewriterType.Input("rewriter", tooltip="Proposes the new prompts."),
+                rewrites_input(4, "M: rewritten prompts per step, besides the original. Cost grows in proportion."),
                 *rewriting_inputs(20),
                 io.Int.Input(
                     "particles",
@@ -80,27 +79,27 @@ class TTGenNode(io.ComfyNode):
                     min=1,
                     max=256,
                     optional=True,
-                    tooltip="N: trajectories side by side, each from its own noise. The best finished image is taken.",
+                    tooltip="N: candidates, each from its own noise. The best finished image is kept.",
                 ),
                 io.Boolean.Input(
                     "keep_winner",
                     default=True,
                     optional=True,
-                    tooltip="Let the prompt that won last compete again, in the place of one of the new ones.",
+                    tooltip="Let the prompt that won last compete again, instead of one new rewrite.",
                 ),
                 io.Combo.Input(
                     "choice",
                     options=list(CHOICES),
                     default="best",
                     optional=True,
-                    tooltip="worst takes the candidate with the lowest score: the paper's lower bound.",
+                    tooltip="best: take the highest score. worst: take the lowest, the paper's lower bound.",
                 ),
                 io.Combo.Input(
                     "after",
                     options=list(AFTER),
                     default="original",
                     optional=True,
-                    tooltip="Prompt of the steps after the injection step: the original, or the one that won last.",
+                    tooltip="Prompt for the steps after injection_step: the original, or the one that won last.",
                 ),
             ],
         )
@@ -123,13 +122,13 @@ class AddRewritingNode(io.ComfyNode):
         return search_schema(
             "TestTimeAddRewriting",
             "Add Prompt Rewriting",
-            "Puts rewritten prompts into another search, at no further model calls: its candidates go on under the "
-            "original prompt and the rewrites in turn, and its own selection decides. For SVDD, SMC, FK Steering and "
-            "others that branch or resample.",
+            "Adds prompt rewriting to a search, at no extra model calls: its candidates take turns with the original "
+            "prompt and the rewrites, and the search picks as usual. For SVDD, SMC, FK Steering and others that "
+            "branch or resample.",
             [
-                SearchType.Input("search", tooltip="A method without gradients."),
-                RewriterType.Input("rewriter", tooltip="Who proposes the prompts."),
-                rewrites_input(3, "M: prompts per parent. With M + 1 candidates every prompt gets one."),
+                SearchType.Input("search", tooltip="Any search method that does not follow gradients."),
+                RewriterType.Input("rewriter", tooltip="Proposes the new prompts."),
+                rewrites_input(3, "M: rewritten prompts per candidate. With M + 1 continuations each prompt gets one."),
                 *rewriting_inputs(10),
             ],
         )

@@ -44,23 +44,24 @@ class TTSVARNode(io.ComfyNode):
     def define_schema(cls):
         return method_schema(
             TTSVAR,
-            "Many particles while the image is small, few when it is large: clusters keep the early ones different, "
-            "scores choose among the later ones (Chen et al. 2025). Made for Infinity; on a diffusion model the "
-            "steps take the place of the scales.",
+            "Many candidates while the image is small, few once it is large: clustering keeps the early ones "
+            "different, scores choose among the later ones (Chen et al. 2025). Made for Infinity; on diffusion "
+            "models it uses steps instead of scales.",
             [
                 io.Int.Input(
                     "particles",
                     default=2,
                     min=1,
                     max=256,
-                    tooltip="N: images that are finished. The search begins with 8 N (or what batch_schedule says).",
+                    tooltip="N: images that are finished. The search starts with 8 N (or as batch_schedule says).",
                 ),
                 io.Combo.Input(
                     "potential",
                     options=list(POTENTIALS),
                     default="value",
-                    tooltip="What a particle is drawn by: value = its score now; max, sum = over the scales so far; "
-                    "diff = its gain since the last scale. All but value score every scale, which costs decodes.",
+                    tooltip="What the resampling weights are based on. value: the score now. max, sum: over the "
+                    "scales so far. diff: the gain since the last scale. All but value score every scale, which "
+                    "costs decodes.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -104,9 +105,9 @@ class TTSVARNode(io.ComfyNode):
                     min=0,
                     max=256,
                     optional=True,
-                    tooltip="Codes along the longer side that images are decoded at where they are only clustered, "
-                    "not scored. A small size saves most of these decodes; other images may be kept than at full size. "
-                    "0 = as large as previews, which every model can do; other sizes: next-scale models only.",
+                    tooltip="Decode size (in codes along the longer side) for images that are only clustered. "
+                    "Smaller is faster, but other images may be kept than at full size. 0 = preview size; other "
+                    "sizes work on next-scale models only.",
                 ),
                 io.Combo.Input(
                     "plan",
@@ -136,14 +137,14 @@ class TTSVARNode(io.ComfyNode):
                 ExtractorType.Input(
                     "extractor",
                     optional=True,
-                    tooltip="What sees the images for clustering, e.g. DINOv2 as published. Left out, a grid of "
-                    "average colours serves, which needs no model.",
+                    tooltip="Image features for clustering, e.g. DINOv2 as published. If empty, average colours are "
+                    "used; they need no model.",
                 ),
                 ValueType.Input(
                     "value_function",
                     optional=True,
-                    tooltip="A value network for this next-scale model: chooses at the selections instead of previews "
-                    "and verifier. Finished images are always judged by the verifier.",
+                    tooltip="A value network for this next-scale model. Replaces previews and verifier when "
+                    "choosing; the verifier still scores the finished images.",
                 ),
             ],
         )

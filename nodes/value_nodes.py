@@ -45,15 +45,15 @@ class LoadValueNetworkNode(io.ComfyNode):
             node_id="TestTimeLoadValueNetwork",
             display_name="Load Value Network",
             category=f"{CATEGORY}/methods",
-            description="A small network that expects the verifier's score of the finished image from a noisy one. "
-            "With it SVDD and SMC choose without decoding and judging previews (SVDD-MC, Li et al. 2024). Made by "
-            "`testtime train-value` for one model and one verifier.",
+            description="A small network that predicts the final score from a noisy latent, so SVDD, SMC and TTS-VAR "
+            "choose without decoding previews (SVDD-MC, Li et al. 2024). Trained by `testtime train-value` for one "
+            "model and one verifier.",
             inputs=[
                 open_ended(
                     io.Combo.Input(
                         "file",
                         options=choices(),
-                        tooltip="A file of models/value_networks, for the model that is sampled.",
+                        tooltip="A file in models/value_networks, trained for the model in use.",
                     )
                 )
             ],

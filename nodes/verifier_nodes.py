@@ -108,7 +108,7 @@ class ShapesVerifierNode(io.ComfyNode):
             node_id="TestTimeShapesVerifier",
             display_name="Shapes World Verifier",
             category=VERIFIER_CATEGORY,
-            description="The two small judges of Shapes World that ship with the pack. They know coloured shapes only.",
+            description="The two verifiers of Load Shapes World on their own. They only know coloured shapes.",
             inputs=[
                 io.Combo.Input(
                     "verifier",
@@ -140,13 +140,15 @@ class CLIPScoreNode(io.ComfyNode):
             node_id="TestTimeCLIPScore",
             display_name="CLIPScore Verifier",
             category=VERIFIER_CATEGORY,
-            description="How similar image and prompt are for CLIP (Hessel et al. 2021). Differentiable: fit for DAS.",
+            description="Similarity of image and prompt according to CLIP (Hessel et al. 2021). Differentiable: "
+            "works with DAS.",
             inputs=[
                 open_ended(
                     io.Combo.Input(
                         "clip",
                         options=clip_choices(),
-                        tooltip="CLIP: a folder or file in models/verifiers, or an image tower (models/clip_vision).",
+                        tooltip="CLIP model: a folder or file in models/verifiers, or an image encoder in "
+                        "models/clip_vision.",
                     )
                 ),
                 io.Combo.Input(
@@ -154,8 +156,8 @@ class CLIPScoreNode(io.ComfyNode):
                     options=text_tower_choices(),
                     default=NO_TEXT_TOWER,
                     optional=True,
-                    tooltip="The text tower of the same CLIP, from models/text_encoders, where `clip` is an image "
-                    "tower alone.",
+                    tooltip="The text encoder of the same CLIP in models/text_encoders, if `clip` is only an image "
+                    "encoder.",
                 ),
                 io.Combo.Input(
                     "mode",
@@ -203,8 +205,8 @@ class JPEGNode(io.ComfyNode):
             node_id="TestTimeJPEG",
             display_name="JPEG Verifier",
             category=VERIFIER_CATEGORY,
-            description="Rewards images by their size as a JPEG file (kB). Needs no model: good for seeing what a "
-            "search does. Not differentiable.",
+            description="Scores images by their size as a JPEG file (kB). Needs no model: good for trying out a "
+            "search. Not differentiable.",
             inputs=[
                 io.Combo.Input(
                     "reward",
@@ -245,9 +247,9 @@ class EnsembleNode(io.ComfyNode):
                 "combine",
                 options=list(COMBINATIONS),
                 default="zscore",
-                tooltip="zscore: weighted mean of scores brought to a common scale by fixed constants; the right one "
-                "for SMC, DAS and FK. zscore_set, rank, softmax: relative to the other candidates of the prompt; for "
-                "Best-of-N and SVDD. sum: the weighted sum of the scores as they are.",
+                tooltip="zscore: weighted mean on a fixed common scale; use it with SMC, DAS and FK Steering. "
+                "zscore_set, rank, softmax: relative to the other candidates; for Best-of-N and SVDD. sum: weighted "
+                "sum of the raw scores.",
             )
         ]
         for number in range(1, MEMBERS + 1):
@@ -272,14 +274,15 @@ class EnsembleNode(io.ComfyNode):
                 max=1000.0,
                 step=0.05,
                 optional=True,
-                tooltip="Of softmax. 0: each verifier's own spread, so that all have a say. 1: as in TTS-VAR's paper.",
+                tooltip="For softmax. 0: each verifier's own spread, so that all count alike. 1: as in the TTS-VAR "
+                "paper.",
             )
         )
         return io.Schema(
             node_id="TestTimeEnsemble",
             display_name="Verifier Ensemble",
             category=VERIFIER_CATEGORY,
-            description="Several verifiers as one. What fools one of them seldom fools all.",
+            description="Combines several verifiers into one. What fools one of them rarely fools all.",
             inputs=inputs,
             outputs=[VerifierType.Output(display_name="verifier")],
         )

@@ -116,7 +116,7 @@ def tts_var() -> Workflow:
 
     - **particles** is N: images that are finished; 8 N begin.
     - **strength** is how strictly the score chooses.
-    - Put Best-of-N, Importance Sampling, SMC or FK Steering in its place to compare: all run on this model.
+    - Put Best-of-N, Random Search, SMC or FK Steering in its place to compare: all run on this model.
     """
     name = "tts_var"
     load, prompt, encoded = _embedded("an orange crescent")

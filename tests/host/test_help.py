@@ -86,7 +86,7 @@ def test_comfyui_serves_them(comfy_server):
             return response.read().decode()
 
     served = json.loads(get("/i18n"))
-    assert served["de"]["nodeDefs"]["TestTimeBestOfN"]["description"].startswith("Zieht N Bilder")
+    assert served["de"]["nodeDefs"]["TestTimeBestOfN"]["description"].startswith("Erzeugt N Bilder")
     assert served["de"]["settings"]["TestTime_Live"]["name"] == "Suchen zeigen, während sie laufen"
     assert served["en"]["nodeCategories"]["verifiers"] == "verifiers"
     module = json.loads(get("/object_info/TestTimeBestOfN"))["TestTimeBestOfN"]["python_module"]

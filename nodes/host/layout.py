@@ -98,7 +98,7 @@ class LatentLayout:
     def describe(self, vae: Any = None) -> str:
         """In words: "an image", "a video of 81 frames, with sound"."""
         if self.kind == LAYERS:
-            return f"a picture of {self.frames} layers"
+            return f"a picture of {self.frames - 1} layers"  # the first is the whole picture
         said = "an image" if not self.moving else f"a video of {self.frames} latent frames"
         if self.moving and vae is not None:
             said = f"a video of {self.frames_of(vae)} frames"

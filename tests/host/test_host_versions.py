@@ -16,6 +16,7 @@ from testtime.samplers.smc.tempering import Alpha
 
 from .conftest import build_vae, feature, watched
 from .test_ksampler_parity import apart, half_mask, noised_latent
+from .video_models import build_wan_vae
 
 pytestmark = pytest.mark.host
 
@@ -278,14 +279,21 @@ def test_das_has_its_gradient_on_qwen_image(setup, search_ksampler):
     assert max(entry["gradient_scale"] for record in out.trace.records for entry in record.particles) > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the check of the latent sees its shape and not the model")
-def test_layers_are_not_called_a_video(setup, search_ksampler):
+def test_layers_are_judged_as_one_picture(setup, search_ksampler, ksampler):
+    """The first latent along the third axis is the whole picture: it is not judged, and the layers are no frames."""
+    from testtime.nodes.host.layout import layout_of
+
     given = setup("sd3")
-    given.model = build_qwen()
+    given.model, given.vae = build_qwen(), build_wan_vae()
     given.latent = {"samples": torch.zeros(1, 16, 4, 8, 8)}
-    with pytest.raises(SearchError, match="layers") as caught:
-        search_ksampler(given, BestOfN(1))
-    assert "video" not in str(caught.value)
+    assert layout_of(given.model.model, (1, 16, 4, 8, 8)).describe(given.vae) == "a picture of 3 layers"
+    assert apart(search_ksampler(given, BestOfN(1), eta=0.0).best, ksampler(given, "euler")) < 1e-5
+    out = search_ksampler(given, SVDD(2))
+    for samples, score in zip(out.finalists["samples"], out.scores.values, strict=True):
+        with torch.inference_mode():
+            layers = given.vae.decode(samples[:, 1:].movedim(1, 0)[:, :, None])
+        picture = layers.reshape(3, *layers.shape[-3:]).mean(0, keepdim=True)
+        assert score == pytest.approx(float(given.verifier.score(picture, ["a red square"])), abs=2e-5)
 
 
 # --- cancelling

@@ -19,7 +19,7 @@ from ...samplers.processes.streams import Streams
 from ...samplers.protocols import Capabilities, SearchError, Values
 from ...samplers.state import State
 from .. import compat
-from . import gradients
+from . import backward, gradients
 from .conditioning import GroupConditioning
 from .denoiser import HostDenoise
 from .devices import devices_of
@@ -342,6 +342,7 @@ def _column(sigma: float, like: Tensor) -> Tensor:
 @contextmanager
 def _gradients(model: SteadyModel, settings: HostSettings, residency: Residency):
     """Everything on the device and fit for autograd: denoiser, VAE and verifiers."""
+    backward.register()
     with torch.inference_mode(False), torch.enable_grad(), compat.differentiable_kernels():
         for judge in _members(settings.judges):
             getattr(judge, "for_gradients", lambda: None)()

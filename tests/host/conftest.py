@@ -155,8 +155,8 @@ def build_model(kind: str, seed: int = 0):
     return _patcher(config, model)
 
 
-def build_vae(channels: int = 4, seed: int = 7):
-    """A VAE of a tiny random AutoencoderKL: 8x, ``channels`` latent channels."""
+def build_vae(channels: int = 4, seed: int = 7, halvings: int = 3):
+    """A VAE of a tiny random AutoencoderKL: 2^halvings pixels per cell, ``channels`` latent channels."""
     import comfy.sd
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
@@ -167,7 +167,7 @@ def build_vae(channels: int = 4, seed: int = 7):
         "in_channels": 3,
         "out_ch": 3,
         "ch": 32,
-        "ch_mult": [1, 1, 1, 1],
+        "ch_mult": [1] * (halvings + 1),
         "num_res_blocks": 1,
         "attn_resolutions": [],
         "dropout": 0.0,
@@ -215,7 +215,9 @@ def watched(model, before: Callable[[int], None] | None = None) -> tuple[object,
 def judged(given, latent, prompt: str = "a red square") -> torch.Tensor:
     """Scores of a LATENT as the stock decoder shows it."""
     with torch.inference_mode():
-        return given.verifier.score(given.vae.decode(latent["samples"]), [prompt] * len(latent["samples"]))
+        images = given.vae.decode(latent["samples"])
+        images = images.reshape(-1, *images.shape[-3:])  # some VAEs show an image as a clip of one frame
+        return given.verifier.score(images, [prompt] * len(images))
 
 
 class Redness(Verifier):

@@ -156,6 +156,31 @@ def test_the_switch_of_the_kernels_is_put_back(monkeypatch):
         assert not hasattr(management, "in_training")
 
 
+def test_fused_operations_have_the_gradient_of_the_plain_ones():
+    """Against autograd through the same function in plain torch; those that a later package mends keep their own."""
+    from testtime.nodes.host import backward
+
+    names = backward.register()
+    feature(bool(names), "rotary embeddings are computed in plain operations")
+    from comfy_kitchen.backends.eager import rope
+
+    generator = torch.Generator().manual_seed(0)
+    freqs = torch.randn(1, 1, 5, 8, 2, 2, generator=generator)
+    assert {"rms_rope", "rms_rope_split_half", "apply_rope_split_half"} <= set(names)
+    for name in names:
+        scales = [torch.randn(16, generator=generator)] * (0 if "apply" in name else 1 if name.endswith("1") else 2)
+        states = [torch.randn(2, 3, 5, 16, generator=generator) for _ in range(1 if name.endswith("1") else 2)]
+        found = []
+        for function in (getattr(torch.ops.comfy_kitchen, name), getattr(rope, name)):
+            leaves = [state.clone().requires_grad_() for state in states]
+            outputs = function(*leaves, freqs, *scales)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            value = sum((output.sin() * (1 + place)).sum() for place, output in enumerate(outputs))
+            found.append(torch.autograd.grad(value, leaves))
+        assert all(torch.allclose(ours, plain, atol=1e-5) for ours, plain in zip(*found, strict=True))
+        assert all(float(plain.abs().max()) > 0.1 for plain in found[1])
+
+
 @pytest.mark.parametrize("part", ["model", "vae"])
 def test_weights_that_come_on_demand_have_no_gradient(setup, search_ksampler, monkeypatch, part):
     """Dynamic VRAM, which is for GPUs alone: what says so is the patcher, here one of the host's usual ones."""

@@ -1,0 +1,68 @@
+"""Backward passes for fused operations of newer hosts that have none.
+
+ComfyUI computes rotary embeddings, with and without the normalisation before them, in operations of comfy-kitchen,
+which autograd cannot go through. Most networks take plain ones while the host's switch for training is on
+(``compat.differentiable_kernels``); Cosmos Predict 2, Anima, JoyImage and ERNIE-Image do not. Each of these operations
+is a function of its inputs that the package also has in plain torch: the backward pass is that one's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("testtime")
+
+_PLAIN = ("comfy_kitchen.backends.eager.rope",)
+"""Modules that hold an operation's definition, and under its name the same in plain torch."""
+
+
+@functools.cache
+def register() -> tuple[str, ...]:
+    """Give every such operation its backward pass; returns their names. Those that have one already keep it."""
+    done = []
+    for place in _PLAIN:
+        try:
+            module = importlib.import_module(place)
+        except ImportError:  # older hosts
+            continue
+        for definition in list(vars(module).values()):
+            if not isinstance(definition, torch.library.CustomOpDef) or getattr(definition, "_backward_fn", None):
+                continue
+            plain = getattr(module, definition._name, None)
+            if plain is None or definition._name.endswith("_"):  # in place: such an input is no leaf of a graph
+                continue
+            definition.register_autograd(_backward(plain), setup_context=_remember)
+            done.append(definition._name)
+    log.debug("backward passes registered: %s", ", ".join(done))
+    return tuple(done)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - the name is the library's
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    ctx.others = [None if isinstance(value, Tensor) else (value,) for value in inputs]
+
+
+def _backward(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        with torch.enable_grad():
+            inputs = [next(saved).detach() if other is None else other[0] for other in ctx.others]
+            wanted = [place for place, needed in enumerate(ctx.needs_input_grad) if needed]
+            for place in wanted:
+                inputs[place].requires_grad_()
+            outputs = plain(*inputs)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            found = torch.autograd.grad(outputs, [inputs[place] for place in wanted], gradients, allow_unused=True)
+        back: list[Tensor | None] = [None] * len(inputs)
+        for place, gradient in zip(wanted, found, strict=True):
+            back[place] = gradient
+        return tuple(back)
+
+    return backward

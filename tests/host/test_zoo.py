@@ -1,0 +1,185 @@
+"""Every image model of the host, small and random: one particle is the stock sampler, and what is told is true.
+
+With ``TESTTIME_ZOO`` (a file) what was found is written down, one line of JSON per model: ``tools/build_models.py``
+makes docs/models.md of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from testtime.samplers.methods import (
+    DAS,
+    RBF,
+    SMC,
+    SVDD,
+    TTSVAR,
+    BeamSearch,
+    BestOfN,
+    FKSteering,
+    ImportanceSampling,
+    PathSearch,
+    RandomSearch,
+    ZeroOrderSearch,
+)
+from testtime.samplers.methods.population_plan import PopulationPlan
+from testtime.samplers.protocols import SearchError
+from testtime.samplers.smc.tempering import Alpha
+
+from .conftest import Redness, build_vae, feature, judged
+from .zoo import build_image_model, build_image_vae, exists, image_conditioning, image_latent
+from .zoo_models import ZOO
+
+pytestmark = pytest.mark.host
+
+SEARCHED = [kind for kind, model in ZOO.items() if not model.refusal]
+REFUSED = [kind for kind, model in ZOO.items() if model.refusal]
+# Networks of the same class as another of the zoo, of other sizes only.
+KIN = {"ssd1b", "vega", "koala700", "koala1b", "unclip_l", "zero123", "pixart_alpha", "hydit1", "flux_schnell"}
+STEPS = 3
+HALF = Alpha(0.5)
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Models and VAEs, made once."""
+    return {}
+
+
+@pytest.fixture
+def zoo(built):
+    """``zoo(kind)`` -> what the sampling nodes take; skips where the host has no such model."""
+
+    def make(kind: str):
+        feature(exists(kind), "this image model is not known yet")
+        if kind not in built:
+            built.clear()  # tests come model by model
+            model = build_image_model(kind)
+            built[kind] = (model, build_vae() if ZOO[kind].refusal else build_image_vae(kind, model))
+        model, vae = built[kind]
+        return SimpleNamespace(
+            kind=kind,
+            model=model,
+            vae=vae,
+            positive=image_conditioning(kind, 1),
+            negative=image_conditioning(kind, 2),
+            latent=image_latent(kind),
+            verifier=Redness(),
+        )
+
+    return make
+
+
+def gap(latent, other) -> float:
+    """Largest difference of two LATENTs over the spread of the second."""
+    return float((latent["samples"] - other["samples"]).abs().max() / other["samples"].std())
+
+
+def rounding(given, ksampler, stock) -> float:
+    """How far the stock sampler's result moves when its start moves by one unit in the last place of float32.
+
+    A schedule from sigma 4,500 (zero terminal SNR) adds and takes away numbers of that size.
+    """
+    import comfy.sample
+
+    nudged = comfy.sample.prepare_noise
+
+    def noise(*arguments, **options):
+        return nudged(*arguments, **options) * (1 + 2**-23)
+
+    comfy.sample.prepare_noise = noise
+    try:
+        return gap(ksampler(given, "euler", steps=STEPS), stock)
+    finally:
+        comfy.sample.prepare_noise = nudged
+
+
+def note(kind: str, **found) -> None:
+    """Write down what was found of a model."""
+    if os.environ.get("TESTTIME_ZOO"):
+        from testtime.nodes.compat import host_version
+
+        with open(os.environ["TESTTIME_ZOO"], "a", encoding="utf-8") as file:
+            file.write(json.dumps({"model": kind, "host": host_version(), **found}) + "\n")
+
+
+def marked(kinds):
+    """Parameters of these models; kin of others are slow tests."""
+    return [pytest.param(kind, marks=pytest.mark.slow) if kind in KIN else kind for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", marked(SEARCHED))
+def test_a_model_of_the_zoo(zoo, search_ksampler, ksampler, monkeypatch, kind):
+    from testtime.nodes.host import process
+
+    given = zoo(kind)
+    stock = ksampler(given, "euler", steps=STEPS)
+    one = search_ksampler(given, BestOfN(1), eta=0.0, steps=STEPS)
+    apart = gap(one.best, stock)
+    assert apart < 2e-5 or apart < 3 * rounding(given, ksampler, stock)
+
+    two = search_ksampler(given, BestOfN(2), eta=0.0, steps=STEPS)
+    rows = [{"samples": two.finalists["samples"][row : row + 1]} for row in range(2)]
+    assert min(gap(row, one.best) for row in rows) < 1e-4 and gap(*rows) > 1e-2
+
+    out = search_ksampler(given, SVDD(3), steps=STEPS)
+    assert out.scores.values == pytest.approx(judged(given, out.finalists).tolist(), abs=5e-5)
+    monkeypatch.setattr(process, "chunk_now", lambda *_: 1)
+    alone = search_ksampler(given, SVDD(3), steps=STEPS)
+    assert gap(alone.finalists, out.finalists) < 1e-3
+    monkeypatch.undo()
+
+    guided = search_ksampler(given, DAS(2, alpha=HALF, start=0.0), steps=STEPS)
+    scale = max(entry["gradient_scale"] for record in guided.trace.records for entry in record.particles)
+    warnings = guided.trace.meta["warnings"]
+    if ZOO[kind].no_gradient:
+        assert scale == 0 and any(ZOO[kind].no_gradient in warning for warning in warnings)
+    else:
+        assert scale > 0 and warnings == []
+    assert torch.isfinite(guided.best["samples"]).all()
+    note(kind, gap=apart, gradient=scale > 0, warnings=warnings)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_model_that_is_refused(zoo, search_ksampler, kind):
+    """In the same sentence as docs/models.md has it, and before the first step."""
+    given = zoo(kind)
+    with pytest.raises(SearchError) as caught:
+        search_ksampler(given, BestOfN(2))
+    assert str(caught.value) == ZOO[kind].refusal
+    note(kind, refusal=str(caught.value))
+
+
+FAMILIES = ["sd15", "sdxl_v", "playground", "sd3", "flux", "cosmos2", "qwen", "radiance", "hidream_o1"]
+"""One model of every kind of sampling and of latents."""
+
+METHODS = {
+    "best_of_n": BestOfN(3),
+    "importance_sampling": ImportanceSampling(3, alpha=HALF),
+    "svdd": SVDD(3, alpha=HALF),
+    "smc": SMC(3, alpha=HALF),
+    "das": DAS(2, alpha=HALF, start=0.0),
+    "fk_steering": FKSteering(3, alpha=HALF, every=1),
+    "rbf": RBF(budget=16, chains=1, initial=2),
+    "beam_search": BeamSearch(1, 2, 2),
+    "random_search": RandomSearch(3),
+    "zero_order_search": ZeroOrderSearch(2, 1),
+    "path_search": PathSearch(1, 2, steps=1),
+    "tts_var": TTSVAR(1, plan=PopulationPlan(4, {}, {1: 3, 2: 2}), strength=1.0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_method_ends_on_every_kind_of_model(zoo, search_ksampler, kind, name):
+    given = zoo(kind)
+    out = search_ksampler(given, METHODS[name], steps=4, cfg=1.0)
+    assert out.best["samples"].shape == given.latent["samples"].shape
+    assert torch.isfinite(out.finalists["samples"]).all()
+    assert out.scores.values == pytest.approx(judged(given, out.finalists).tolist(), abs=1e-4)
+    note(kind, method=name)

@@ -247,14 +247,16 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
 
     rows = max(1, sum(len(entries) for entries in (conds or {}).values()))
     per_particle = memory_per_particle(model, call.shape, conds or {}, rows)
-    at_once = layout.rows_per_call or settings.at_once or settings.population
+    # The host's context windows take their part of a list of sigmas that is as long as the batch: one row only.
+    most = 1 if call.model_options.get("context_handler") is not None else layout.rows_per_call
+    at_once = most or settings.at_once or settings.population
     residency = _reserved(call, per_particle, at_once)
     prompts = None if settings.encoder is None else PromptConditions(settings.encoder, call, residency.leave)
     denoise = HostDenoise(call.guider, conditioning, call.model_options, call.seed, residency, prompts, per_particle)
     devices = [] if settings.gradient else devices_of(call.model_options)
     fits = sum(chunk_now(one, per_particle, call.guider.model_patcher) for one in devices or [device])
     fits //= GRADIENT_FACTOR if settings.gradient else 1
-    fits = min(fits, layout.rows_per_call or fits)
+    fits = min(fits, most or fits)
     seed = int(call.seed or 0) % 2**64
     streams = Streams(seed) if settings.stream_ids is None else ImageStreams(seed, settings.stream_ids)
     process = HostProcess(

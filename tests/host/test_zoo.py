@@ -183,3 +183,25 @@ def test_every_method_ends_on_every_kind_of_model(zoo, search_ksampler, kind, na
     assert torch.isfinite(out.finalists["samples"]).all()
     assert out.scores.values == pytest.approx(judged(given, out.finalists).tolist(), abs=1e-4)
     note(kind, method=name)
+
+
+NOT_IMAGES = {
+    "videos": "GenmoMochi LTXV LTXAV MiniMaxH3 HunyuanVideo HunyuanVideo15 HunyuanVideo15_SR_Distilled HunyuanVideoI2V "
+    "HunyuanVideoSkyreelsI2V CosmosT2V CosmosI2V CosmosI2VPredict2 WAN21_T2V WAN21_I2V WAN21_FunControl2V WAN21_Vace "
+    "WAN21_Camera WAN22_Camera WAN22_S2V WAN21_HuMo WAN22_Animate WAN22_T2V WAN21_CausalAR_T2V WAN_Animate2 "
+    "WAN21_FlowRVS WAN21_SCAIL WAN21_SCAIL2 WAN22_WanDancer SeedVR2 Kandinsky5 CogVideoX_T2V CogVideoX_I2V "
+    "CogVideoX_Inpaint SVD_img2vid SV3D_u SV3D_p",
+    "sound": "StableAudio StableAudio3 ACEStep ACEStep15 MiniMaxMusic3",
+    "things": "Hunyuan3Dv2 Hunyuan3Dv2_1 Hunyuan3Dv2mini TripoSplat Trellis2",
+    "what is in an image": "RT_DETR_v4 SAM3 SAM31 DepthAnything3",
+}
+"""Classes of models that make, or find, something else."""
+
+
+def test_every_image_model_of_the_host_is_in_the_zoo():
+    import comfy.supported_models as supported
+
+    others = {name for names in NOT_IMAGES.values() for name in names.split()}
+    families = {model.family for model in ZOO.values()}
+    assert not families & others
+    assert {cls.__name__ for cls in supported.models} <= families | others

@@ -49,17 +49,18 @@ def _known_to(network: type, config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key in names}
 
 
-def build_image_model(kind: str, seed: int = 0):
-    """A MODEL of the zoo."""
+def build_image_model(kind: str, sizes: dict[str, Any] | None = None, seed: int = 0):
+    """A MODEL of the zoo, of other ``sizes`` if given."""
     import comfy.supported_models as supported
 
     made = ZOO[kind]
-    sizes = _config(made)
+    sizes = sizes or _config(made)
     config = getattr(supported, made.family)(sizes)
     config.unet_config.update(sizes)  # classes bring sizes of their own
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(dict(made.weights), "")
-    made.after(model)
+    with torch.no_grad():
+        model = config.get_model(dict(made.weights), "")
+        made.after(model)
     randomise(model.diffusion_model, seed)
     return _patcher(config, model)
 

@@ -345,7 +345,7 @@ ZOO: dict[str, ImageModel] = {
     ),
     "chroma": ImageModel("Chroma", "Chroma", CHROMA, 16, extra=pooled),
     "radiance": ImageModel("Chroma Radiance", "ChromaRadiance", RADIANCE, 3, (16, 16), 1, "pixels", extra=pooled),
-    "lumina2": ImageModel("Lumina 2", "Lumina2", LUMINA, 16),
+    "lumina2": ImageModel("Lumina 2", "Lumina2", LUMINA, 16, extra=whole_mask),
     "hidream": ImageModel("HiDream-I1", "HiDream", HIDREAM, 16, extra=_llama),
     "omnigen2": ImageModel("OmniGen 2", "Omnigen2", {**OMNIGEN, "text_feat_dim": WIDTH}, 16, extra=whole_mask),
     "qwen": ImageModel("Qwen-Image, Qwen-Image-Edit", "QwenImage", QWEN, 16, vae="wan"),

@@ -81,3 +81,19 @@ def test_every_method_is_described():
 def test_every_verifier_is_described():
     table = re.findall(r"^\| `(\w+)` \|", read("docs/verifiers.md").split("## The included")[0], re.MULTILINE)
     assert sorted(table) == registry.names()
+
+
+def test_every_image_model_is_in_its_table():
+    """As tests/host/zoo_models.py has it, refusals word by word; tools/build_models.py writes the page."""
+    from ..host.zoo_models import ZOO
+
+    rows = [line.split(" | ") for line in read("docs/models.md").splitlines() if line.startswith("| ")]
+    table = {row[0].removeprefix("| "): row for row in rows}
+    assert len({model.title for model in ZOO.values()}) == len(ZOO)
+    for model in ZOO.values():
+        row = table[model.title]
+        assert row[1] == f"`{model.family}`"
+        if model.refusal:
+            assert row[2].removesuffix(" |") == model.refusal
+        else:
+            assert row[-2] == ("no" if model.no_gradient else "yes")

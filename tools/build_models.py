@@ -24,18 +24,18 @@ INTRODUCTION = """# Image models
 
 <!-- written by tools/build_models.py from what tests/host/test_zoo.py found -->
 
-Every image model that ComfyUI has a class for was built small, with random weights, and searched inside that ComfyUI
-({hosts}). With one particle and eta 0 a search is the stock euler sampler: the numbers in the columns of the versions
-are the largest difference between the two latents, as a share of their standard deviation. "-" means that this version
-does not know the model.
+Every image model that ComfyUI {hosts} has a class for was built small, with random weights, and searched
+inside that ComfyUI. With one particle and eta 0 a search is the stock euler sampler: the numbers under the versions are
+the largest difference between the two latents, as a share of their standard deviation. "-" means that this version does
+not know the model.
 
 For each of them also holds: the image of one particle is found again among two; one particle per model call gives what
 all at once give; the scores that are told are those of the stock VAE's picture. Nothing is said here of what real
 weights do.
 
-"12" under methods are {methods}; TTGen has tests of its own. "3" are Best-of-N, SVDD and DAS: these models differ from
-one with 12 in their network, not in what a search sees of it. *Gradient* is what DAS needs: without one it searches
-without guidance and says so.
+"12" under methods stands for all but TTGen, which has tests of its own, and "3" for Best-of-N, SVDD and DAS: these
+models differ from one with 12 in their network, not in what a search sees of it. *Gradient* is what DAS needs: without
+one it searches without guidance and says so.
 
 """
 
@@ -59,8 +59,6 @@ def read(files: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], dict[str, se
 
 def page(found: dict[str, dict[str, Any]], methods: dict[str, set[str]], hosts: list[str], zoo: dict[str, Any]) -> str:
     """The Markdown of docs/models.md."""
-    everything = sorted(set().union(*methods.values())) if methods else []
-    said = ", ".join(name.replace("_", "-") for name in everything)
     head = ["model", "class in ComfyUI", *hosts, "methods", "gradient", "remarks"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     refused = []
@@ -70,13 +68,13 @@ def page(found: dict[str, dict[str, Any]], methods: dict[str, set[str]], hosts: 
             refused.append(f"| {model.title} | `{model.family}` | {model.refusal} |")
             continue
         gaps = [f"{results[host]['gap']:.0e}" if host in results else "-" for host in hosts]
-        ran = "12" if kind in methods else "3"
+        ran = str(len(methods.get(kind, "123")))  # the three of the first test
         gradient = "yes" if all(result["gradient"] for result in results.values()) else "no"
         remark = model.remark if gradient == "yes" else "; ".join(filter(None, [model.remark, _why(results)]))
         lines.append(f"| {model.title} | `{model.family}` | {' | '.join(gaps)} | {ran} | {gradient} | {remark} |")
     named = " and ".join(hosts)
     return (
-        INTRODUCTION.format(hosts=named, methods=said)
+        INTRODUCTION.format(hosts=named)
         + "\n".join(lines)
         + "\n\n## Refused\n\nBefore the first step, in these words:\n\n| model | class in ComfyUI | sentence |\n"
         + "| --- | --- | --- |\n"

@@ -303,7 +303,8 @@ ZOO: dict[str, ImageModel] = {
         "SDXL InstructPix2Pix", "SDXL_instructpix2pix", _sdxl(in_channels=8), extra=both(pooled, given_image)
     ),
     "sdxl_v": ImageModel("SDXL, v-prediction (NoobAI, ...)", "SDXL", _sdxl(), extra=pooled,
-                         weights={"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}),
+                         weights={"v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)},
+                         remark="a schedule from sigma 4,500, whose rounding this is"),
     "cosxl": ImageModel("CosXL (v-prediction of EDM)", "SDXL", _sdxl(), extra=pooled,
                         weights={"edm_vpred.sigma_max": torch.tensor(120.0)}),
     "playground": ImageModel("Playground 2.5 (EDM)", "SDXL", _sdxl(), extra=pooled, weights=_EDM),
@@ -348,7 +349,8 @@ ZOO: dict[str, ImageModel] = {
     "lumina2": ImageModel("Lumina 2", "Lumina2", LUMINA, 16, extra=whole_mask),
     "hidream": ImageModel("HiDream-I1", "HiDream", HIDREAM, 16, extra=_llama),
     "omnigen2": ImageModel("OmniGen 2", "Omnigen2", {**OMNIGEN, "text_feat_dim": WIDTH}, 16, extra=whole_mask),
-    "qwen": ImageModel("Qwen-Image, Qwen-Image-Edit", "QwenImage", QWEN, 16, vae="wan"),
+    "qwen": ImageModel("Qwen-Image, Edit, Layered", "QwenImage", QWEN, 16, vae="wan",
+                       remark="layers are judged as one picture"),
     "hunyuan_image": ImageModel("HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, 64, (4, 4), 32),
     "hunyuan_refiner": ImageModel(
         "HunyuanImage 2.1 refiner", "HunyuanImage21Refiner",

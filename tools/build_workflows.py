@@ -19,13 +19,22 @@ import workflow_infinity
 import workflow_methods
 import workflow_ttgen
 import workflow_uses
+import workflow_video
 from thumbnails import card, thumbnail
 from workflow_graph import dump
 
 from testtime.installation.comfyui import HeadlessOptions
 from testtime.installation.running import server_for
 
-PARTS = (workflow_methods, workflow_flow, workflow_uses, workflow_hand, workflow_infinity, workflow_ttgen)
+PARTS = (
+    workflow_methods,
+    workflow_flow,
+    workflow_uses,
+    workflow_hand,
+    workflow_infinity,
+    workflow_ttgen,
+    workflow_video,
+)
 DESCRIPTIONS = {function.__name__: function for part in PARTS for function in part.WORKFLOWS}
 """Every workflow by its file name, which is what users see in ComfyUI's template browser."""
 NEED_CHECKPOINT = {name for part in PARTS for name in getattr(part, "NEED_CHECKPOINT", ())}
@@ -33,10 +42,13 @@ FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 
 
 def files(object_info: dict, names: list[str]) -> dict[Path, str]:
-    """Text of every file of the workflows called ``names``: both formats."""
+    """Text of every file of the workflows called ``names``: both formats. Those that need a newer host are left out."""
     result = {}
     for name in names:
         workflow = DESCRIPTIONS[name]()
+        if missing := workflow.unknown(object_info):
+            print(f"{name} is left as it is: this ComfyUI has no {', '.join(missing)}")
+            continue
         result[FOLDER / f"{name}.json"] = dump(workflow.ui(object_info))
         result[FOLDER / "api" / f"{name}.json"] = dump(workflow.api(object_info))
     return result

@@ -89,6 +89,10 @@ class Workflow:
         for number, node in enumerate(self.nodes, start=1):
             node.number = number
 
+    def unknown(self, object_info: dict) -> list[str]:
+        """Kinds of nodes that a host does not have."""
+        return sorted({node.kind for node in self.nodes if node.kind != NOTE and node.kind not in object_info})
+
     def api(self, object_info: dict) -> dict:
         """The API-format workflow."""
         result = {}

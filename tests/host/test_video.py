@@ -380,3 +380,17 @@ def test_the_journal_of_a_run_keeps_clips_and_their_sound(clip_setup, search_ksa
     assert [stream.shape for stream in streams({"samples": found.finalists})] == [
         stream.shape for stream in streams(out.best)
     ]
+
+
+# --- the sampler of the user's choice
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "uni_pc", "heun"])
+@pytest.mark.parametrize("kind", ["wan", "cosmos", "ltxav", "h3"])
+def test_other_samplers_on_clips(clip_setup, search_ksampler, ksampler, kind, sampler):
+    given = clip_setup(kind)
+    ours = search_ksampler(given, BestOfN(1), cfg=1.0, eta=-1.0, sampler_name=sampler)
+    assert gap(ours.best, ksampler(given, sampler, cfg=1.0)) < 2e-5
+    two = search_ksampler(given, BestOfN(2), cfg=1.0, eta=-1.0, sampler_name=sampler)
+    rows = [{"samples": stream_rows(two.finalists, row)} for row in range(2)]
+    assert min(gap(row, ours.best) for row in rows) < 1e-4

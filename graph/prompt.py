@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from .check import check_known_nodes, check_links, check_values
 from .convert import Origin, origins_in, to_api
 from .dynamic_prompts import drawn_by
+from .old_nodes import renewed, renewed_ui
 from .widgets import UPLOADS
 from .workflow import apply_assignments, input_specs, is_ui_format
+
+logger = logging.getLogger("testtime")
 
 
 def checked_prompt(
@@ -25,6 +29,9 @@ def checked_prompt(
         BadInput: naming what is wrong.
     """
     origins: dict[str, Origin] = {}
+    workflow, told = (renewed_ui if is_ui_format(workflow) else renewed)(workflow)
+    for sentence in told:
+        logger.info("%s", sentence)
     if is_ui_format(workflow):
         origins = origins_in(workflow)
         workflow = to_api(workflow, object_info, drawn_by(prompt_seed))

@@ -9,6 +9,7 @@ log = logging.getLogger("testtime")
 
 # Modules that each hold a list ``NODES``; one that cannot be imported takes only its own nodes out of the menu.
 MODULES = (
+    "old_nodes",
     "method_nodes",
     "flow_method_nodes",
     "ttgen_nodes",
@@ -44,6 +45,7 @@ def collect_nodes() -> list[type]:
     Modules that fail to import are logged by name and left out.
     """
     from .choices import checked
+    from .menu import described, place
 
     found = []
     for name in MODULES:
@@ -52,8 +54,8 @@ def collect_nodes() -> list[type]:
         except Exception as error:  # noqa: BLE001 - whatever a dependency raises, the other nodes must still load
             log.error("nodes of %s are missing: %s: %s", name, type(error).__name__, error)
             continue
-        found.extend(map(checked, module.NODES))
-    return found
+        found.extend(described(checked(node)) for node in module.NODES)
+    return sorted(found, key=place)
 
 
 async def comfy_entrypoint():
@@ -63,8 +65,12 @@ async def comfy_entrypoint():
     check_host_version()
     from comfy_api.latest import ComfyExtension
 
+    from . import old_nodes
+
     class TestTimeExtension(ComfyExtension):
         async def get_node_list(self) -> list[type]:
-            return collect_nodes()
+            nodes = collect_nodes()
+            await old_nodes.tell_host(nodes)
+            return nodes
 
     return TestTimeExtension()

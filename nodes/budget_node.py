@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..samplers.budget import STEPS, Budget
-from .method_nodes import METHOD_CATEGORY, search_output
+from .method_nodes import MODIFIER_CATEGORY, search_output
 from .types import SearchType
 
 
@@ -15,7 +15,7 @@ class FitToBudgetNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeFitToBudget",
             display_name="Fit to Budget",
-            category=METHOD_CATEGORY,
+            category=MODIFIER_CATEGORY,
             description="Picks as many particles as a budget allows, and fewer steps if needed. Overrides the "
             "particles (candidates, beams, rounds) of the method node.",
             inputs=[

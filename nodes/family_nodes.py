@@ -20,7 +20,7 @@ class LoadShapesWorldNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeLoadShapesWorld",
             display_name="Load Shapes World",
-            category=f"{CATEGORY}/shapes world",
+            category=f"{CATEGORY}/examples",
             description="A tiny text-to-image model that ships with the pack: coloured shapes at 128x128, a second "
             "per image on a CPU, with two verifiers trained for it. For trying out searches without any download. "
             'Understands prompts like "two red stars", "a ring above a cross", "a blue heart and a green square".',

@@ -14,7 +14,15 @@ from ..samplers.plan import Plan, as_plan
 from ..samplers.processes.kernel import Flow
 from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, Schedule
 from ..samplers.protocols import SearchError
-from .method_nodes import METHOD_CATEGORY, method_schema, particles_input, search_output, window_inputs, window_problem
+from .method_nodes import (
+    MODIFIER_CATEGORY,
+    NOISE_CATEGORY,
+    method_schema,
+    particles_input,
+    search_output,
+    window_inputs,
+    window_problem,
+)
 from .types import SearchType
 
 SPACINGS = ("sampler", "uniform", "exp")
@@ -133,6 +141,7 @@ class RandomSearchNode(io.ComfyNode):
                     "0.7. Empty = Best-of-N.",
                 ),
             ],
+            category=NOISE_CATEGORY,
         )
 
     @classmethod
@@ -181,6 +190,7 @@ class ZeroOrderSearchNode(io.ComfyNode):
                     tooltip="If no variation is better: restart from new noise, retry, or shrink the distance.",
                 ),
             ],
+            category=NOISE_CATEGORY,
         )
 
     @classmethod
@@ -221,6 +231,7 @@ class PathSearchNode(io.ComfyNode):
                 ),
                 io.Int.Input("steps", default=4, min=1, max=1000, tooltip="Denoising steps per round."),
             ],
+            category=NOISE_CATEGORY,
         )
 
     @classmethod
@@ -242,7 +253,7 @@ class SetSDENode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeSetSDE",
             display_name="Set SDE",
-            category=METHOD_CATEGORY,
+            category=MODIFIER_CATEGORY,
             description="Runs a search on an SDE of a flow model: its own linear path or the variance-preserving one "
             "(Kim et al. 2025). Replaces eta and, if you ask for it, the scheduler's steps.",
             inputs=[

@@ -222,7 +222,7 @@ class LoadShapesWorldVARNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeLoadShapesWorldVAR",
             display_name="Load Shapes World VAR",
-            category=f"{CATEGORY}/shapes world",
+            category=f"{CATEGORY}/examples",
             description="A tiny next-scale model that ships with the pack: Infinity's classes trained on coloured "
             "shapes at 128x128, with its CLIP and VAE, two verifiers and image features for TTS-VAR.",
             inputs=[],

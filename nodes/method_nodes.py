@@ -16,6 +16,8 @@ from . import guidance_check
 from .types import CATEGORY, SearchType, ValueType
 
 METHOD_CATEGORY = f"{CATEGORY}/methods"
+NOISE_CATEGORY = f"{CATEGORY}/methods/noise"
+MODIFIER_CATEGORY = f"{CATEGORY}/modifiers"
 RELATIVE, ABSOLUTE = "relative", "absolute"
 
 
@@ -149,17 +151,21 @@ def method_schema(method: type[SearchMethod], description: str, inputs: list, **
 
 
 def search_schema(
-    node_id: str, name: str, description: str, inputs: list, experimental: bool = False, hidden: list | None = None
+    node_id: str,
+    name: str,
+    description: str,
+    inputs: list,
+    category: str = METHOD_CATEGORY,
+    hidden: list | None = None,
 ) -> io.Schema:
     """What all nodes that give a search have in common."""
     return io.Schema(
         node_id=node_id,
         display_name=name,
-        category=METHOD_CATEGORY,
+        category=category,
         description=description,
         inputs=inputs,
         outputs=[SearchType.Output(display_name="search")],
-        is_experimental=experimental,
         hidden=hidden or [],
     )
 

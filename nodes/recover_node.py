@@ -28,7 +28,7 @@ class RecoverSearchNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeRecoverSearch",
             display_name="Recover Search",
-            category=CATEGORY,
+            category=f"{CATEGORY}/trace",
             description="Returns the best results of the last cancelled, failed or crashed search. Also returns the "
             "finalists and the trace of a search that ran through SamplerCustomAdvanced.",
             inputs=[

@@ -33,7 +33,7 @@ class RerenderParticleNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeRerenderParticle",
             display_name="Re-render Particle",
-            category=CATEGORY,
+            category=f"{CATEGORY}/trace",
             description="Re-renders one particle from its seed and lineage, at the cost of one image. Model, seed, "
             "scheduler, steps and prompts must be those of the search.",
             inputs=[

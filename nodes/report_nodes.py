@@ -27,7 +27,7 @@ class SearchReportNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeSearchReport",
             display_name="Search Report",
-            category=CATEGORY,
+            category=f"{CATEGORY}/trace",
             description="A search in one picture: scores over compute, the family tree with the winner's path, the "
             "finished images with their scores, and the cost.",
             inputs=[

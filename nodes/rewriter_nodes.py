@@ -98,7 +98,7 @@ class ShapesRewriterNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeShapesRewriter",
             display_name="Shapes World Rewriter",
-            category=REWRITER_CATEGORY,
+            category=f"{CATEGORY}/examples",
             description="Rewrites Shapes World prompts by fixed rules: measures what the preview shows and stresses "
             "what is missing. Needs no model. For trying out TTGen.",
             inputs=[],

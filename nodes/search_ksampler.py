@@ -141,7 +141,7 @@ class SearchKSamplerNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeSearchKSampler",
             display_name="Search KSampler",
-            category=CATEGORY,
+            category=f"{CATEGORY}/search",
             description="KSampler that spends extra compute to find a better image: N candidates per image, chosen "
             "by a verifier. Returns the best latent of each image, all finalists sorted, their scores and the trace.",
             inputs=[*sampling_inputs(), *common_inputs(), *clip_inputs()],

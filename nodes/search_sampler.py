@@ -330,7 +330,7 @@ class SearchSamplerNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeSearchSampler",
             display_name="Search Sampler",
-            category=CATEGORY,
+            category=f"{CATEGORY}/search",
             description="Turns a search into a SAMPLER for SamplerCustomAdvanced, with any guider, sigmas and noise. "
             "Returns the best latent of each image.",
             inputs=[

@@ -77,7 +77,7 @@ class SaveSearchNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeSaveSearch",
             display_name="Save Search",
-            category=CATEGORY,
+            category=f"{CATEGORY}/trace",
             description="Saves images with the workflow and the search in their metadata (seed, settings, cost, "
             "lineage of the winners), the trace beside them as a JSON file and, if you like, an HTML page.",
             inputs=[
@@ -163,7 +163,7 @@ class LoadTraceNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeLoadTrace",
             display_name="Load Trace",
-            category=CATEGORY,
+            category=f"{CATEGORY}/trace",
             description="Reads the trace of an earlier search from ComfyUI's output or input folder, also from an "
             "image saved by Save Search. Re-render Particle and Continue Search work from it.",
             inputs=[
@@ -217,7 +217,7 @@ class ContinueSearchNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeContinueSearch",
             display_name="Continue Search",
-            category=CATEGORY,
+            category=f"{CATEGORY}/modifiers",
             description="Starts a search from a particle of an earlier one instead of from noise. Use the model, "
             "seed, scheduler, steps and prompts of the earlier search in Search KSampler.",
             inputs=[

@@ -9,7 +9,7 @@ from ..samplers.methods.ttgen import AFTER, CHOICES
 from ..samplers.protocols import SearchError
 from ..samplers.rewriting import Rewriting, Rounds
 from .host.prompts import ClipEncoder
-from .method_nodes import method_schema, search_output, search_schema
+from .method_nodes import MODIFIER_CATEGORY, method_schema, search_output, search_schema
 from .types import RewriterType, SearchType
 
 
@@ -131,6 +131,7 @@ class AddRewritingNode(io.ComfyNode):
                 rewrites_input(3, "M: rewritten prompts per candidate. With M + 1 continuations each prompt gets one."),
                 *rewriting_inputs(10),
             ],
+            category=MODIFIER_CATEGORY,
         )
 
     @classmethod

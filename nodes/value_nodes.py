@@ -44,7 +44,7 @@ class LoadValueNetworkNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeLoadValueNetwork",
             display_name="Load Value Network",
-            category=f"{CATEGORY}/methods",
+            category=f"{CATEGORY}/modifiers",
             description="A small network that predicts the final score from a noisy latent, so SVDD, SMC and TTS-VAR "
             "choose without decoding previews (SVDD-MC, Li et al. 2024). Trained by `testtime train-value` for one "
             "model and one verifier.",

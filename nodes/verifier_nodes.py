@@ -107,7 +107,7 @@ class ShapesVerifierNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeShapesVerifier",
             display_name="Shapes World Verifier",
-            category=VERIFIER_CATEGORY,
+            category=f"{CATEGORY}/examples",
             description="The two verifiers of Load Shapes World on their own. They only know coloured shapes.",
             inputs=[
                 io.Combo.Input(
@@ -204,7 +204,7 @@ class JPEGNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeJPEG",
             display_name="JPEG Verifier",
-            category=VERIFIER_CATEGORY,
+            category=f"{CATEGORY}/examples",
             description="Scores images by their size as a JPEG file (kB). Needs no model: good for trying out a "
             "search. Not differentiable.",
             inputs=[

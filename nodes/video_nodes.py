@@ -126,7 +126,7 @@ class TwoExpertGuiderNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeTwoExpertGuider",
             display_name="Two-Expert Guider",
-            category=CATEGORY,
+            category=f"{CATEGORY}/video",
             description="The two models of Wan 2.2 as one guider, for Sampler Custom Advanced: the first makes the "
             "steps with strong noise, the second the others. One search then runs through both.",
             inputs=[
@@ -168,7 +168,7 @@ class FinalistsAsListNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeFinalistsAsList",
             display_name="Finalists as List",
-            category=CATEGORY,
+            category=f"{CATEGORY}/video",
             description="Gives the latents of a batch one by one. VAE Decode puts the frames of all clips of a batch "
             "into one; behind this node it runs once for each clip, and so do Create Video and Save Video.",
             inputs=[
@@ -206,7 +206,7 @@ class RankVideosNode(io.ComfyNode):
         return io.Schema(
             node_id="TestTimeRankVideos",
             display_name="Rank Videos",
-            category=VERIFIER_CATEGORY,
+            category=f"{CATEGORY}/video",
             description="Sorts videos by a verifier, best first, and keeps as many as wanted. Works on any videos, no "
             "search needed. Sound stays with its video; no verifier hears it.",
             inputs=[

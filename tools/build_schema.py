@@ -1,4 +1,4 @@
-"""``web/draw/schema.js``: names of a trace's fields for the drawings, from the schema. ``--check`` only compares."""
+"""What the browser reads: ``web/draw/schema.js`` (fields of a trace), ``web/old_nodes.json``. ``--check`` compares."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import sys
 from pathlib import Path
 
+from testtime.graph.old_nodes import as_json
 from testtime.reports.messages import PARTICLE, RECORD, RUN
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "samplers" / "run" / "trace.schema.json"
 TARGET = ROOT / "web" / "draw" / "schema.js"
+OLD_NODES = ROOT / "web" / "old_nodes.json"
 HEAD = "// Names of a trace's fields, made by tools/build_schema.py from samplers/run/trace.schema.json.\n"
 LISTS = (
     ("PARTICLE", "particle", PARTICLE, "Columns of a particle's row in messages and pages."),
@@ -31,8 +33,14 @@ def text() -> str:
     return "\n".join(parts)
 
 
+def files() -> dict[Path, str]:
+    """Every file that is made, with its text."""
+    return {TARGET: text(), OLD_NODES: json.dumps(as_json(), indent=1) + "\n"}
+
+
 if __name__ == "__main__":
-    if "--check" not in sys.argv[1:]:
-        TARGET.write_text(text(), encoding="utf-8")
-    elif TARGET.read_text(encoding="utf-8") != text():
-        sys.exit(f"{TARGET.relative_to(ROOT)} is not what tools/build_schema.py makes: run it")
+    for path, made in files().items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(made, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != made:
+            sys.exit(f"{path.relative_to(ROOT)} is not what tools/build_schema.py makes: run it")

@@ -1,5 +1,6 @@
 // The pack's front-end extension: a sidebar tab that shows searches while they run.
 
+import { renewGraph } from "./old_nodes.js";
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { RunStore } from "./panel/store.js";
@@ -130,6 +131,10 @@ app.registerExtension({
       options.push(...menuOf(name));
       return more;
     };
+  },
+  async beforeConfigureGraph(data) {
+    const told = await renewGraph(data);
+    if (told.length) app.extensionManager.toast?.add({ severity: "info", summary: say("tab"), detail: told.join("\n"), life: 15000 });
   },
   async setup() {
     addStyle();

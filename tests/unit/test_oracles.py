@@ -209,3 +209,17 @@ def test_greedy_svdd_collapses_to_a_point():
     runs = 500
     x = run_search(SVDD(20), grid_mixture(runs, 2), QUADRATIC, ["p"] * runs).latents
     assert float(x[:, 1].abs().max()) < 0.05 and float((x[:, 0].abs() < 2).double().mean()) > 0.99
+
+
+@pytest.mark.parametrize("method", [SMC, FKSteering], ids=["smc", "fk"])
+def test_what_is_handed_out_follows_the_target_only_where_it_is_drawn(method):
+    """Output "sample" hands out draws of p(x) exp(r / alpha), P(x > 0) = .672 here; "score" the best, hence one mode."""
+    settings = {"alpha": Alpha(1.0, "absolute"), **({} if method is SMC else {"potential": "diff"})}
+    shares = {}
+    for output in ("sample", "score"):
+        plan = Plan(method(100, **settings), output=output)
+        runs = 400
+        handed = run_search(plan, two_modes(runs, 5, steps=30), HALF, ["p"] * runs).latents[:, 0]
+        shares[output] = float((handed > 0).double().mean())
+    assert shares["sample"] == pytest.approx(0.672, abs=0.07)
+    assert shares["score"] > 0.95

@@ -1,0 +1,128 @@
+"""Old ids inside a running ComfyUI: queued through the API, opened in the browser, told to hosts that replace nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from testtime.graph.old_nodes import REPLACEMENTS
+
+from ..browser import Browser, find_chromium
+
+pytestmark = pytest.mark.host
+
+
+def test_the_table_names_widgets_and_outputs_that_the_nodes_have():
+    from testtime.nodes import collect_nodes
+
+    schemas = {schema.node_id: schema for schema in (node.define_schema() for node in collect_nodes())}
+    for row in REPLACEMENTS:
+        schema = schemas[row.new]
+        assert row.old not in schemas and row.name == schema.display_name
+        ids = [entry.id for entry in schema.inputs]
+        assert set(row.inputs.values()) <= set(ids) and set(row.values) <= set(ids)
+        assert max(row.outputs.values(), default=0) < len(schema.outputs)
+        if row.new_widgets is not None:
+            from comfy_api.latest import io
+
+            widgets = [entry.id for entry in schema.inputs if isinstance(entry, io.WidgetInput)]
+            assert list(row.new_widgets) == widgets, row.old
+
+
+def queue(url: str, graph: dict) -> dict:
+    request = urllib.request.Request(
+        f"{url}/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        return json.load(error)
+
+
+def graph() -> dict:
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 2, "color": 99}},
+        "2": {"class_type": "TestTimeJPEG", "inputs": {"reward": "compressibility"}},
+        "3": {
+            "class_type": "TestTimeRankImages",
+            "inputs": {"images": ["1", 0], "verifier": ["2", 0], "prompt": "", "keep": 1},
+        },
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+        "5": {
+            "class_type": "TestTimeImportanceSampling",
+            "inputs": {
+                "particles": 4, "alpha": 0.25, "alpha_mode": "relative", "start": 0.4, "end": 0.8, "every": 4,
+                "resampling": "multinomial",
+            },
+        },
+    }  # fmt: skip
+
+
+def test_a_queued_workflow_is_brought_up_to_date(comfy_server):
+    answer = queue(comfy_server.url, graph())
+    assert answer.get("prompt_id") and not answer.get("node_errors"), answer
+
+
+def test_a_node_that_never_was_is_still_refused(comfy_server):
+    wrong = graph()
+    wrong["3"]["class_type"] = "TestTimeNeverWas"
+    assert "TestTimeNeverWas" in json.dumps(queue(comfy_server.url, wrong))
+
+
+def test_hosts_that_replace_nodes_know_the_table(comfy_server):
+    try:
+        with urllib.request.urlopen(comfy_server.url + "/node_replacements", timeout=60) as response:
+            told = json.load(response)
+    except (urllib.error.HTTPError, json.JSONDecodeError):
+        pytest.skip("this ComfyUI has no node replacements")
+    for row in REPLACEMENTS:
+        assert told[row.old][0]["new_node_id"] == row.new
+
+
+OPENED = """(async () => {
+  const app = window.app ?? window.comfyAPI.app.app;
+  const data = %s;
+  await app.loadGraphData(data);
+  await new Promise((done) => setTimeout(done, 1500));
+  const nodes = app.graph._nodes.map((node) => [node.type, (node.widgets ?? []).map((w) => [w.name, w.value])]);
+  return [nodes, document.body.innerText.includes("Missing Node"), document.body.innerText];
+})()"""
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
+def test_an_old_file_opens_in_the_browser(comfy_server):
+    old = {
+        "version": 0.4,
+        "last_node_id": 1,
+        "last_link_id": 0,
+        "links": [],
+        "nodes": [
+            {
+                "id": 1, "type": "TestTimeImportanceSampling", "pos": [0, 0], "size": [300, 200], "flags": {},
+                "order": 0, "mode": 0, "inputs": [], "outputs": [], "properties": {},
+                "widgets_values": [6, 0.5, "absolute", 0.3, 0.7, 5, "systematic"],
+            }
+        ],
+    }  # fmt: skip
+
+    async def look():
+        async with Browser() as page:
+            await page.open(comfy_server.url)
+            await page.wait_for(
+                "(window.app ?? window.comfyAPI?.app?.app)?.graph && "
+                "window.LiteGraph?.registered_node_types?.TestTimeFKSteering",
+                120,
+            )
+            return await page.run(OPENED % json.dumps(old))
+
+    (nodes, missing, text) = asyncio.run(look())
+    assert nodes[0][0] == "TestTimeFKSteering" and not missing
+    values = dict(nodes[0][1])
+    assert (values["particles"], values["alpha"], values["alpha_mode"]) == (6, 0.5, "absolute")
+    assert (values["potential"], values["start"], values["every"], values["resampling"]) == ("rt", 0.3, 5, "systematic")
+    assert "TestTimeImportanceSampling is now FK Steering" in text

@@ -1,0 +1,64 @@
+// Workflows saved with nodes that were renamed or merged since: brought up to date before the graph is made.
+// The table, old_nodes.json, is made by tools/build_schema.py from graph/old_nodes.py, which does the same for files.
+
+let table = null;
+
+/** The table, or an empty one where it cannot be had: the front end then says which nodes are missing. */
+async function loaded() {
+  try {
+    table ??= await (await fetch(new URL("./old_nodes.json", import.meta.url))).json();
+  } catch {
+    return {};
+  }
+  return table;
+}
+
+function renewNode(node, row) {
+  node.type = row.new;
+  if (node.properties?.["Node name for S&R"] === row.old) node.properties["Node name for S&R"] = row.new;
+  const renamed = (name) => row.inputs[name] ?? name;
+  for (const slot of node.inputs ?? []) {
+    slot.name = renamed(slot.name);
+    if (slot.widget) slot.widget.name = slot.name;
+  }
+  if (Array.isArray(node.widgets_values) && row.old_widgets) {
+    const named = { ...row.values };
+    row.old_widgets.forEach((name, place) => {
+      if (place < node.widgets_values.length) named[renamed(name)] = node.widgets_values[place];
+    });
+    node.widgets_values = row.new_widgets.filter((name) => name in named).map((name) => named[name]);
+  }
+  for (const [from, to] of Object.entries(row.outputs).reverse()) {
+    const slots = node.outputs ?? [];
+    if (!slots[from]) continue;
+    while (slots.length <= to) slots.push({ name: "", type: "*", links: null });
+    slots[to] = { ...slots[from], slot_index: to };
+    slots[from] = { name: "", type: "*", links: null, slot_index: Number(from) };
+  }
+}
+
+/** Bring the nodes of a graph and of its subgraphs up to date, in place; returns a sentence per old kind of node. */
+export function renew(data, rows) {
+  const told = new Set();
+  for (const graph of [data, ...(data?.definitions?.subgraphs ?? [])]) {
+    if (!Array.isArray(graph?.nodes)) continue;
+    const old = new Map();
+    for (const node of graph.nodes) {
+      const row = Object.hasOwn(rows, node?.type) ? rows[node.type] : null;
+      if (!row) continue;
+      told.add(row.sentence);
+      old.set(node.id, row);
+      renewNode(node, row);
+    }
+    for (const link of graph.links ?? []) {
+      const [from, slot] = Array.isArray(link) ? [link[1], 2] : [link?.origin_id, "origin_slot"];
+      if (old.has(from)) link[slot] = old.get(from).outputs[link[slot]] ?? link[slot];
+    }
+  }
+  return [...told];
+}
+
+/** The same, with the table fetched only where a graph has nodes of ours. */
+export async function renewGraph(data) {
+  return renew(data, await loaded());
+}

@@ -85,8 +85,9 @@ def test_hosts_that_replace_nodes_know_the_table(comfy_server):
 
 
 OPENED = """(async () => {
-  const app = window.app ?? window.comfyAPI.app.app;
+  const app = window.app;
   const data = %s;
+  await new Promise((done) => setTimeout(done, 3000)); // the front end opens its first workflow by itself
   await app.loadGraphData(data);
   await new Promise((done) => setTimeout(done, 1500));
   const nodes = app.graph._nodes.map((node) => [node.type, (node.widgets ?? []).map((w) => [w.name, w.value])]);
@@ -114,7 +115,7 @@ def test_an_old_file_opens_in_the_browser(comfy_server):
         async with Browser() as page:
             await page.open(comfy_server.url)
             await page.wait_for(
-                "(window.app ?? window.comfyAPI?.app?.app)?.graph && "
+                "window.app && window.app.extensionManager && window.app.graph && "
                 "window.LiteGraph?.registered_node_types?.TestTimeFKSteering",
                 120,
             )

@@ -213,7 +213,7 @@ def test_greedy_svdd_collapses_to_a_point():
 
 @pytest.mark.parametrize("method", [SMC, FKSteering], ids=["smc", "fk"])
 def test_what_is_handed_out_follows_the_target_only_where_it_is_drawn(method):
-    """Output "sample" hands out draws of p(x) exp(r / alpha), P(x > 0) = .672 here; "score" the best, hence one mode."""
+    """Output "sample" hands out draws of p(x) exp(r / alpha), P(x > 0) = .672 here; "score" the best: one mode."""
     settings = {"alpha": Alpha(1.0, "absolute"), **({} if method is SMC else {"potential": "diff"})}
     shares = {}
     for output in ("sample", "score"):

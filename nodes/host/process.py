@@ -200,7 +200,8 @@ def check_family(call: SamplingCall, layout: LatentLayout, settings: HostSetting
     check_vae(layout, settings.preview_vae, channels, "preview_vae")
     entry = getattr(getattr(getattr(vae, "first_stage_model", None), "decoder", None), "conv_in", None)
     decoded = getattr(entry, "in_channels", channels)
-    if decoded != channels and isinstance(entry, torch.nn.Conv2d):
+    # Flux.2's VAE takes four cells apart before its first layer: what it decodes, the VAE itself says.
+    if channels not in (decoded, getattr(vae, "latent_channels", channels)) and isinstance(entry, torch.nn.Conv2d):
         raise SearchError(
             f"vae decodes latents of {decoded} channels, this model's have {channels}: connect the model's own VAE"
         )

@@ -174,7 +174,10 @@ def build_vae(channels: int = 4, seed: int = 7, halvings: int = 3):
     }
     params = {"ddconfig": ddconfig, "embed_dim": channels}
     weights = randomise(AutoencoderKL(**params), seed).state_dict()
-    return comfy.sd.VAE(sd=weights, config={"params": params})
+    vae = comfy.sd.VAE(sd=weights, config={"params": params})
+    # What the loader reads off the weights, where it is not told of the network's sizes.
+    vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = channels, 2**halvings, 2**halvings
+    return vae
 
 
 def conditioning(kind: str, batch: int = 1, seed: int = 1):

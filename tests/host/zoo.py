@@ -74,7 +74,51 @@ def build_image_vae(kind: str, model):
         import comfy.sd
 
         return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+    if made.vae == "flux2":
+        return _exchanged(_flux2_network(), made)
+    if made.vae == "hunyuan":
+        return _exchanged(_hunyuan_network(), made)
     return build_vae(made.channels, halvings=made.cells.bit_length() - 1)
+
+
+def _flux2_network() -> torch.nn.Module:
+    """Flux.2's autoencoder: 32 channels, normalised, four cells of which are one of the model's."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    sizes = {"double_z": True, "z_channels": 32, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32}
+    sizes |= {"ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    network = AutoencoderKL(ddconfig={**sizes, "batch_norm_latent": True}, embed_dim=32)
+    network.bn.running_mean.copy_(torch.linspace(-0.5, 0.5, 128))
+    network.bn.running_var.copy_(torch.linspace(0.5, 2.0, 128))
+    return network
+
+
+def _hunyuan_network() -> torch.nn.Module:
+    """HunyuanImage's autoencoder: 64 channels, 32 pixels along a cell."""
+    from comfy.ldm.models.autoencoder import AutoencodingEngine
+
+    sizes = {"in_channels": 3, "out_channels": 3, "z_channels": 64, "block_out_channels": [64] * 6}
+    sizes |= {"num_res_blocks": 1, "ffactor_spatial": 32, "downsample_match_channel": True}
+    sizes |= {"upsample_match_channel": True}
+    return AutoencodingEngine(
+        regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+        encoder_config={"target": "comfy.ldm.hunyuan_video.vae.Encoder", "params": sizes},
+        decoder_config={"target": "comfy.ldm.hunyuan_video.vae.Decoder", "params": sizes},
+    )
+
+
+def _exchanged(network: torch.nn.Module, made: ImageModel):
+    """A VAE as ComfyUI's loader leaves it, around another network."""
+    import comfy.model_management as management
+    import comfy.model_patcher
+
+    vae = build_vae(4)
+    vae.first_stage_model = randomise(network, 7).eval()
+    vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio = made.channels, made.cells, made.cells
+    vae.patcher = comfy.model_patcher.ModelPatcher(
+        network, load_device=vae.device, offload_device=management.vae_offload_device()
+    )
+    return vae
 
 
 def image_conditioning(kind: str, seed: int):

@@ -25,7 +25,8 @@ class ImageModel:
         title: the name that people know. family: class in ``comfy.supported_models``.
         config: of its network, or a function that makes it on the host that is there.
         channels, size: of its latents. cells: pixels along one side of a latent cell.
-        vae: "image", "wan" (latents with a time axis) or "pixels" (there is none: latents are pixels).
+        vae: "image" (Stable Diffusion's and Flux's), "flux2", "hunyuan", "wan" (latents with a time axis) or "pixels"
+            (there is none: latents are pixels).
         width: of the text states; None where there are none.
         extra: ``(generator, channels)`` -> what else is in a CONDITIONING.
         weights: of the checkpoint, where the class looks into them.
@@ -351,7 +352,7 @@ ZOO: dict[str, ImageModel] = {
     "omnigen2": ImageModel("OmniGen 2", "Omnigen2", {**OMNIGEN, "text_feat_dim": WIDTH}, 16, extra=whole_mask),
     "qwen": ImageModel("Qwen-Image, Edit, Layered", "QwenImage", QWEN, 16, vae="wan",
                        remark="layers are judged as one picture"),
-    "hunyuan_image": ImageModel("HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, 64, (4, 4), 32),
+    "hunyuan_image": ImageModel("HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, 64, (4, 4), 32, "hunyuan"),
     "hunyuan_refiner": ImageModel(
         "HunyuanImage 2.1 refiner", "HunyuanImage21Refiner",
         {**HUNYUAN_IMAGE, "in_channels": 128, "patch_size": [1, 1, 1], "axes_dim": [4, 6, 6]}, 64, (4, 4), vae="wan",
@@ -359,7 +360,7 @@ ZOO: dict[str, ImageModel] = {
     "cosmos2": ImageModel("Cosmos Predict 2", "CosmosT2IPredict2", COSMOS2, 16, vae="wan"),
     "anima": ImageModel("Anima", "Anima", {**COSMOS2, "image_model": "anima"}, 16, vae="wan", extra=_adapted,
                         after=_small_adapter),
-    "flux2": ImageModel("Flux.2, Klein", "Flux2", FLUX2, 128, (4, 4), 16),
+    "flux2": ImageModel("Flux.2, Klein", "Flux2", FLUX2, 128, (4, 4), 16, "flux2"),
     "longcat": ImageModel(
         "LongCat-Image", "LongCatImage",
         lambda: {**flux_config(), "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2]}, 16,
@@ -382,10 +383,10 @@ ZOO: dict[str, ImageModel] = {
     ),
     "mage": ImageModel("Mage-Flow", "MageFlow", MAGE, 128, (4, 4), 16),
     "joy": ImageModel("JoyImage", "JoyImage", JOY, 16, vae="wan"),
-    "ideogram4": ImageModel("Ideogram 4", "Ideogram4", IDEOGRAM, 128, (4, 4), 16),
+    "ideogram4": ImageModel("Ideogram 4", "Ideogram4", IDEOGRAM, 128, (4, 4), 16, "flux2"),
     "krea2": ImageModel("Krea 2", "Krea2", KREA, 16, vae="wan", width=2 * WIDTH),
-    "lens": ImageModel("Lens", "Lens", LENS, 128, (4, 4), 16, width=2 * WIDTH),
+    "lens": ImageModel("Lens", "Lens", LENS, 128, (4, 4), 16, "flux2", width=2 * WIDTH),
     "kandinsky5": ImageModel("Kandinsky 5 Image", "Kandinsky5Image", KANDINSKY, 16, extra=pooled),
-    "ernie": ImageModel("ERNIE-Image", "ErnieImage", ERNIE, 128, (4, 4), 16),
+    "ernie": ImageModel("ERNIE-Image", "ErnieImage", ERNIE, 128, (4, 4), 16, "flux2"),
 }  # fmt: skip
 """Image models by a short name."""

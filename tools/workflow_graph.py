@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from testtime.graph.widgets import UPLOADS, default_value, extra_values, has_widget, ordered_inputs
+from testtime.graph.widgets import UPLOADS, chosen_inputs, default_value, extra_values, has_widget, ordered_inputs
 
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
 GAP_X, GAP_Y = 60, 64  # Nodes 2.0 are a little higher than classic ones
@@ -230,13 +230,19 @@ def links_of(node: Node) -> dict[str, Link]:
 
 def values_of(node: Node, info: dict) -> dict[str, Any]:
     """Values of all widget inputs that are not linked: the given ones, else the defaults."""
-    result = {}
-    for name, spec in ordered_inputs(info).items():
-        if not has_widget(spec) or isinstance(node.inputs.get(name), Link):
-            continue
-        result[name] = node.inputs.get(name, default_value(spec))
-        if result[name] is None:
-            raise LookupError(f"{node.kind}.{name} has no default: give a value")
+    result: dict[str, Any] = {}
+
+    def take(specs: dict[str, list], before: str = "") -> None:
+        for short, spec in specs.items():
+            name = before + short
+            if not has_widget(spec) or isinstance(node.inputs.get(name), Link):
+                continue
+            result[name] = node.inputs.get(name, default_value(spec))
+            if result[name] is None:
+                raise LookupError(f"{node.kind}.{name} has no default: give a value")
+            take(chosen_inputs(spec, result[name]), f"{name}.")  # what a dynamic combo brings with its option
+
+    take(ordered_inputs(info))
     return result
 
 

@@ -14,7 +14,7 @@ from .host.asking import desk
 from .host.audience import audience, server
 from .host.live import store
 from .host.results import store as results
-from .host.saved import thumbs_of
+from .host.saved import films_of, thumbs_of
 
 NODES: list[type] = []
 GONE = "This run is no longer in memory. Save Search can write the page of a search into the output folder."
@@ -23,7 +23,7 @@ GONE = "This run is no longer in memory. Save Search can write the page of a sea
 def page_of(run: str) -> str | None:
     """The page of a run whose result this server still has, with the previews that the panel was sent."""
     trace = results.trace_of(run)
-    return None if trace is None or not trace.records else render(trace, thumbs_of(trace))
+    return None if trace is None or not trace.records else render(trace, thumbs_of(trace), films=films_of(trace))
 
 
 def client_of(request: web.Request) -> str | None:

@@ -88,6 +88,7 @@ def finalists_of(images, scores) -> Finalists:
     pixels = (check_images(images).clamp(0, 1) * 255.0).round().to("cpu", torch.uint8).numpy()
     if scores is None:
         return Finalists(pixels)
+    pixels = of_clips(pixels, len(scores.values))
     if len(scores.values) != len(pixels):
         raise SearchError(
             f"finalists has {len(pixels)} images and scores {len(scores.values)} entries: decode the `finalists` "
@@ -102,6 +103,18 @@ def finalists_of(images, scores) -> Finalists:
         held_out_verifier=scores.held_out_verifier,
         particles=scores.particles,
     )
+
+
+def of_clips(pixels: np.ndarray, count: int) -> np.ndarray:
+    """One picture for each of ``count`` clips whose frames lie in a row: first, middle and last frame side by side.
+
+    VAE Decode puts the frames of all clips of a batch into one; of images there are as many as scores.
+    """
+    frames = len(pixels) // count if count else 0
+    if frames < 2 or len(pixels) != frames * count:
+        return pixels
+    clips = pixels.reshape(count, frames, *pixels.shape[1:])
+    return np.concatenate([clips[:, place] for place in (0, frames // 2, frames - 1)], axis=2)
 
 
 NODES = [SearchReportNode]

@@ -14,15 +14,24 @@ from .report import counts_rounds, settings_line
 from .tree import finite, score_range, winner_ids
 
 SHOWN = 48  # finished images
+FILMS_SHOWN = 16  # of them that play, where they are clips
 WAYS_SHOWN = 4  # winners whose previews are shown
 
 
-def render(trace: Trace, thumbs: Mapping[int, str] | None = None, *, name: str = "", version: str = "") -> str:
+def render(
+    trace: Trace,
+    thumbs: Mapping[int, str] | None = None,
+    *,
+    films: Mapping[int, str] | None = None,
+    name: str = "",
+    version: str = "",
+) -> str:
     """The page.
 
     Args:
         trace: of a run.
         thumbs: particle id -> JPEG, base64.
+        films: particle id -> animated WebP, base64, of clips; the first ``FILMS_SHOWN`` are in the page.
         name: of the file it was made from, for the footer; version: of the pack that wrote it.
 
     Raises:
@@ -32,6 +41,7 @@ def render(trace: Trace, thumbs: Mapping[int, str] | None = None, *, name: str =
         raise ValueError("the trace is empty: there is nothing to show")
     winners = winner_ids(trace)
     pictures = {key: f"data:image/jpeg;base64,{value}" for key, value in (thumbs or {}).items()}
+    moving = {key: f"data:image/webp;base64,{value}" for key, value in (films or {}).items()}
     ways = [way for winner in winners[:WAYS_SHOWN] if (way := _way(trace, winner, pictures))]
     shown = {seen["id"] for way in ways for seen in way["previews"]}
     shown |= {entry["id"] for entry in trace.records[-1].particles} | pictured(trace)
@@ -55,7 +65,7 @@ def render(trace: Trace, thumbs: Mapping[int, str] | None = None, *, name: str =
         ways=ways,
         hidden=[(key, picture) for key, picture in pictures.items() if key not in shown],
         judge=str(trace.meta.get("verifier") or "the verifier"),
-        gallery=_gallery(trace, winners, pictures),
+        gallery=_gallery(trace, winners, pictures, moving),
         questions=told,
         more_questions=more,
         cost=_cost(trace),
@@ -132,12 +142,15 @@ def _way(trace: Trace, winner: int, pictures: Mapping[int, str]) -> dict[str, An
     return {"particle": winner, "previews": seen} if len(seen) > 1 else None
 
 
-def _gallery(trace: Trace, winners: Sequence[int], pictures: Mapping[int, str]) -> dict[str, Any]:
+def _gallery(
+    trace: Trace, winners: Sequence[int], pictures: Mapping[int, str], films: Mapping[int, str]
+) -> dict[str, Any]:
     order = sorted(
         trace.records[-1].particles,
         key=lambda e: (e["group"], e["id"] not in winners, -(e["score"] if finite(e["score"]) else float("-inf"))),
     )
     prompts = _prompts(trace)
+    playing = {e["id"]: films[e["id"]] for e in [e for e in order if e["id"] in films][:FILMS_SHOWN]}
     numbers = list(dict.fromkeys(entry["group"] for entry in order))
     share = max(1, SHOWN // max(len(numbers), 1))
     groups = []
@@ -147,7 +160,10 @@ def _gallery(trace: Trace, winners: Sequence[int], pictures: Mapping[int, str]) 
         groups.append(
             {
                 "heading": f"Image {group + 1}{text}" if len(numbers) > 1 else "",
-                "tiles": [_tile(entry, entry["id"] in winners, pictures) for entry in mine[:share]],
+                "tiles": [
+                    {**_tile(entry, entry["id"] in winners, pictures), "film": playing.get(entry["id"], "")}
+                    for entry in mine[:share]
+                ],
                 "more": max(0, len(mine) - share),
             }
         )
@@ -164,6 +180,7 @@ def _tile(entry: dict[str, Any], first: bool, pictures: Mapping[int, str]) -> di
         "id": entry["id"],
         "first": first,
         "picture": pictures.get(entry["id"], ""),
+        "film": "",
         "score": _number(entry["score"]),
         "beside": _number(held_out) if finite(held_out) else f"#{entry['id']}",
         "prompt": "",

@@ -65,6 +65,7 @@ def _tile(entry: dict[str, Any], pictures: Mapping[int, str]) -> dict[str, Any]:
         "id": entry["id"],
         "first": bool(entry["selected"]),
         "picture": pictures.get(entry["id"], ""),
+        "film": "",
         "score": f"{entry['score']:.3f}" if finite(entry["score"]) else "no score",
         "beside": "",
         "prompt": str(entry.get("prompt") or ORIGINAL),

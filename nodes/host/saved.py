@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,11 +56,27 @@ def thumbs_of(
     return found
 
 
+def films_of(trace: Trace) -> dict[int, str]:
+    """Moving pictures, base64, of the particles of the last record, where they are clips that the panel's store has."""
+    run = live_store.snapshot(str(trace.meta.get("run")))
+    if run is None or not trace.records:
+        return {}
+    last = {entry["id"]: entry["parent"] for entry in trace.records[-1].particles}
+    found: dict[int, str] = {}
+    for record in run["records"]:
+        for row, (values, there) in enumerate(zip(record["particles"], record.get("clips") or (), strict=False)):
+            wanted = [particle for particle, parent in last.items() if values[0] in (particle, parent)]
+            clip = live_store.clip(run["run"], record["index"], row) if there and wanted else None
+            if clip is not None:
+                found.update(dict.fromkeys(wanted, base64.b64encode(clip).decode()))
+    return found
+
+
 def write_trace(file: Path, trace: Trace, thumbs: dict[int, str], page: bool = False) -> None:
     """Write the trace beside ``file`` (same name, ``.json``), and on request its page (``.html``)."""
     write_text(file.with_suffix(".json"), to_text(trace, thumbs))
     if page:
-        write_text(file.with_suffix(".html"), render(trace, thumbs, name=f"{file.stem}.json"))
+        write_text(file.with_suffix(".html"), render(trace, thumbs, films=films_of(trace), name=f"{file.stem}.json"))
 
 
 def _ancestors(trace: Trace, particles: Sequence[int]) -> set[int]:

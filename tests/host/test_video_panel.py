@@ -110,6 +110,27 @@ def test_a_person_is_sent_the_clips(monkeypatch):
     assert all(candidate["clip"] is None for candidate in asking.described(still, 60.0)["candidates"])
 
 
+def test_the_page_of_a_search_plays_its_clips(searched):
+    from testtime.nodes.host.results import store as results
+    from testtime.nodes.live_routes import page_of
+
+    run = searched()
+    page = page_of(run["run"])
+    finalists = results.trace_of(run["run"]).records[-1].particles
+    assert page.count("data:image/webp;base64,") == len(finalists)
+    assert page.count('media="(prefers-reduced-motion: no-preference)"') == len(finalists)
+
+
+def test_the_picture_of_a_report_shows_three_frames_of_every_clip():
+    from testtime.nodes.report_nodes import finalists_of
+    from testtime.nodes.types import Scores
+
+    frames = torch.arange(2 * 5).float().view(10, 1, 1, 1).expand(10, 4, 6, 3) / 10
+    found = finalists_of(frames, Scores("redness", [0.5, 0.25], group=[0, 0]))
+    assert found.images.shape == (2, 4, 18, 3)
+    assert [round(float(found.images[1, 0, place, 0]) / 255, 1) for place in (0, 6, 12)] == [0.5, 0.7, 0.9]
+
+
 SCENE = """
 (async () => {
   const base = '%(panel)s../';

@@ -123,7 +123,7 @@ class BeamSearchNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, beams, children, lookahead, start, end) -> io.NodeOutput:
-        return search_output(BeamSearch(beams, children, lookahead, start, end))
+        return search_output(BeamSearch(beams, children, lookahead, start, end, auto=True))
 
 
 class RandomSearchNode(io.ComfyNode):

@@ -75,10 +75,11 @@ def window_inputs(start: float, end: float, every: int, what: str) -> list:
         ),
         io.Int.Input(
             "every",
-            default=every,
-            min=1,
+            default=0,
+            min=0,
             max=1000,
-            tooltip=f"Steps from one {what} to the next. Each costs a decode and a verification per candidate.",
+            tooltip=f"Steps from one {what} to the next. Each costs a decode and a verification per candidate. "
+            f"0 = auto: {every}, and with fewer than 12 steps where it pays.",
         ),
     ]
 

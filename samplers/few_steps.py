@@ -60,6 +60,11 @@ def branching(steps: int) -> list[int]:
     return list(range(1, steps - 1))
 
 
+def chosen(short: list[int], window: tuple[float, float] | None, steps: int) -> list[int]:
+    """Those of ``short`` within a window that somebody gave, as fractions of the steps; all where nobody did."""
+    return [step for step in short if window is None or window[0] * steps <= step <= window[1] * steps]
+
+
 def joints(steps: int) -> list[int]:
     """Those of ``points`` that a run of an ODE sampler is parted at: 2 of 4; 2, 4 of 8."""
     return [step for step in points(steps) if 2 <= step <= steps / 2]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .budget import Budget, NoiseOutline, Pace
 from .checks import one_of
-from .few_steps import Setting, auto_moves, check_points
+from .few_steps import MANY, Setting, auto_moves, check_points, joints
 from .movers import END, STEPS, Runs, StockSampler, native_of, runs_of
 from .needs import check_needs
 from .processes.kernel import Noise
@@ -236,9 +236,11 @@ def prepare(
             sigmas = list(outline.sigmas)
             moves, runs, note = _moves(plan, outline, given, setting or Setting())
         max_nfe, max_seconds = budget.nfe * groups or None, budget.seconds or None
+    if runs is not None and runs.method is not None:
+        method = replace(method, **runs.method)
     warning = None if plan.origin is not None or interpolant is None else check_points(method, outline, interpolant)
     return Prepared(
-        replace(plan, method=method if runs is None or runs.method is None else replace(method, **runs.method)),
+        replace(plan, method=method),
         plan.title,
         sigmas,
         moves,
@@ -289,6 +291,9 @@ def _run_moves(
     _check_modifiers(plan, sampler)
     eta = given.eta if isinstance(given, AtLevels) else given
     runs = runs_of(plan.method, sampler, outline, float(eta) if isinstance(eta, int | float) else None)
+    if runs.joints and outline.steps < MANY and getattr(plan.method, "every", None) == 0:
+        stops = tuple(joints(outline.steps))
+        runs = replace(runs, stops=stops, method={"points": stops})
     levels = tuple(float(outline.sigmas[stop]) for stop in runs.stops)
     return AtLevels(runs.eta, levels) if runs.joints else 0.0, runs, f"sampler {sampler.name}: one candidate per run"
 

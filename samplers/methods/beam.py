@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from .. import few_steps
 from ..checks import at_least, window
 from ..method import SearchMethod
 from ..processes.sde import LinearClock, ratio_of, sigma_of
@@ -29,6 +30,7 @@ class BeamSearch(SearchMethod):
     Attributes:
         beams: B >= 1. children: K >= 1. lookahead: L >= 1; 1 scores the child's own clean estimate.
         start, end: children are drawn in this window of the steps, outside it every beam has one.
+        auto: without a window, below 12 steps, children are drawn at ``few_steps.branching``.
     """
 
     name: ClassVar[str] = "beam_search"
@@ -40,6 +42,7 @@ class BeamSearch(SearchMethod):
     lookahead: int = 1
     start: float = 0.0
     end: float = 1.0
+    auto: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -64,8 +67,14 @@ class BeamSearch(SearchMethod):
 
     def children_at(self, process: Outline, step: int) -> int:
         """Children of every beam at a step."""
-        inside = self.start <= step / process.steps <= self.end
-        return self.children if inside and process.branches(step) else 1
+        return self.children if step in self.decisions(process) and process.branches(step) else 1
+
+    def decisions(self, process: Outline) -> list[int]:
+        """See ``SearchMethod.decisions``: steps at which children are drawn, where the move draws noise."""
+        steps = process.steps
+        if self.auto and steps < few_steps.MANY and (self.start, self.end) == (0.0, 1.0):
+            return few_steps.branching(steps)
+        return [step for step in range(steps) if self.start <= step / steps <= self.end]
 
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image; a schedule that stops above 0 costs one more, to see the image."""

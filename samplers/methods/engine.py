@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .. import few_steps
 from ..checks import above, at_least, one_of, window
 from ..method import SearchMethod
 from ..movers import PAUSES, STEPS
@@ -87,7 +88,9 @@ class Engine(SearchMethod):
             allows); ``gamma`` as in ``tempering.exponential``.
         potential: "diff", "max", "rt" or "sum", see ``potentials``.
         guidance: 0 = no gradient proposal, 1 = DAS; scales the gradient (weights stay correct for any value).
-        start, end, every: resampling is allowed at steps ``start*T, start*T + every, ...`` up to ``end*T``.
+        start, end, every: resampling is allowed at steps ``start*T, start*T + every, ...`` up to ``end*T``. every = 0:
+            as often as usual, and below 12 steps at ``few_steps.points``, where the score is phased in as well.
+        points: steps at which resampling is allowed, instead of start, end and every.
         ess_threshold: ESS below which a group is resampled, as a fraction of N; None for the default by N, >= 1 to
             resample at every allowed step.
         resampling: scheme, see ``resampling``.
@@ -109,6 +112,7 @@ class Engine(SearchMethod):
     start: float = 0.0
     end: float = 0.9
     every: int = 1
+    points: tuple[int, ...] | None = None
     ess_threshold: float | None = None
     resampling: str = "systematic"
     value_function: AnyValue | None = None
@@ -135,7 +139,8 @@ class Engine(SearchMethod):
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        at_least(1, particles=self.particles, every=self.every)
+        at_least(1, particles=self.particles)
+        at_least(0, every=self.every)
         at_least(0, guidance=self.guidance)
         one_of((*TEMPERINGS, "adaptive"), tempering=self.tempering)
         one_of(POTENTIALS, potential=self.potential)
@@ -153,8 +158,31 @@ class Engine(SearchMethod):
 
     def resampling_steps(self, steps: int) -> list[int]:
         """Steps at which resampling is allowed; never the last one, whose move draws no noise."""
+        if self.points is not None:
+            return [step for step in self.points if step <= steps - 2]
+        if self.short(steps):
+            return few_steps.chosen(few_steps.points(steps), self._window(), steps)
         first, last = math.ceil(self.start * steps), min(math.floor(self.end * steps), steps - 2)
-        return list(range(first, last + 1, self.every))
+        return list(range(first, last + 1, self.every or type(self).every))
+
+    def short(self, steps: int) -> bool:
+        """Whether decision points come from the number of steps. (A gradient is followed at every step.)"""
+        return self.every == 0 and steps < few_steps.MANY and self.guidance == 0
+
+    def _window(self) -> tuple[float, float] | None:
+        """Start and end, where they are not this method's own."""
+        given = (self.start, self.end)
+        return None if given == (type(self).start, type(self).end) else given
+
+    def _lambdas(self, steps: int) -> Tensor:
+        """lambda of every step, float64 ``[T]``; on a short schedule raised where particles are chosen, alone."""
+        at = self.resampling_steps(steps)
+        if not self.short(steps) or not at or self.gamma is not None:
+            name = "linear" if self.tempering == "adaptive" else self.tempering
+            return TEMPERINGS[name](steps, self.gamma, self.start)
+        if self.tempering == "none":
+            return (torch.arange(steps) >= at[0]).double()
+        return torch.tensor(few_steps.tempered(at, steps), dtype=torch.float64)
 
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image; a guided one also goes backward. A schedule that stops above 0 costs one more."""
@@ -231,7 +259,7 @@ class Engine(SearchMethod):
                 f"verifier {session.verifier.name!r} compares the candidates of a step with each other, but "
                 f"{self.title} compares scores of different steps: combine by zscore or sum"
             )
-        lambdas = TEMPERINGS["linear" if adaptive_tempering else self.tempering](steps, self.gamma, self.start)
+        lambdas = self._lambdas(steps)
         looked = sum(bool(lambdas[i] > 0) for i in allowed)
         if self.potential != "diff" and looked > MOST_FULL_RESAMPLINGS:
             session.warn(

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .. import few_steps
 from ..checks import at_least, window
 from ..method import SearchMethod
 from ..protocols import Outline, Process, SearchResult, Values, Verifier
@@ -35,7 +36,7 @@ class SVDD(SearchMethod):
         candidates: M >= 1.
         alpha: temperature of the choice, None or value 0 for argmax (the published code has only this one).
         start, end, every: branch only at steps ``start*T, +every, .. end*T`` (1.0: to the last one); others take one
-            candidate.
+            candidate. every = 0: at every step, and below 12 steps at ``few_steps.branching``.
         value_function: a learned value (SVDD-MC), replaces decode and verify on the way; see ``samplers.values``.
     """
 
@@ -67,15 +68,24 @@ class SVDD(SearchMethod):
 
     def check_settings(self) -> None:
         """Raise SearchError for settings that are wrong by themselves."""
-        at_least(1, candidates=self.candidates, every=self.every)
+        at_least(1, candidates=self.candidates)
+        at_least(0, every=self.every)
         window(self.start, self.end)
 
     def branching_steps(self, process: Outline) -> set[int]:
         """Steps whose transition is branched."""
         if self.candidates == 1:
             return set()
-        first, last = math.ceil(self.start * process.steps), math.floor(self.end * process.steps)
-        return {i for i in range(first, last + 1, self.every) if i < process.steps and process.branches(i)}
+        return {i for i in self.decisions(process) if process.branches(i)}
+
+    def decisions(self, process: Outline) -> list[int]:
+        """See ``SearchMethod.decisions``: steps at which candidates are drawn, where the move draws noise."""
+        steps = process.steps
+        if self.every == 0 and steps < few_steps.MANY:
+            window = None if (self.start, self.end) == (type(self).start, type(self).end) else (self.start, self.end)
+            return few_steps.chosen(few_steps.branching(steps), window, steps)
+        first, last = math.ceil(self.start * steps), math.floor(self.end * steps)
+        return [i for i in range(first, last + 1, self.every or 1) if i < steps]
 
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image: one per candidate, shared with its next move; a learned value needs none."""

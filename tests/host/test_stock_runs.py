@@ -258,12 +258,12 @@ def first_slot(result) -> int:
 )
 def test_a_winner_is_made_again_from_its_trace(setup, search_ksampler, name, search):
     """One run with the candidate's seed and parts."""
-    from testtime.nodes.replay_node import ReplayParticleNode
+    from testtime.nodes.replay_node import RerenderParticleNode
 
     given = setup("eps")
     result = search_ksampler(given, search, sampler_name=name, eta=AUTO, steps=8)
     with torch.inference_mode():
-        again = ReplayParticleNode.execute(
+        again = RerenderParticleNode.execute(
             result.trace, WINNER, 0, given.model, 3, 8, 2.0, "normal", given.positive, given.negative, given.latent,
             1.0, AUTO,
         ).result[0]  # fmt: skip

@@ -49,7 +49,7 @@ def sample_scene(seed: int, prompt: Prompt | None = None) -> Scene:
         Object(shape, colour, round(x, 2), round(y, 2), round(radius, 2), round(float(rng.uniform(-15.0, 15.0)), 2))
         for (shape, colour), (x, y, radius) in zip(kinds, places, strict=True)
     )
-    return Scene(objects, _background(rng, {o.colour for o in objects}), seed)
+    return Scene(objects, background_for(rng, {o.colour for o in objects}), seed)
 
 
 def _object_kinds(rng: np.random.Generator, prompt: Prompt) -> list[tuple[str, str]]:
@@ -97,7 +97,7 @@ def _related(first: tuple[float, float, float], second: tuple[float, float, floa
     return relation_between(a, b) == relation
 
 
-def _background(rng: np.random.Generator, colours: set[str]) -> Background:
+def background_for(rng: np.random.Generator, colours: set[str]) -> Background:
     """White objects never lie on light ground, nor black ones on dark ground; both together get mid-grey ground."""
     kinds = [kind for kind, bad in (("light", "white"), ("dark", "black")) if bad not in colours]
     kind = str(rng.choice(kinds)) if kinds else "grey"

@@ -1,7 +1,7 @@
 """Moving Shapes: clips, captions that say what moves where, and an exact evaluator of both.
 
-A clip has 8 frames of 96 pixels. One shape moves left, right, up or down at an even pace; a second one may stay where it
-is, or move as well. Nothing covers anything, so that every frame can be read alone.
+A clip has 8 frames of 96 pixels. One shape moves left, right, up or down at an even pace; a second one may stay where
+it is, or move as well. Nothing covers anything, so that every frame can be read alone.
 """
 
 from __future__ import annotations

@@ -40,6 +40,23 @@ one it searches without guidance and says so.
 """
 
 
+FEATURES = """
+
+## With what people put on them
+
+One particle is the stock sampler, and the stock sampler's image is one of those that several particles end with:
+
+{features}
+
+Also
+
+- areas and masks of prompts, a prompt per image, ControlNet with an image per image
+- image to image and inpainting: {families}
+- one and two reference images: {editors}
+- split schedules, images picked from a batch, Differential Diffusion, and the guiders of SamplerCustomAdvanced
+"""
+
+
 def read(files: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]], list[str]]:
     """(what was found of each model by host, names of methods that ran by model, versions of hosts in order)."""
     found: dict[str, dict[str, Any]] = {}
@@ -50,6 +67,8 @@ def read(files: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], dict[str, se
             entry = json.loads(line)
             model, host = entry.pop("model"), entry.pop("host")
             hosts.add(host)
+            if "given" in entry:
+                continue
             if "method" in entry:
                 methods.setdefault(model, set()).add(entry["method"])
             else:
@@ -57,8 +76,20 @@ def read(files: Iterable[Path]) -> tuple[dict[str, dict[str, Any]], dict[str, se
     return found, methods, sorted(hosts, key=lambda host: [int(part) for part in host.split(".")])
 
 
-def page(found: dict[str, dict[str, Any]], methods: dict[str, set[str]], hosts: list[str], zoo: dict[str, Any]) -> str:
-    """The Markdown of docs/models.md."""
+def page(
+    found: dict[str, dict[str, Any]],
+    methods: dict[str, set[str]],
+    hosts: list[str],
+    zoo: dict[str, Any],
+    features: Iterable[str],
+    editors: Iterable[str],
+) -> str:
+    """The Markdown of docs/models.md.
+
+    Args:
+        found, methods, hosts: see ``read``. zoo: all models by their short names.
+        features: names of what was put on models. editors: short names of models that look at reference images.
+    """
     head = ["model", "class in ComfyUI", *hosts, "methods", "gradient", "remarks"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     refused = []
@@ -79,7 +110,11 @@ def page(found: dict[str, dict[str, Any]], methods: dict[str, set[str]], hosts: 
         + "\n\n## Refused\n\nBefore the first step, in these words:\n\n| model | class in ComfyUI | sentence |\n"
         + "| --- | --- | --- |\n"
         + "\n".join(refused)
-        + "\n"
+        + FEATURES.format(
+            features="\n".join(f"- {name}" for name in features),
+            families="; ".join(model.title for kind, model in zoo.items() if kind in methods),
+            editors="; ".join(zoo[kind].title for kind in editors),
+        )
     )
 
 
@@ -113,6 +148,8 @@ def run_everywhere(folder: Path) -> list[Path]:
 def main(arguments: list[str]) -> int:
     """Write the page; returns 0, or 1 where a model is missing."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+    from tests.host.test_features import FEATURES as ON_MODELS
+    from tests.host.test_zoo import EDITORS
     from tests.host.zoo_models import ZOO
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +159,7 @@ def main(arguments: list[str]) -> int:
     if lost:
         print(f"no ComfyUI that was run knows {', '.join(lost)}: docs/models.md stays as it is")
         return 1
-    PAGE.write_text(page(found, methods, hosts, ZOO), encoding="utf-8")
+    PAGE.write_text(page(found, methods, hosts, ZOO, ON_MODELS, EDITORS), encoding="utf-8")
     return 0
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from testtime.samplers.methods import BestOfN
+from testtime.samplers.methods import DAS, BestOfN
+from testtime.samplers.smc.tempering import Alpha
 
 from .conftest import (
     SD3_CONFIG,
@@ -85,6 +86,42 @@ def compiled(given) -> None:
 
     given.model = given.model.clone()
     set_torch_compile_wrapper(model=given.model, backend="eager")
+
+
+class Packed(torch.nn.Module):
+    """A linear layer of eight-bit numbers with a scale per row, unpacked when it is called, as GGUF's are."""
+
+    def __init__(self, layer: torch.nn.Linear):
+        super().__init__()
+        weight = layer.weight.data
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-8) / 127
+        self.register_buffer("packed", (weight / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = layer.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.packed.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+
+
+def packed(given) -> None:
+    """Every linear layer of the blocks of a transformer, packed."""
+    given.model = build_image_model("sd3")
+    for module in list(given.model.model.diffusion_model.joint_blocks.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(module, name, Packed(child))
+
+
+def adapter(given) -> None:
+    """An image adapter: text states get more tokens in every cross attention (as IP-Adapter and its kin do)."""
+    more = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(13))
+
+    def patch(q, k, v, extra_options):
+        tokens = more.to(k).expand(len(k), -1, -1)
+        return q, torch.cat([k, tokens], 1), torch.cat([v, tokens], 1)
+
+    given.model = given.model.clone()
+    given.model.set_model_attn2_patch(patch)
 
 
 # --- guidance
@@ -219,20 +256,22 @@ def context_windows(given) -> None:
 
 
 FEATURES: dict[str, tuple[str, Callable[[Any], None]]] = {
-    "lora": ("eps", lora),
-    "lora on a transformer": ("flux", lora),
-    "lora of a hook": ("eps", hooked_lora),
-    "fp8": ("sd3", fp8),
+    "LoRA": ("eps", lora),
+    "LoRA on a transformer": ("flux", lora),
+    "LoRA of a hook, weaker on the way": ("eps", hooked_lora),
+    "weights in fp8": ("sd3", fp8),
+    "weights packed in layers of their own (GGUF)": ("sd3", packed),
+    "image adapter, a patch of cross attention": ("eps", adapter),
     "torch.compile": ("eps", compiled),
     "RescaleCFG": ("v", rescale_cfg),
     "PAG": ("eps", perturbed_attention),
     "SAG": ("eps", self_attention),
     "FreeU": ("eps", freeu),
     "SLG": ("sd3", skip_layers),
-    "timestep ranges": ("eps", timestep_ranges),
-    "timestep ranges of a flow": ("sd3", timestep_ranges),
-    "one reference": ("flux", reference(1)),
-    "two references": ("flux", reference(2)),
+    "timestep ranges of prompts": ("eps", timestep_ranges),
+    "timestep ranges of prompts, on a flow": ("sd3", timestep_ranges),
+    "one reference image": ("flux", reference(1)),
+    "two reference images": ("flux", reference(2)),
     "ControlNet of Flux": ("flux", flux_controlnet),
     "ControlNet of SD3": ("sd3", sd3_controlnet),
     "context windows": ("eps", context_windows),
@@ -256,6 +295,25 @@ def test_a_feature_is_there_for_every_particle(setup, search_ksampler, ksampler,
     assert close(stock, plain, 1e-3) == (name in SAME_PICTURE)
     assert close(search_ksampler(given, BestOfN(1), eta=0.0).best, stock, 2e-5)
     assert_found_among(search_ksampler(given, BestOfN(4), eta=0.0).finalists, stock)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LoRA",
+        "LoRA of a hook, weaker on the way",
+        "weights packed in layers of their own (GGUF)",
+        "image adapter, a patch of cross attention",
+        "one reference image",
+    ],
+)
+def test_a_gradient_goes_through_a_feature(setup, search_ksampler, name):
+    kind, apply = FEATURES[name]
+    given = setup(kind)
+    apply(given)
+    out = search_ksampler(given, DAS(2, alpha=Alpha(0.5), start=0.0), steps=3)
+    assert out.trace.meta["warnings"] == []
+    assert max(entry["gradient_scale"] for record in out.trace.records for entry in record.particles) > 0
 
 
 def guided_by(given, guider, search_sampler) -> dict[str, torch.Tensor]:

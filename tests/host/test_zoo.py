@@ -185,6 +185,45 @@ def test_every_method_ends_on_every_kind_of_model(zoo, search_ksampler, kind, na
     note(kind, method=name)
 
 
+@pytest.mark.parametrize("mask", [False, True], ids=["image to image", "inpainting"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_what_is_given_is_treated_as_the_stock_sampler_treats_it(zoo, search_ksampler, ksampler, kind, mask):
+    given = zoo(kind)
+    samples = torch.randn(given.latent["samples"].shape, generator=torch.Generator().manual_seed(5))
+    given.latent = {"samples": samples}
+    if mask:
+        given.latent["noise_mask"] = torch.zeros(1, *samples.shape[-2:])
+        given.latent["noise_mask"][..., : samples.shape[-1] // 2] = 1.0
+    options = {} if mask else {"denoise": 0.5}
+    stock = ksampler(given, "euler", steps=STEPS, **options)
+    ours = search_ksampler(given, BestOfN(1), eta=0.0, steps=STEPS, **options).best
+    assert gap(ours, stock) < 2e-5 or gap(ours, stock) < 3 * rounding(given, ksampler, stock)
+    note(kind, given="inpainting" if mask else "image to image")
+
+
+EDITORS = ["qwen", "omnigen2", "flux2", "krea2", "joy", "mage", "boogu", "z_image"]
+"""Models that look at images: all of them as latents in the conditioning."""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("kind", EDITORS)
+def test_references_are_there_for_every_particle(zoo, search_ksampler, ksampler, kind, count):
+    from comfy_extras.nodes_edit_model import ReferenceLatent
+
+    given = zoo(kind)
+    plain = ksampler(given, "euler", steps=STEPS)
+    generator = torch.Generator().manual_seed(12)
+    for _ in range(count):
+        latent = {"samples": torch.randn(given.latent["samples"].shape, generator=generator)}
+        given.positive = ReferenceLatent.execute(given.positive, latent).result[0]
+        given.negative = ReferenceLatent.execute(given.negative, latent).result[0]
+    stock = ksampler(given, "euler", steps=STEPS)
+    assert gap(stock, plain) > 1e-3
+    three = search_ksampler(given, BestOfN(3), eta=0.0, steps=STEPS)
+    rows = [{"samples": three.finalists["samples"][row : row + 1]} for row in range(3)]
+    assert min(gap(row, stock) for row in rows) < 1e-4 and gap(*rows[:2]) > 1e-2
+
+
 NOT_IMAGES = {
     "videos": "GenmoMochi LTXV LTXAV MiniMaxH3 HunyuanVideo HunyuanVideo15 HunyuanVideo15_SR_Distilled HunyuanVideoI2V "
     "HunyuanVideoSkyreelsI2V CosmosT2V CosmosI2V CosmosI2VPredict2 WAN21_T2V WAN21_I2V WAN21_FunControl2V WAN21_Vace "

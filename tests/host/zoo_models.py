@@ -180,7 +180,7 @@ IDEOGRAM = {
 }  # fmt: skip
 KREA = {
     "image_model": "krea2", "features": 48, "tdim": 16, "txtdim": WIDTH, "heads": 1, "kvheads": 1, "multiplier": 2,
-    "layers": 1, "txtlayers": 2, "txtheads": 1, "txtkvheads": 1,
+    "layers": 1, "txtlayers": 2, "txtheads": 1, "txtkvheads": 1, "default_ref_method": "index",
 }  # fmt: skip
 JOY = {
     "image_model": "joyimage", "hidden_size": 32, "num_attention_heads": 2, "text_dim": WIDTH, "num_layers": 1,

@@ -83,6 +83,13 @@ def test_every_verifier_is_described():
     assert sorted(table) == registry.names()
 
 
+def test_every_feature_of_models_is_in_their_list():
+    from ..host.test_features import FEATURES
+
+    page = read("docs/models.md")
+    assert all(f"\n- {name}\n" in page for name in FEATURES)
+
+
 def test_every_image_model_is_in_its_table():
     """As tests/host/zoo_models.py has it, refusals word by word; tools/build_models.py writes the page."""
     from ..host.zoo_models import ZOO

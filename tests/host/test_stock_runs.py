@@ -131,9 +131,12 @@ def test_a_joint_with_euler_is_the_kernels_move(setup, search_ksampler):
 def test_images_of_a_batch_are_culled_each_on_its_own(setup, search_ksampler, ksampler, name):
     """What is left of an image is what it is in runs that nobody stopped, to rounding of the batch's size."""
     given = setup("sd3", batch=3)
-    made = {"sampler_name": name, "eta": AUTO, "steps": 6, "seed": 8}
-    result = search_ksampler(given, RandomSearch(4, (0.5,)), **made)
-    alone = search_ksampler(given, BestOfN(4), **made)
+    for seed in range(8, 14):
+        settings = {"sampler_name": name, "eta": AUTO, "steps": 6, "seed": seed}
+        result = search_ksampler(given, RandomSearch(4, (0.5,)), **settings)
+        if len({e["slot"] for e in result.trace.records[-1].particles}) > 2:
+            break
+    alone = search_ksampler(given, BestOfN(4), **settings)
     made = {(e["group"], e["slot"]): e["id"] for e in alone.trace.records[-1].particles}
     last = {e["id"]: (e["group"], e["slot"]) for e in result.trace.records[-1].particles}
     assert len({slot for _, slot in last.values()}) > 2, "images chose alike: the test shows nothing"

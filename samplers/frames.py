@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 WHICH = ("uniform", "first", "middle", "last", "first and last", "all")
+COUNTED = ("uniform", "first", "last")
+"""Those that read how many."""
 AGGREGATES = ("mean", "minimum", "lower quartile", "median", "first")
 LONGEST = 512
 _QUANTILES = {"minimum": 0.0, "lower quartile": 0.25, "median": 0.5}

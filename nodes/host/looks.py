@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...samplers.frames import LONGEST, FrameChoice, Shown, scaled, union
+from ...samplers.frames import COUNTED, LONGEST, FrameChoice, Shown, scaled, union
 from ...samplers.looks import wishes
 from ...samplers.protocols import SearchError, Verifier
 from .layout import LAYERS, LatentLayout, frames_of, latents_for
+
+log = logging.getLogger("testtime")
 
 # Networks whose first frames need the first latent frames only. HunyuanVideo's normalises over time.
 _CAUSAL = ("WanVAE", "CausalContinuousVideoTokenizer", "TAEHV")
@@ -98,6 +101,9 @@ def look_at(layout: LatentLayout, vae: Any, judges: Iterable[Verifier]) -> Look:
         return Look(layout)
     given = frames_of(vae, layout.given) if layout.given else 0
     choices = [choice for judge in judges for choice in wishes(judge)] or [FrameChoice()]
+    wanted = max((choice.count for choice in choices if choice.which in COUNTED), default=0)
+    if wanted > count - given:
+        log.info("frames is %d and this clip has %d: all are judged", wanted, count - given)
     numbers = union(choices, count, given)
     return Look(layout, Shown(numbers, count, given), max(choice.longest for choice in choices))
 

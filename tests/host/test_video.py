@@ -364,6 +364,27 @@ def test_a_judge_of_motion_is_refused_on_an_image(setup, search_ksampler):
         search_ksampler(given, BestOfN(2))
 
 
+def test_more_frames_than_there_are_means_all_and_is_told_of(clip_setup, search_ksampler, caplog):
+    given = clip_setup("wan")
+    given.verifier.frames = FrameChoice("uniform", 64)
+    with caplog.at_level("INFO", logger="testtime"):
+        out = search_ksampler(given, BestOfN(1), steps=1, cfg=1.0)
+    assert len(out.trace.records[-1].particles[0]["members"]) == 9
+    said = [record.getMessage() for record in caplog.records if "frames is 64" in record.getMessage()]
+    assert said == ["frames is 64 and this clip has 9: all are judged"]
+
+
+def test_the_pace_of_clips_is_measured_on_one_at_a_time(clip_setup, search_ksampler):
+    from testtime.samplers.budget import Budget
+    from testtime.samplers.plan import Plan
+
+    given = clip_setup("wan")
+    given.model, rows = watched(given.model)
+    out = search_ksampler(given, Plan(BestOfN(2), budget=Budget(seconds=60.0)), steps=2, cfg=1.0)
+    measured = len(rows) - out.trace.meta["ledger"]["nfe"]
+    assert 0 < measured <= 2 and set(rows) == {1}
+
+
 # --- what outlives the server
 
 

@@ -34,6 +34,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     texts = {
         "run": "run a workflow on a running ComfyUI, or on one started headless",
+        "upgrade": "turn a sampler of a workflow into a search, or back",
         "batch": "run a workflow, or a search of the library, once for every row of a table",
         "demo": "compare the methods on the embedded models and write out/demo/index.html",
         "report": "make a page (HTML) of the trace of a search",

@@ -41,17 +41,16 @@ def next_id(workflow: dict, what: str) -> int:
     return number
 
 
-def counters_of(workflow: dict) -> list[dict[str, Any]]:
-    """The counters of all levels."""
+def counters_of(workflow: dict) -> dict[str, Any]:
+    """The counters of all levels, and the highest ids in use."""
     names = ("last_node_id", "last_link_id", "state")
-    return [{name: deepcopy(level[name]) for name in names if name in level} for level in levels_of(workflow)]
+    levels = [{name: deepcopy(level[name]) for name in names if name in level} for level in levels_of(workflow)]
+    return {"levels": levels, NODE: used(workflow, NODE), LINK: used(workflow, LINK)}
 
 
-def put_back(workflow: dict, counters: list[dict[str, Any]]) -> None:
+def put_back(workflow: dict, counters: dict[str, Any]) -> None:
     """Set the counters of all levels, unless nodes or links are there by now that they do not count."""
-    levels = levels_of(workflow)
-    if len(levels) == len(counters) and all(
-        used(workflow, what) <= max(counted(counters, what), 0) for what in (NODE, LINK)
-    ):
-        for level, saved in zip(levels, counters, strict=True):
-            level.update(deepcopy(saved))
+    levels, saved = levels_of(workflow), counters.get("levels", [])
+    if len(levels) == len(saved) and all(used(workflow, what) <= counters[what] for what in (NODE, LINK)):
+        for level, before in zip(levels, saved, strict=True):
+            level.update(deepcopy(before))

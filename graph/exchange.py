@@ -10,7 +10,7 @@ from .api_page import ApiPage, Source
 from .catalogue import SEARCH, VERIFIER, Catalogue
 from .record import Record
 from .ui_page import UiPage
-from .widgets import choices_of, ordered_inputs
+from .widgets import options_of, ordered_inputs
 
 ALL_STEPS = 10_000
 RANDOM_SAMPLERS = ("ancestral", "sde", "lcm", "ddpm", "seeds", "sa_solver")
@@ -34,7 +34,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as a verifier gets it: a value or a link of the page, or neither."""
+    """A prompt as a verifier gets it: its value as far as it is known, and the link of the page that brings it."""
 
     value: str | None = ""
     source: Source | None = None
@@ -77,7 +77,7 @@ class Builder:
         values, sources = self.page.values(self.key), dict(self.lost)
         specs = ordered_inputs(self.info[kind])
         more, linked = self._search(kind, str(values.get("sampler_name", "euler")), adds_noise=True)
-        self._keep_borders(specs, sources)
+        self._keep_borders(specs, sources, values)
         keep = {name: source for name, source in sources.items() if name in specs}
         self.page.replace(self.key, kind, {**values, **more}, {**keep, **linked})
 
@@ -150,7 +150,7 @@ class Builder:
     def _search(self, kind: str, sampler: str, adds_noise: bool) -> tuple[dict[str, Any], dict[str, Source]]:
         """(values, links) of a search node, its method and verifier being added."""
         info, catalogue = self.info, self.catalogue
-        number = {} if self.wanted.number is None else {self.method.number: self.wanted.number}
+        number = self._number()
         search = (self._add(self.method.kind, number, {}), catalogue.output_of(self.method.kind, SEARCH))
         budget = catalogue.budget()
         if self.wanted.seconds > 0 and budget is not None:
@@ -172,17 +172,25 @@ class Builder:
             linked["prompt"] = self.prompt.source
         return values, linked
 
-    def _keep_borders(self, specs: dict[str, list], sources: dict[str, Source]) -> None:
+    def _number(self) -> dict[str, int]:
+        """The method's widget for the number of images. ``BadInput`` for a number that it does not take."""
+        number, name = self.wanted.number, self.method.number
+        if number is None or not name:
+            return {}
+        options = options_of(ordered_inputs(self.info[self.method.kind])[name])
+        least, most = options.get("min", 1), options.get("max", 1024)
+        if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
+            raise BadInput(
+                f"number is {str(number)[:80]}: {self.method.title} takes a whole number from {least} to {most}"
+            )
+        return {name: number}
+
+    def _keep_borders(self, specs: dict[str, list], sources: dict[str, Source], values: dict[str, Any]) -> None:
         """A sampler's name that comes from elsewhere keeps a taker, also where the search node has no such widget."""
         if "sampler_name" in sources and "sampler_name" not in specs:
-            self._add("KSamplerSelect", {}, {"sampler_name": sources["sampler_name"]})
+            self._add("KSamplerSelect", values, {"sampler_name": sources["sampler_name"]})
 
     def _check_borders(self, kind: str) -> None:
         lost = [name for name in ("add_noise", "return_with_leftover_noise", "force_full_denoise") if name in self.lost]
         if kind == "KSamplerAdvanced" and lost:
             raise BadInput(f"node {self.key} ({kind}): its {lost[0]} comes from another node; give it a value instead")
-        scheduler = self.page.values(self.key).get("scheduler")
-        target = self.catalogue.search_ksampler() if kind == "KSampler" else "BasicScheduler"
-        spec = ordered_inputs(self.info.get(target, {})).get("scheduler")
-        if scheduler is not None and "scheduler" not in self.lost and spec and scheduler not in choices_of(spec):
-            raise BadInput(f"node {self.key} ({kind}): this ComfyUI has no scheduler {str(scheduler)[:80]!r}")

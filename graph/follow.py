@@ -60,7 +60,7 @@ class Flow:
         node = self.workflow[key]
         info = self.object_info.get(node["class_type"], {})
         specs = specs_of(info, node["inputs"])
-        found = {name: spec[0] if isinstance(spec[0], str) else "COMBO" for name, spec in specs.items()}
+        found = {name: _plain(spec[0]) for name, spec in specs.items()}
         for name, value in node["inputs"].items():  # growing inputs, such as values.a, are in no definition
             if name not in found and is_link(value):
                 found[name] = self.kind_of(value)
@@ -69,7 +69,7 @@ class Flow:
     def outputs(self, key: str) -> list[str]:
         """Types of the outputs of a node."""
         info = self.object_info.get(self.workflow[key]["class_type"], {})
-        return [kind if isinstance(kind, str) else "COMBO" for kind in info.get("output") or []]
+        return [_plain(kind) for kind in info.get("output") or []]
 
     def kind_of(self, source: Source) -> str:
         """Type of an output; a wildcard is taken for what feeds its node."""
@@ -95,6 +95,13 @@ class Flow:
     def label(self, key: str) -> str:
         """How messages name a node."""
         return label_of(key, self.workflow[key], self.object_info)
+
+
+def _plain(kind: Any) -> str:
+    """A type as one word: that of drop-downs, and the wildcard for types that follow what is linked."""
+    if not isinstance(kind, str):
+        return "COMBO"
+    return "*" if kind.startswith("COMFY_MATCHTYPE") else kind
 
 
 def decoder_of(flow: Flow, sampler: str) -> tuple[str, str]:
@@ -185,7 +192,7 @@ def _becomes_a_video(flow: Flow, decoder: str) -> bool:
             if "VIDEO" in outputs or any(word in kind for word in ("Animated", "WEBM", "SaveVideo", "VideoCombine")):
                 return True
             for slot, output in enumerate(outputs):
-                if output == "IMAGE" and (key, slot) not in seen:
+                if output in ("IMAGE", "*") and (key, slot) not in seen:
                     seen.add((key, slot))
                     waiting.append((key, slot))
     return False
@@ -233,6 +240,11 @@ def prompts_of(flow: Flow, source: Source | None) -> list[Text]:
 def _same_side(flow: Flow, key: str, slot: int, conditionings: dict[str, Source]) -> list[str]:
     """Of the conditionings that go into a node, those that its output ``slot`` is made of."""
     info = flow.object_info.get(flow.workflow[key]["class_type"], {})
+    if flow.outputs(key)[slot : slot + 1] == ["*"]:  # a switch: one of its inputs, by a value if it has one
+        inputs = flow.workflow[key]["inputs"].values()
+        known = (_constant(flow, value) for value in inputs)
+        value = next((str(value).lower() for value in known if isinstance(value, bool)), "")
+        return [name for name in conditionings if value and value in name.lower()] or list(conditionings)[:1]
     names = info.get("output_name") or []
     own = str(names[slot]).lower() if 0 <= slot < len(names) else ""
     for side in ("positive", "negative"):

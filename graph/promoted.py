@@ -3,7 +3,7 @@
 Two ways of saving are in use. Without ``proxyWidgets``, the values of an instance belong to those inputs of the
 sub-graph that feed a widget inside, in order. With it, they belong to its entries ``[inner node, widget]``, in order,
 some of which are fed by an input of the sub-graph (``-1`` names that input itself), while others stand for an inner
-widget directly.
+widget directly. The newest front ends also save ``widgets_values_named``, by the names of the sub-graph's inputs.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ def promoted_values(graph: Graph) -> Promoted:
     if not isinstance(values, list):
         return found
     proxies = (graph.instance.get("properties") or {}).get("proxyWidgets")
+    named = graph.instance.get("widgets_values_named")
+    if isinstance(named, dict) and not proxies:
+        borders = enumerate(graph.definition.get("inputs") or [])
+        found.of_input = {slot: (named[border["name"]],) for slot, border in borders if border["name"] in named}
+        return found
     if not isinstance(proxies, list) or not proxies:
         fed = [slot for slot in range(len(graph.definition.get("inputs") or [])) if widget_behind(graph, slot)]
         found.of_input = {slot: (value,) for slot, value in zip(fed, values, strict=False)}

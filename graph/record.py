@@ -22,7 +22,7 @@ class Record:
     Attributes:
         node: as it was saved. sources: input -> what was linked to it. added: ids of nodes that came with the search.
         links: input -> (place in the list of links, the link as it was saved). leaving: (node, slot, ids of links) of
-            outputs, in their order. counters: of ids, for every level. place: where the replacement was put.
+            outputs, in their order. counters: of ids. place: where the replacement was put.
     """
 
     node: dict
@@ -30,7 +30,7 @@ class Record:
     added: list[Any] = field(default_factory=list)
     links: dict[str, tuple[int, Any]] = field(default_factory=dict)
     leaving: list[tuple[Any, int, list]] = field(default_factory=list)
-    counters: list[dict[str, Any]] = field(default_factory=list)
+    counters: dict[str, Any] = field(default_factory=dict)
     place: tuple[float, float] = (0.0, 0.0)
 
     @classmethod

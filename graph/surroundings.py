@@ -80,6 +80,7 @@ def look_around(workflow: dict, object_info: dict, where: str) -> Surroundings:
     graph, node = _find(converter.top, where)
     content = workflow if graph.definition is None else graph.definition
     flow = Flow(converter.convert(), {**_as_the_file_says(converter.top), **object_info})
+    _fill_in_unknown(flow.workflow, converter.top, object_info)
     page = UiPage(workflow, content, object_info)
     return Surroundings(page, node["id"], graph.api_id(node), flow, graph, converter)
 
@@ -105,6 +106,15 @@ def _find(top: Graph, where: str) -> tuple[Graph, dict]:
     raise BadInput(f"node {where[:80]}: the workflow has no node of this id")
 
 
+def _fill_in_unknown(workflow: dict, top: Graph, object_info: dict) -> None:
+    """Values of nodes that the server does not know, where the file names them (those of the newest front ends do)."""
+    for graph in top.all_graphs():
+        for node in graph.nodes.values():
+            named, key = node.get("widgets_values_named"), graph.api_id(node)
+            if node["type"] not in object_info and isinstance(named, dict) and key in workflow:
+                workflow[key]["inputs"] = {**named, **workflow[key]["inputs"]}
+
+
 def _as_the_file_says(top: Graph) -> dict[str, dict]:
     """Definitions of all classes as far as the saved nodes tell: inputs and outputs with their types, no widgets."""
     found: dict[str, dict] = {}
@@ -113,6 +123,9 @@ def _as_the_file_says(top: Graph) -> dict[str, dict]:
             inputs = {
                 entry["name"]: [str(entry.get("type", "*")), {"forceInput": True}] for entry in node.get("inputs") or []
             }
+            named = node.get("widgets_values_named")
+            texts = [n for n, value in named.items() if isinstance(value, str)] if isinstance(named, dict) else []
+            inputs |= {name: ["STRING"] for name in texts if name not in inputs}
             outputs = node.get("outputs") or []
             found[node["type"]] = {
                 "input": {"optional": inputs},

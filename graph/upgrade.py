@@ -3,7 +3,7 @@
 | sampler | becomes |
 | --- | --- |
 | KSampler | Search KSampler, under the same id |
-| KSamplerAdvanced | SamplerCustom under the same id, with Search Sampler and the same sigmas (BasicScheduler, SplitSigmas) |
+| KSamplerAdvanced | SamplerCustom under the same id, with Search Sampler and the sigmas of before (SplitSigmas) |
 | SamplerCustom, SamplerCustomAdvanced | itself, with Search Sampler for a sampler |
 
 A method and a verifier are added; the VAE is the one that decodes the sampler's latent, the prompt the one behind its
@@ -34,7 +34,7 @@ class Upgraded:
 
     Attributes:
         workflow: a changed copy. node: id of the node that samples, on its page.
-        prompt: what the verifier is told, or None where it comes from a link. prompt_found: whether there was any.
+        prompt: what the verifier is told, as far as it is known before a run. prompt_found: whether there was any.
         notes: sentences for the person.
     """
 
@@ -89,8 +89,8 @@ def find_prompt(around: Surroundings) -> Prompt:
     texts = prompts_of(around.flow, positive_of(around.flow, around.api_id))
     if len(texts) == 1:
         source = around.source_here(texts[0].node, texts[0].name)
-        if source is not None:
-            return Prompt(None, source)
+        if source is not None:  # the value, too: a sub-graph's input may have none of its own
+            return Prompt(around.written(texts[0]), source)
     written = [around.written(text) for text in texts]
     known = [text.strip() for text in written if text and text.strip()]
     if not known or None in written:

@@ -36,6 +36,7 @@ MODULES = (
     "trace_nodes",
     "guidance_check",
     "live_routes",
+    "upgrade_routes",
 )
 
 

@@ -5,6 +5,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { RunStore } from "./panel/store.js";
 import { say, speak } from "./panel/texts.js";
+import { upgradeMenu } from "./panel/upgrade.js";
+import { current, show } from "./panel/workflows.js";
 import { PanelView } from "./panel/view.js";
 
 const TAB = "testtime.search";
@@ -88,18 +90,50 @@ const host = {
 };
 
 function addStyle() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./panel/panel.css", import.meta.url).href;
-  document.head.append(link);
+  for (const name of ["panel", "upgrade"]) {
+    const link = document.createElement("link");
+    link.rel = "stylesheet";
+    link.href = new URL(`./panel/${name}.css`, import.meta.url).href;
+    document.head.append(link);
+  }
 }
 
 function setEnabled(enabled) {
   post("/testtime/live", { enabled }).catch(() => {});
 }
 
+async function answerOf(response) {
+  const body = await response.json().catch(() => null);
+  return body ?? { error: `${response.status} ${response.statusText}` };
+}
+
+/** What the dialog of "Search with this sampler" asks of its surroundings. */
+const upgrades = {
+  async offered() {
+    try {
+      return await answerOf(await api.fetchApi("/testtime/upgrade"));
+    } catch {
+      return { error: say("unreachable") };
+    }
+  },
+  async change(message) {
+    const { workflow, tracker } = current(app);
+    try {
+      const answer = await answerOf(await post("/testtime/upgrade", { ...message, workflow }));
+      if (!answer.error) await show(app, answer.workflow, tracker);
+      return answer;
+    } catch {
+      return { error: say("unreachable") };
+    }
+  },
+  tell: (severity, summary, detail) => app.extensionManager.toast?.add({ severity, summary, detail, life: 8000 }),
+};
+
 /** Entries in the menu of a node. */
-const menuOf = (type) => (OUR_NODES.test(type ?? "") ? [{ content: say("showPanel"), callback: openPanel }] : []);
+const menuOf = (node, type) => [
+  ...(OUR_NODES.test(type ?? "") ? [{ content: say("showPanel"), callback: openPanel }] : []),
+  ...upgradeMenu(node, upgrades),
+];
 
 function openPanel() {
   // The command toggles: a tab that is open already must be left alone, also one that is about to appear.
@@ -121,14 +155,14 @@ app.registerExtension({
       onChange: setEnabled,
     },
   ],
-  getNodeMenuItems: (node) => menuOf(node?.comfyClass),
+  getNodeMenuItems: (node) => menuOf(node, node?.comfyClass),
   beforeRegisterNodeDef(nodeType, { name }) {
     // Front ends before 1.29, such as the one that ComfyUI 0.3.64 pins, do not ask extensions for menu entries.
-    if (app.collectNodeMenuItems || !menuOf(name).length) return;
+    if (app.collectNodeMenuItems) return;
     const before = nodeType.prototype.getExtraMenuOptions;
     nodeType.prototype.getExtraMenuOptions = function (canvas, options) {
       const more = before?.call(this, canvas, options);
-      options.push(...menuOf(name));
+      options.push(...menuOf(this, name));
       return more;
     };
   },

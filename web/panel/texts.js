@@ -13,6 +13,16 @@ export const TEXTS = {
     asksDetail: "Pick the images you like in the Search panel.",
     unreachable: "The server does not respond.",
 
+    searchWith: "Search with this sampler",
+    backToSampler: "Back to KSampler",
+    method: "Method",
+    howMany: "Number of candidates",
+    atMostSeconds: "Time limit in seconds (0 = none)",
+    titleMissing: "{title} (missing)",
+    replace: "Replace",
+    replaced: "Replaced. Undo brings the sampler back.",
+    cancel: "Cancel",
+
     panel: "Search panel",
     whichSearch: "Search to show",
     nodeOf: "{name} (node {node})",
@@ -93,6 +103,16 @@ export const TEXTS = {
     asksTitle: "Bitte auswählen",
     asksDetail: "Wähle im Suchfenster die Bilder aus, die dir gefallen.",
     unreachable: "Der Server antwortet nicht.",
+
+    searchWith: "Mit diesem Sampler suchen",
+    backToSampler: "Zurück zum KSampler",
+    method: "Verfahren",
+    howMany: "Zahl der Kandidaten",
+    atMostSeconds: "Höchstens Sekunden (0 = ohne Grenze)",
+    titleMissing: "{title} (fehlt)",
+    replace: "Ersetzen",
+    replaced: "Ersetzt. Rückgängig stellt den Sampler wieder her.",
+    cancel: "Abbrechen",
 
     panel: "Suchfenster",
     whichSearch: "Angezeigte Suche",

@@ -16,9 +16,9 @@ from testtime.graph.widgets import UPLOADS, chosen_inputs, default_value, extra_
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
 GAP_X, GAP_Y = 60, 64  # Nodes 2.0 are a little higher than classic ones
 GROUP_PADDING, GROUP_TITLE = 20, 44
-NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 340, 60, 14
-VIEW = {"scale": 0.62, "offset": [110, 230]}
-"""What is seen when a workflow opens: its left part, at a scale at which the front end still draws text."""
+NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 290, 50, 14
+VIEW = {"scale": 0.6, "offset": [720, 230]}
+"""What is seen when a workflow opens: prompt, search and result, right of an open sidebar, with text still drawn."""
 NOTE = "MarkdownNote"
 OUR_PREFIX, OUR_PACK = "TestTime", "test-time-scaling"
 
@@ -72,11 +72,12 @@ def note(text: str, width: int = NOTE_WIDTH) -> Node:
 
 @dataclass
 class Group:
-    """A titled box around columns of nodes; without a title there is no box."""
+    """A titled box around columns of nodes; without a title there is no box. ``below``: under the group before it."""
 
     title: str
     columns: list[list[Node]]
     colour: str = "#3f789e"
+    below: bool = False
 
 
 class Workflow:
@@ -192,11 +193,15 @@ class Workflow:
         """({node number: (x, y, width, height)}, group boxes)."""
         places: dict[int, tuple] = {}
         boxes: list[dict] = []
-        x, top = 0, -TITLE - GROUP_TITLE
+        start = low = across = 0
         for group in self.groups:
-            left, bottom = x, 0
+            if group.below:  # a second row: beginning where the group above begins
+                x, floor = start, low + GROUP_PADDING + GROUP_TITLE + 2 * TITLE
+            else:
+                x, floor = across, 0
+            start, left, bottom = x, x, floor
             for column in group.columns:
-                y, width = 0, max(node.width for node in column)
+                y, width = floor, max(node.width for node in column)
                 for node in column:
                     height = height_of(node, object_info)
                     places[node.number] = (x, y + node.drop, width, height)
@@ -204,11 +209,12 @@ class Workflow:
                 bottom = max(bottom, y - TITLE - GAP_Y)
                 x += width + GAP_X
             if group.title:
+                top = floor - TITLE - GROUP_TITLE
                 bounding = [left - GROUP_PADDING, top, x - GAP_X - left + 2 * GROUP_PADDING]
                 bounding.append(bottom - top + GROUP_PADDING)
                 box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
                 boxes.append(box | {"font_size": 24, "flags": {}})
-            x += GROUP_PADDING
+            low, across = bottom, max(across, x + GROUP_PADDING)
         return places, boxes
 
 

@@ -12,16 +12,18 @@ from workflow_parts import one_search
 def best_of_n() -> Workflow:
     text = """
     ## Best-of-N
-    Draws **N images** from the same prompt and keeps the one that the verifier likes best: the plainest way to spend
+    Makes **N images** from the same prompt and keeps the one with the best score: the plainest way to spend
     more compute, and the hardest to fool.
 
     - **particles** is N. They run in chunks that fit the memory; chunking changes nothing else.
     - **sampler_name** may be any: the first image is then the one that KSampler makes.
     - **held_out** is a second judge that never steers: it shows whether images or only scores got better.
 
-    Press Run: the report shows all N with their scores.
+    Press Run: the report shows all N with their scores. Candidate 1 is what KSampler makes from this seed: the colours
+    the wrong way round.
     """
-    return one_search("best_of_n", "a red star and a blue circle", text, Node("TestTimeBestOfN", {"particles": 8}))
+    method = Node("TestTimeBestOfN", {"particles": 8})
+    return one_search("best_of_n", "a red star and a blue circle", text, method, seed=4)
 
 
 def importance_sampling() -> Workflow:

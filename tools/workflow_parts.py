@@ -1,7 +1,7 @@
 """What the example workflows share: the embedded model with a prompt, the search in the middle, results on the right.
 
-From left to right: a note, model and prompt, the search, its results. The loader stands at the top; what stands
-between it and the sampler begins ``WIRES`` lower, so that its wires run over the other nodes and not behind them.
+From left to right: model and prompt with the method and a note below, the search, its results. The loader stands at
+the top; what stands between it and the sampler begins ``WIRES`` lower, so that its wires run over the other nodes and not behind them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from workflow_graph import Group, Link, Node, Workflow, note
 MODEL_BLUE, START_GREEN, SEARCH_BROWN, RESULT_VIOLET = "#3f789e", "#3f6e4e", "#8a5a2b", "#5a4a8a"
 WIRES = 130
 """Room for wires above the nodes in the middle, in pixels."""
+PREVIEW = 200
+"""Room for the preview that a sampler shows while it runs, in pixels."""
 REPORT_DROP = 284
 """Puts the decoder of the finalists beside the report, in pixels."""
 
@@ -47,7 +49,8 @@ class World:
     def before(self, text: str, *more: Node) -> list[Group]:
         """The note, and the group of model and prompts; ``more`` nodes stand under the prompts."""
         prompts = lowered(self.positive, self.negative, *more)
-        return [Group("", [[note(text)]]), Group("Model and prompt", [[self.load, self.prompt], prompts], MODEL_BLUE)]
+        model = Group("Model and prompt", [[self.load, self.prompt], prompts], MODEL_BLUE)
+        return [model, Group("", [[note(text)]], below=True)]
 
     def plain(self, **changes) -> dict:
         """Inputs of a stock KSampler."""
@@ -69,7 +72,7 @@ class World:
         judged = {name: self.load[name] for name in ("vae", "verifier", "held_out")}
         own = {**judged, "search": search["search"], "prompt": self.prompt["STRING"], "sampler_name": "euler"}
         inputs = {**self.plain(), **own, **changes}
-        return Node("TestTimeSearchKSampler", inputs, width=340, lines=2)
+        return Node("TestTimeSearchKSampler", inputs, width=340, lines=2, picture=PREVIEW)
 
 
 def save(images: Link, prefix: str, title: str, size: int = 300) -> Node:
@@ -94,7 +97,7 @@ def results(vae: Link, sampler: Node, prefix: str) -> Group:
     rest = decode(sampler["finalists"], vae, "Decode the finalists")
     rest.drop = REPORT_DROP
     inputs = {"trace": sampler["trace"], "finalists": rest["IMAGE"], "scores": sampler["scores"]}
-    report = Node("TestTimeSearchReport", {**inputs, "filename_prefix": f"{prefix}_report"}, width=560, picture=445)
+    report = Node("TestTimeSearchReport", {**inputs, "filename_prefix": f"{prefix}_report"}, width=400, picture=330)
     return Group("Result", [[best, rest], [save(best["IMAGE"], prefix, "Best image"), report]], RESULT_VIOLET)
 
 
@@ -102,9 +105,13 @@ def one_search(name: str, prompt: str, text: str, *methods: Node, model: str = "
     """The standard workflow: a method (the last of a chain of nodes) on the embedded model."""
     world = World(prompt, model)
     sampler = world.search(methods[-1], **changes)
-    columns = [lowered(method) for method in methods]
+    model, read_me = world.before(text)
+    columns = [[method] for method in methods]
     columns[-1].append(world.latent)
-    groups = [*world.before(text), Group("Search", [*columns, [sampler]], SEARCH_BROWN)]
+    for node in (*methods, world.latent):
+        node.width = 290
+    method = Group("Method", [*read_me.columns, *columns], SEARCH_BROWN, below=True)
+    groups = [model, method, Group("Search", [[sampler]], SEARCH_BROWN)]
     return Workflow(name, [*groups, results(world.load["vae"], sampler, name)])
 
 
@@ -148,8 +155,8 @@ def with_checkpoint(name: str, checkpoint: Checkpoint, text: str, method: Node) 
     }
     sampler = Node("TestTimeSearchKSampler", inputs, width=340, lines=2)
     groups = [
-        Group("", [[note(text)]]),
         Group("Model, judge and prompt", [[load, judge, prompt], lowered(positive, negative)], MODEL_BLUE),
+        Group("", [[note(text, 360)]], below=True),
         Group("Search", [lowered(method, latent), [sampler]], SEARCH_BROWN),
         results(load["VAE"], sampler, name),
     ]

@@ -56,16 +56,17 @@ def test_nodes_stand_in_aligned_columns_inside_their_groups(name):
         widths.setdefault(x, set()).add(width)
         for left, top, across, down in groups:
             inside = left < x and x + width < left + across and top < y - 30 and y + height < top + down
-            assert inside or x + width < left or x > left + across, node["type"]
+            beside = x + width < left or x > left + across or y + height < top or y - 30 > top + down
+            assert inside or beside, node["type"]
     assert all(len(found) == 1 for found in widths.values())
-    spans = sorted((left, left + across) for left, _, across, _ in groups)
-    assert all(before[1] < after[0] for before, after in itertools.pairwise(spans))
+    for (left, top, across, down), (x, y, width, height) in itertools.combinations(groups, 2):
+        assert left + across < x or x + width < left or top + down < y or y + height < top
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_note_says_what_it_does(name):
     notes = [n for n in json.loads((FOLDER / f"{name}.json").read_text())["nodes"] if n["type"] == "MarkdownNote"]
-    assert len(notes) == 1 and notes[0]["pos"] == [0, 0]
+    assert len(notes) == 1 and notes[0]["pos"][0] == 0
     assert notes[0]["widgets_values"][0].startswith("## ")
 
 

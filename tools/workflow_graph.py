@@ -17,7 +17,7 @@ TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
 GAP_X, GAP_Y = 60, 64  # Nodes 2.0 are a little higher than classic ones
 GROUP_PADDING, GROUP_TITLE = 20, 44
 NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 290, 50, 14
-VIEW = {"scale": 0.6, "offset": [720, 230]}
+VIEW = {"scale": 0.6, "offset": [650, 230]}
 """What is seen when a workflow opens: prompt, search and result, right of an open sidebar, with text still drawn."""
 NOTE = "MarkdownNote"
 OUR_PREFIX, OUR_PACK = "TestTime", "test-time-scaling"

@@ -1,7 +1,8 @@
 """What the example workflows share: the embedded model with a prompt, the search in the middle, results on the right.
 
 From left to right: model and prompt with the method and a note below, the search, its results. The loader stands at
-the top; what stands between it and the sampler begins ``WIRES`` lower, so that its wires run over the other nodes and not behind them.
+the top; what stands between it and the sampler begins ``WIRES`` lower, so that its wires run over the other nodes and
+not behind them.
 """
 
 from __future__ import annotations

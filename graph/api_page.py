@@ -51,6 +51,9 @@ class ApiPage:
         self._fill(key, values, sources)
         return key
 
+    def reserve(self, key: str, kind: str) -> None:
+        """Nothing to do: nodes of this format stand nowhere."""
+
     def replace(self, key: str, kind: str, values: dict[str, Any], sources: dict[str, Source]) -> None:
         """Another class in the place of a node, which keeps its id; who takes its outputs stays linked."""
         self.content[key] = {"class_type": kind, "inputs": {}, "_meta": {"title": self._title(kind)}}

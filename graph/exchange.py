@@ -76,6 +76,7 @@ class Builder:
         kind = self.catalogue.search_ksampler()
         values, sources = self.page.values(self.key), dict(self.lost)
         specs = ordered_inputs(self.info[kind])
+        self.page.reserve(self.key, kind)
         more, linked = self._search(kind, str(values.get("sampler_name", "euler")), adds_noise=True)
         self._keep_borders(specs, sources, values)
         keep = {name: source for name, source in sources.items() if name in specs}
@@ -94,6 +95,7 @@ class Builder:
         named = {"sampler_name": sampler_name}
         select = {"sampler_name": sources["sampler_name"]} if "sampler_name" in sources else {}
         searcher = self.catalogue.search_sampler()
+        self.page.reserve(self.key, "SamplerCustom")
         adds_noise = values.get("add_noise") != "disable"
         more, linked = self._search(searcher, sampler_name, adds_noise)
         own = self.catalogue.input_of(searcher, "SAMPLER")

@@ -78,6 +78,14 @@ class UiPage:
             self.connect(source, key, name)
         return key
 
+    def reserve(self, key: Any, kind: str) -> None:
+        """Give a node the place that one of another class needs, before others are put beside it."""
+        node = self.nodes[key]
+        width, height = size_of(kind, self.object_info)
+        size = max(width, pair(node.get("size"))[0]), height
+        node["pos"] = list(free_place(self.content, size, node.get("pos"), but=key))
+        node["size"] = list(size)
+
     def replace(self, key: Any, kind: str, values: dict[str, Any], sources: dict[str, Source]) -> None:
         """Another class in the place of a node; links keep their ids, and what cannot stay linked loses its link."""
         old = self.nodes[key]
@@ -85,16 +93,15 @@ class UiPage:
         for name in [name for name in kept if self.source(key, name) != sources.get(name)]:
             self.disconnect(key, name)
             del kept[name]
-        width, height = size_of(kind, self.object_info)
+        self.reserve(key, kind)
         node = self._fresh(key, kind, values, pair(old.get("pos")))
-        node["size"] = [max(width, pair(old.get("size"))[0]), height]
+        node["size"] = list(pair(old.get("size")))
         for name in ("order", "mode", "flags", "color", "bgcolor"):
             if name in old:
                 node[name] = deepcopy(old[name])
         for before, after in zip(old.get("outputs") or [], node["outputs"], strict=False):
             after["links"] = before.get("links")
         self._exchange(old, node)
-        node["pos"] = list(free_place(self.content, tuple(node["size"]), old.get("pos"), but=key))
         for name, source in sources.items():
             if name in kept:
                 slot = self._slot(node, name)

@@ -57,7 +57,7 @@ def test_pages_name_no_machine(page):
     assert not re.search(r"/(root|home|work|tmp)/|localhost", text), "a path of somebody's machine"
 
 
-@pytest.mark.parametrize("name", ["docs/library.md"])
+@pytest.mark.parametrize("name", ["docs/library.md", "docs/scale.md"])
 @pytest.mark.skipif(not (WEIGHTS / "diffusion.safetensors").exists(), reason="the generators' weights are not there")
 def test_code_blocks_run(name, capsys):
     blocks = re.findall(r"```python\n(.*?)```", read(name), re.DOTALL)

@@ -104,7 +104,7 @@ class MotionVerifier(Verifier):
         if images.dim() != 5:
             raise VerifierError(f"verifier {self.name!r} judges videos: these are {len(images)} images")
         shown = shown_in(images, context)
-        places = shown.places(self.frames)
+        places = shown.places(self.frames or FrameChoice("first", FRAMES))
         if len(places) < self.least_frames:
             raise VerifierError(f"verifier {self.name!r} judges videos: this clip has {len(places)} frame")
         n, count = len(images), len(places)

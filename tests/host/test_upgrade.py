@@ -72,12 +72,12 @@ def test_the_command_writes_a_workflow_that_runs(comfy_server, tmp_path, capsys)
 
 
 ENTRY = """(name) => {
-  const node = window.app.graph._nodes.find((entry) => entry.id === KEY);
+  const node = window.app.graph._nodes.find((entry) => String(entry.id) === 'KEY');
   const found = window.app.canvas.getNodeMenuOptions(node).filter((entry) => entry?.content === name);
   found[0]?.callback?.();
   return found.length;
 }"""
-KIND = "window.app.graph._nodes.find((entry) => entry.id === KEY)?.type"
+KIND = "window.app.graph._nodes.find((entry) => String(entry.id) === 'KEY')?.type"
 DIALOG = "document.querySelector('dialog.testtime-upgrade')"
 
 
@@ -91,6 +91,7 @@ def test_menu_dialog_undo_and_back(comfy_server):
         async with Browser(1400, 1000) as browser:
             await ready(browser, comfy_server.url)
             await browser.run(f"window.app.loadGraphData({json.dumps(load(NAME))}).then(() => true)")
+            await browser.wait_for(f"{kind} === 'KSampler'", 30)
             browser.errors.clear()
             assert await browser.run(f"({entry})('Search with this sampler')") == 1
             await browser.wait_for(f"{DIALOG}?.open", 60)

@@ -58,7 +58,8 @@ def test_results_are_what_was_judged_at_the_cost_told(setup, search_ksampler, na
     assert sum(rows) == ledger["nfe"] + ledger["backward"]
     if not name.startswith("svdd"):
         assert ledger["nfe"] == 2 * 3 * 3 * (1 if cfg == 1.0 else 2)
-    assert out.trace.meta["warnings"] == []
+    # Three steps leave one early choice, which is warned of; nothing else may be.
+    assert [said for said in out.trace.meta["warnings"] if " decides " not in said] == []
     guided = any(entry["gradient_scale"] > 0 for record in out.trace.records for entry in record.particles)
     assert guided == (name in GUIDED)
     assert (ledger["backward"] > 0) == (name == "das-denoiser")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import comfy.model_management as management
@@ -68,9 +67,3 @@ def ask(rewriter: Rewriter, requests: Sequence[RewriteRequest]) -> list[Rewrite]
     if "poll" in inspect.signature(rewriter.rewrite).parameters:
         return rewriter.rewrite(requests, poll=throw_if_interrupted)
     return rewriter.rewrite(requests)
-
-
-def with_hosted_rewriter(search: Any, residency: Residency) -> Any:
-    """``search`` with its rewriter inside the host; itself where it has none."""
-    rewriter = getattr(search, "rewriter", None)
-    return search if rewriter is None else replace(search, rewriter=HostRewriter(rewriter, residency))

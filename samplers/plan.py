@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .workers import Workers
 
 OUTPUTS = ("score", "weight", "sample")
+"""Which finalist is handed out: the highest score, the highest weight, or one drawn in proportion to the weights."""
 
 
 @dataclass(frozen=True)

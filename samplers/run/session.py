@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..rewriting import ActiveRewriting
     from .journal import Journal
 
-"""Which finalist is handed out: the highest score, the highest weight, or one drawn in proportion to the weights."""
-
 
 class Session(Judging):
     """What a method works with: the process, the judge, the books.

@@ -288,3 +288,17 @@ def test_rbf_leaves_at_most_one_call_per_chain(above):
         search = RBF(budget=budget, chains=2, initial=3)
         result = run_search(search, process, TARGET, ["p"] * process.groups)
         assert process.groups * (budget - 2) <= result.ledger.nfe <= process.groups * budget
+
+
+def test_a_plans_budget_is_for_each_image_of_the_batch():
+    plan = Plan(BestOfN(1), budget=Budget(nfe=45, steps="keep"))
+    result = run_search(plan, oracles.keyed(steps=9, groups=2), TARGET, ["p", "q"])
+    assert result.status == "complete" and result.ledger.nfe == 2 * 45 and len(result.finalists) == 2 * 5
+
+
+@pytest.mark.parametrize(("own", "run", "nfe"), [(45, 20, 20), (45, 1000, 45)])
+def test_the_stricter_of_two_budgets_holds(own, run, nfe):
+    """The plan's chooses the width, the run's stops it."""
+    plan = Plan(BestOfN(1), budget=Budget(nfe=own, steps="keep"))
+    result = run_search(plan, oracles.keyed(steps=9, groups=1), TARGET, ["p"], max_nfe=run)
+    assert result.ledger.nfe == nfe and result.status == ("complete" if nfe == own else "budget")

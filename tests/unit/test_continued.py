@@ -103,6 +103,13 @@ def test_a_guided_way_is_walked_with_its_gradient():
     assert torch.allclose(replayed.latents[0], again.finalists[0], atol=1e-9)
 
 
+def test_a_search_needs_what_its_way_needs():
+    guided, plain = searched(DAS(4, alpha=ALPHA)), searched(BestOfN(2))
+    way = continued(BestOfN(2), guided.trace, guided.particles[0], step=8)
+    assert way.needs >= {"can_differentiate", "can_renoise", "has_initial_noise"}
+    assert "can_differentiate" not in continued(BestOfN(2), plain.trace, step=6).needs
+
+
 def test_the_cost_is_the_way_and_the_rest():
     first = searched(BestOfN(2))
     again = searched(continued(BestOfN(5), first.trace, step=6))

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from testtime.samplers.methods import SMC, FKSteering
+from testtime.samplers.methods import DAS, SMC, FKSteering
 from testtime.samplers.plan import Plan
 from testtime.samplers.run.search import run_search
-from testtime.samplers.smc.tempering import Alpha
+from testtime.samplers.run.session import Session
+from testtime.samplers.smc.tempering import TEMPERINGS, Alpha
 
 from . import oracles
 from .searches import LINEAR, SHARP, TARGET, run_on, table
@@ -107,3 +108,28 @@ def test_output_by_sampling_follows_the_weights():
     share, expected = wins_of_the_heaviest("sample")
     assert share == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(1500))
     assert 0.3 < expected < 0.95
+
+
+@pytest.mark.parametrize("output", ["score", "weight", "sample"])
+def test_the_heaviest_particle_does_not_win_without_a_score(output):
+    process = oracles.keyed(groups=2)
+    session = Session(process, TARGET, ["p", "q"], output=output)
+    score = torch.tensor([-math.inf, 0.1, 0.3, 0.2, -math.inf, -math.inf], dtype=torch.float64)
+    log_weight = torch.tensor([50.0, -3.0, -80.0, 0.0, 50.0, 50.0], dtype=torch.float64)
+    won = session.winners(process.start(3), score, log_weight).tolist()
+    assert won == [2 if output == "score" else 1, 3]
+
+
+def test_a_guided_move_follows_the_next_lambda():
+    """DAS, eq. 12: the move into step i + 1 is drawn by ``lambda_{i+1} grad r / alpha``; the last one is not guided."""
+    steps = 9
+    search = DAS(4, alpha=Alpha(0.5, "absolute"), tempering="linear", guidance=0.6)
+    result = engine_run(search, 3, steps)
+    lambdas = TEMPERINGS["linear"](steps)
+    for record in result.trace.records:
+        expected = 0.6 * float(lambdas[record.step]) / 0.5 if 0 < record.step < steps - 1 else None
+        for entry in record.particles:
+            if expected is not None:
+                assert entry["gradient_scale"] == pytest.approx(expected), record.step
+    assert {entry["gradient_scale"] for entry in result.trace.records[-1].particles} == {0.0}
+    assert {entry["gradient_scale"] for entry in result.trace.records[0].particles} == {0.0}

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from testtime.samplers.processes.streams import Streams
+from testtime.samplers.smc.population import Population
 from testtime.samplers.smc.potentials import Potential
 from testtime.samplers.smc.resampling import SCHEMES, resample
 from testtime.samplers.smc.tempering import TEMPERINGS, Alpha, AlphaScale
@@ -180,3 +182,18 @@ def test_max_potential_speaks_while_rewards_are_negative():
     potential = Potential("max", 1, 2)
     increment = potential.weigh(torch.tensor([[-3.0, -1.0]], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
     assert increment.tolist() == [[-3.0, -1.0]]
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_every_resampling_draws_its_own_uniforms(scheme):
+    """Two steps of a run, or two of its images, that shared their offset would make the same mistake each time."""
+    weights = torch.tensor([0.05, 0.2, 0.3, 0.45], dtype=torch.float64)
+    streams, steps = Streams(5), 300
+    population = Population(2, 4, "diff")
+    counts = torch.zeros(steps, 2, 4, dtype=torch.float64)
+    for step in range(steps):
+        population.log_w = weights.log().repeat(2, 1)
+        rows = population.resample(torch.tensor([True, True]), scheme, streams, step)
+        counts[step] = torch.bincount(rows, minlength=8).view(2, 4)
+    assert torch.allclose(counts.mean(0), (4 * weights).repeat(2, 1), atol=0.15)
+    assert (counts[:, 0] != counts[:, 1]).any(1).double().mean() > 0.1

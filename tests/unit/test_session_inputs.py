@@ -11,6 +11,7 @@ import torch
 from testtime.samplers.ledger import Ledger
 from testtime.samplers.methods import DAS, RBF, SMC, BestOfN
 from testtime.samplers.protocols import SearchError
+from testtime.samplers.run.family import Family
 from testtime.samplers.run.search import run_search
 from testtime.samplers.smc.tempering import Alpha
 
@@ -259,6 +260,15 @@ def test_optimism_is_the_last_score_used_minus_the_final_one(name):
             parent = entry["parent"]
     assert gaps and result.selection_bias == pytest.approx(sum(gaps) / len(gaps), abs=1e-9)
     assert abs(result.selection_bias) > 1e-6
+
+
+def test_optimism_counts_what_chose_an_ancestor_not_the_particle_itself():
+    family, blank = Family(), {"group": 0, "slot": 0, "log_weight": None, "gradient_scale": 0.0, "selected": False}
+    family.note([{**blank, "id": k, "parent": None, "score": s} for k, s in enumerate((0.5, 0.1))], True, [0])
+    family.note([{**blank, "id": 2, "parent": 0, "score": None}], False, [])
+    family.note([{**blank, "id": k, "parent": 2, "score": 0.3 + 0.1 * k} for k in (3, 4)], True, [1])
+    assert family.selection_bias(torch.tensor([3, 4]), torch.tensor([0.6, 0.7])) == pytest.approx(0.5 - 0.65)
+    assert family.selection_bias(torch.tensor([1]), torch.tensor([0.1])) == 0.0
 
 
 def test_without_a_selection_there_is_no_optimism():

@@ -130,6 +130,19 @@ def test_shipped_autoencoder_reconstructs_fresh_drawings():
         assert float((model.encode(images) * scale).std()) == pytest.approx(1.0, abs=0.1)
 
 
+def test_latents_in_the_models_scale_decode_to_their_picture():
+    """The networks see latents of unit variance, the autoencoder its own; they differ by a factor of 0.84 only."""
+    from testtime.models.tiny.pipeline import TinyDecode
+
+    family = load_family()
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = (family.autoencoder.decode(latents).movedim(1, -1) + 1.0) / 2.0
+        found = TinyDecode(family)(latents * family.latent_scale)
+        forgotten = TinyDecode(family)(latents)
+    assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(forgotten, expected, atol=1e-2)
+
+
 def test_shipped_family_follows_colours():
     """One denoising step from mid noise must pull the picture towards the prompt's colour (red against blue)."""
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 from comfy_api.latest import io
 
+from ..samplers.methods.registry import ROWS
 from .types import CATEGORY
 
 ORDER = (
@@ -40,20 +41,9 @@ UNTRIED = {
 """Nodes whose models were never run here with their released weights: marked experimental."""
 
 ALIASES = {
+    **{row.node: row.aliases for row in ROWS if row.aliases},
     "TestTimeSearchKSampler": ("test-time scaling", "best of", "inference scaling", "ksampler", "search"),
     "TestTimeSearchSampler": ("test-time scaling", "custom sampler", "inference scaling"),
-    "TestTimeBestOfN": ("best of", "bon", "rejection", "pick best"),
-    "TestTimeRandomSearch": ("successive halving", "best of", "early stopping"),
-    "TestTimeSVDD": ("soft value", "value based decoding", "branching"),
-    "TestTimeSMC": ("sequential monte carlo", "particle filter"),
-    "TestTimeDAS": ("diffusion alignment as sampling", "reward gradient", "guidance"),
-    "TestTimeFKSteering": ("feynman", "feynman-kac", "importance sampling", "particles"),
-    "TestTimeRBF": ("rollover", "budget forcing"),
-    "TestTimeBeamSearch": ("beam", "lookahead"),
-    "TestTimeZeroOrderSearch": ("noise search", "hill climbing", "evolution"),
-    "TestTimePathSearch": ("search over paths", "renoise"),
-    "TestTimeTTGen": ("prompt rewriting", "vlm", "llm"),
-    "TestTimeTTSVAR": ("infinity", "var", "next-scale"),
     "TestTimeSetSDE": ("stochastic path", "flow sde", "interpolant", "noise"),
     "TestTimeFitToBudget": ("search budget", "nfe", "time limit"),
     "TestTimeAddRewriting": ("re-prompted", "prompt rewriting"),

@@ -28,6 +28,7 @@ class Row:
         paper: authors, year and arXiv number, "" for what is nobody's. node: id of its node.
         summary: what it does, in a line.
         short: title where there is little room and something else beside it, "" for the title itself.
+        aliases: other words that a search for its node finds.
     """
 
     method: type[SearchMethod]
@@ -35,6 +36,7 @@ class Row:
     node: str
     summary: str
     short: str = ""
+    aliases: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -48,24 +50,33 @@ class Row:
 
 
 ROWS = (
-    Row(BestOfN, "", "TestTimeBestOfN", "Draws N images and keeps the best."),
+    Row(
+        BestOfN,
+        "",
+        "TestTimeBestOfN",
+        "Draws N images and keeps the best.",
+        aliases=("best of", "bon", "rejection", "pick best"),
+    ),
     Row(
         RandomSearch,
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimeRandomSearch",
         "Best-of-N that drops the worse half partway through.",
+        aliases=("successive halving", "best of", "early stopping"),
     ),
     Row(
         ZeroOrderSearch,
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimeZeroOrderSearch",
         "Hill climbing over the initial noise.",
+        aliases=("noise search", "hill climbing", "evolution"),
     ),
     Row(
         PathSearch,
         "Ma et al. 2025, arXiv 2501.09732",
         "TestTimePathSearch",
         "Adds noise back and removes it several ways, keeping the best.",
+        aliases=("search over paths", "renoise"),
     ),
     Row(
         ImportanceSampling,
@@ -78,24 +89,28 @@ ROWS = (
         "Li et al. 2024, arXiv 2408.08252",
         "TestTimeSVDD",
         "Tries M continuations at every step and keeps the best.",
+        aliases=("soft value", "value based decoding", "branching"),
     ),
     Row(
         SMC,
         "Del Moral et al. 2006; Kim et al. 2025, arXiv 2501.05803",
         "TestTimeSMC",
         "Phases the score in over the steps and resamples particles by weight.",
+        aliases=("sequential monte carlo", "particle filter"),
     ),
     Row(
         DAS,
         "Kim et al. 2025, arXiv 2501.05803",
         "TestTimeDAS",
         "SMC whose steps follow the gradient of the score.",
+        aliases=("diffusion alignment as sampling", "reward gradient", "guidance"),
     ),
     Row(
         FKSteering,
         "Singhal et al. 2025, arXiv 2501.06848",
         "TestTimeFKSteering",
         "Resamples at a few steps by how much the scores rose.",
+        aliases=("feynman", "feynman-kac", "importance sampling", "particles"),
     ),
     Row(
         RBF,
@@ -103,24 +118,28 @@ ROWS = (
         "TestTimeRBF",
         "Accepts the first candidate that improves, and saves the rest of the budget for later steps.",
         short="RBF",
+        aliases=("rollover", "budget forcing"),
     ),
     Row(
         BeamSearch,
         "Oshima et al. 2025, arXiv 2501.19252",
         "TestTimeBeamSearch",
         "Keeps the best B of all children, judged by where they lead.",
+        aliases=("beam", "lookahead"),
     ),
     Row(
         TTSVAR,
         "Chen et al. 2025, arXiv 2507.18537",
         "TestTimeTTSVAR",
         "Many candidates while images are small, few once they are large.",
+        aliases=("infinity", "var", "next-scale"),
     ),
     Row(
         TTGen,
         "Qiao et al., OPPO Research",
         "TestTimeTTGen",
         "A vision-language model rewrites the prompt during sampling.",
+        aliases=("prompt rewriting", "vlm", "llm"),
     ),
 )
 METHODS = {row.key: row for row in ROWS}

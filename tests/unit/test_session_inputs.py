@@ -156,7 +156,7 @@ def test_guidance_needs_a_differentiable_verifier():
         ({"start": 0.6, "end": 0.5}, "start 0.6 and end 0.5"),
         ({"start": -0.1}, "start -0.1"),
         ({"end": 1.5}, "end 1.5"),
-        ({"every": 0}, "every is 0"),
+        ({"every": -1}, "every is -1"),
         ({"guidance": -1.0}, "guidance is -1.0"),
         ({"guidance": math.nan}, "guidance is nan"),
         ({"ess_threshold": -0.5}, "ess_threshold is -0.5"),

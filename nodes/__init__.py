@@ -60,10 +60,14 @@ def collect_nodes() -> list[type]:
 
 
 async def comfy_entrypoint():
-    """The ``ComfyExtension`` of the pack. Raises RuntimeError in one line on a ComfyUI that is too old."""
-    from .compat import check_host_version
+    """The ``ComfyExtension`` of the pack.
+
+    Raises RuntimeError, in one line, on a ComfyUI that is too old, and where another copy of the pack is loaded.
+    """
+    from .compat import check_host_version, check_single_copy
 
     check_host_version()
+    check_single_copy()
     from comfy_api.latest import ComfyExtension
 
     from . import old_nodes

@@ -8,8 +8,11 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import comfy.model_management as management
@@ -23,6 +26,8 @@ log = logging.getLogger("testtime")
 
 # An Exception on older hosts, a BaseException on newer ones, where every layer of a network may raise it.
 InterruptProcessing = management.InterruptProcessingException
+COPY = "_testtime_scaling_loaded"
+"""Name under which the first copy of the pack notes where it lies: copies have package names of their own."""
 # How many pixels and frames a cell of an empty latent stands for, as the nodes of newer hosts note it in the LATENT.
 EMPTY_SCALE = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
@@ -47,6 +52,15 @@ def check_host_version() -> None:
         raise RuntimeError(f"Test-Time Scaling needs ComfyUI {needed} or newer, this one is {version}: update ComfyUI")
     if parse_version(version) > NEWEST_TESTED:
         log.info("Test-Time Scaling was tested up to ComfyUI %s, this one is %s: it should work", tested, version)
+
+
+def check_single_copy(folder: Path | None = None) -> None:
+    """Raise RuntimeError, in one line, where another copy of the pack is loaded already: both would have all nodes."""
+    folder = folder or Path(__file__).resolve().parents[1]
+    known = sys.modules.setdefault(COPY, ModuleType(COPY))
+    first = known.__dict__.setdefault("folder", folder)
+    if first != folder:
+        raise RuntimeError(f"Test-Time Scaling is installed twice, in {first} and in {folder}: remove one of them")
 
 
 def is_oom(error: BaseException) -> bool:

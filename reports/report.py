@@ -103,7 +103,7 @@ def grid_layout(groups: Sequence[int], aspect: float, top: float, limit: int = 2
 
 def cost_line(trace: Trace) -> str:
     """What the run has spent, in words."""
-    ledger = trace.meta.get("ledger", {})
+    ledger = trace.meta.get("ledger") or {}
     seconds = ledger.get("total_seconds", trace.records[-1].seconds if trace.records else 0.0)
     nfe = ledger.get("nfe", trace.records[-1].nfe if trace.records else 0)
     parts = [_counted(nfe, "forward pass", "es"), _counted(ledger.get("decodes", 0), "decode", "s")]

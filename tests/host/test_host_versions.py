@@ -358,3 +358,17 @@ def test_a_layer_that_notices_cancel_ends_the_search_there(setup, search_ksample
             hook.remove()
     assert seen == [*["first layer", "last layer"] * 2, "first layer"]
     assert store.revision == revision + 1 and torch.isfinite(store.latest("interrupted").best).all()
+
+
+def test_a_second_copy_of_the_pack_is_one_clear_error(tmp_path, monkeypatch):
+    """Under a package name of its own, as ComfyUI loads it; the first copy may be asked again."""
+    import sys
+
+    from testtime.nodes import compat
+
+    monkeypatch.delitem(sys.modules, compat.COPY, raising=False)
+    compat.check_single_copy(tmp_path / "first")
+    compat.check_single_copy(tmp_path / "first")
+    with pytest.raises(RuntimeError, match=r"is installed twice, in .*first and in .*second: remove one of them"):
+        compat.check_single_copy(tmp_path / "second")
+    monkeypatch.delitem(sys.modules, compat.COPY)

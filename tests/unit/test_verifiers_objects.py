@@ -14,7 +14,7 @@ from testtime.verifiers.base import VerifierError
 from testtime.verifiers.image_text.clip_score import CLIPScoreVerifier, load_tokenizer
 from testtime.verifiers.objects.detectors import Detector, corners, load_detector, sentence
 from testtime.verifiers.objects.geneval import OFFICIAL, Found, Rules
-from testtime.verifiers.objects.requirements import COLOURS
+from testtime.verifiers.objects.requirements import COLOURS, parse
 from testtime.verifiers.objects.verifier import ColourReader, ObjectsVerifier, crops
 from testtime.verifiers.pictures import to_bytes, to_pictures
 
@@ -224,3 +224,12 @@ class TestVerifier:
     def test_another_architecture(self, clip):  # noqa: F811
         with pytest.raises(VerifierError, match="the detector is a 'clip'"):
             Detector(clip, None)
+
+
+@pytest.mark.parametrize("prompt", ["\u00b2 cats", "\u2460 cat", "9" * 5000 + " cats", "1234567 cats", "\u00bd dog"])
+def test_numbers_that_are_none_are_the_packs_own_error(prompt):
+    """A superscript is a digit to Python and no number, and thousands of digits are refused by it."""
+    with pytest.raises(VerifierError, match="not clear at") as failed:
+        parse(prompt)
+    assert len(str(failed.value)) < 500
+    assert parse("\u0663 cats") == parse("3 cats")  # a decimal of another script is one

@@ -21,6 +21,8 @@ RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {"a": 1, "an": 1, "the": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
            "eight": 8, "nine": 9, "ten": 10, "no": 0}  # fmt: skip
 LONGEST_NAME = 4  # words
+LONGEST_NUMBER = 6  # digits
+LONGEST_SHOWN = 120  # characters of a prompt in a message
 _SPOKEN = {
     "to the left of": "left of", "on the left of": "left of", "to the right of": "right of",
     "on the right of": "right of", "on top of": "above", "over": "above", "underneath": "below", "beneath": "below",
@@ -121,7 +123,7 @@ def from_geneval(line: dict[str, Any]) -> Requirement:
             for entry in line["include"]
         )
         exclude = tuple((entry["class"], int(entry["count"])) for entry in line.get("exclude", ()))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise VerifierError(f"this is no line of GenEval's metadata: {type(error).__name__}: {error}") from error
     for place, item in enumerate(include):
         if item.relation is not None and not 0 <= item.relation[1] < place:
@@ -165,8 +167,11 @@ def _object(phrase: str, prompt: str) -> tuple[str, int, str | None, bool]:
     """(name, count, colour, whether the count is exact) of "two red apples"."""
     words = phrase.split()
     count, exact = 1, False
-    if words and (words[0] in NUMBERS or words[0].isdigit()):
+    if words and (words[0] in NUMBERS or words[0].isnumeric()):
         exact = words[0] not in ("a", "an", "the")
+        # Signs like a superscript two are numeric and no decimal, and Python refuses numbers of thousands of digits.
+        if words[0] not in NUMBERS and not (words[0].isdecimal() and len(words[0]) <= LONGEST_NUMBER):
+            raise _unclear(prompt, phrase)
         count = NUMBERS[words[0]] if words[0] in NUMBERS else int(words[0])
         words = words[1:]
     colour = None
@@ -191,6 +196,9 @@ def singular(word: str) -> str:
 
 
 def _unclear(prompt: str, part: str) -> VerifierError:
+    prompt, part = (
+        text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..." for text in (prompt, part)
+    )
     return VerifierError(
         f"the objects in the prompt {prompt!r} are not clear at {part!r}: write what to look for in `objects`, e.g. "
         f'"two dogs, a red ball, a cat left of a tree"'

@@ -168,7 +168,7 @@ def _searches(section: Section, entries: Sequence[Entry]) -> list[dict[str, Any]
             "name": method_name(entry.method),
             "colour": COLOURS[entry.method],
             "start": section.start,
-            "search": whole(entry.trace, [entry.winner]),
+            "search": whole(entry.trace),
             "pictures": {key: data_uri(image, THUMB) for key, image in entry.finalists},
         }
         for entry in order

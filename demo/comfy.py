@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..installation.errors import WorkflowFailed
 from ..installation.running import last_words, run_on, server_for
 from ..models.tiny.var_pipeline import VarSettings
 from ..reports.names import PLAIN
+from ..samplers.method import SearchMethod
 from ..samplers.methods.registry import METHODS
 from ..samplers.run.trace import Trace
 from ..shapes_world.captions import Prompt
@@ -45,6 +47,11 @@ def default_inputs(info: dict) -> dict:
     return values
 
 
+def explicit(kind: type[SearchMethod]) -> dict[str, Any]:
+    """Settings that a node chooses by itself (0 = auto), as the class has them: both backends make the same search."""
+    return {item.name: item.default for item in fields(kind) if item.name == "every"}
+
+
 def build_workflow(method: str, prompt: Prompt, settings: Settings, model: str = DIFFUSION) -> dict:
     """The API workflow of one method on one prompt, without the inputs that keep their defaults."""
     row = METHODS["best_of_n" if method == PLAIN else method]
@@ -60,7 +67,7 @@ def build_workflow(method: str, prompt: Prompt, settings: Settings, model: str =
     }
     parts = {
         "positive": ("CLIPTextEncode", {"text": prompt.text, "clip": CLIP}),
-        "method": (row.node, {row.method.width: width, **MORE.get(method, {})}),
+        "method": (row.node, {row.method.width: width, **explicit(row.method), **MORE.get(method, {})}),
         **(_next_scale(call) if model == VAR else _diffusion(call, settings)),
         "decode": ("VAEDecode", {"samples": ["search", 1], "vae": VAE}),
         "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "finalists"}),

@@ -106,7 +106,9 @@ def load_mask2former(folder: Path) -> Mask2Former:
             f"facebook/mask2former-swin-small-coco-instance"
         )
     try:
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(str(folder), local_files_only=True)
+        model = Mask2FormerForUniversalSegmentation.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"--detector {folder}: {error}") from error
     labels = model.config.id2label

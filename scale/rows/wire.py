@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import safetensors.torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 _HEAD = struct.Struct("<QQ")
@@ -33,7 +33,7 @@ def pack(message: Message) -> bytes:
     """A message as bytes; tensors are copied to the CPU, types and bits stay."""
     text = json.dumps({"kind": message.kind, "values": dict(message.values)}).encode()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in message.tensors.items()}
-    body = safetensors.torch.save(tensors) if tensors else b""
+    body = save(tensors) if tensors else b""
     return _HEAD.pack(len(text), len(body)) + text + body
 
 
@@ -45,7 +45,7 @@ def unpack(data: bytes) -> Message:
     if _HEAD.size + text + body != len(data):
         raise ValueError(f"not a message: {len(data)} bytes instead of {_HEAD.size + text + body}")
     told = json.loads(data[_HEAD.size : _HEAD.size + text])
-    tensors = safetensors.torch.load(data[_HEAD.size + text :]) if body else {}
+    tensors = load(data[_HEAD.size + text :]) if body else {}
     return Message(told["kind"], told["values"], tensors)
 
 

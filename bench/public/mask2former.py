@@ -98,7 +98,7 @@ class Mask2Former:
 
 def load_mask2former(folder: Path) -> Mask2Former:
     """From a local Hugging Face folder, such as facebook/mask2former-swin-small-coco-instance. Raises BadInput."""
-    from transformers import Mask2FormerForUniversalSegmentation
+    from transformers import Mask2FormerForUniversalSegmentation as Network
 
     if not (folder / "config.json").is_file():
         raise BadInput(
@@ -106,9 +106,7 @@ def load_mask2former(folder: Path) -> Mask2Former:
             f"facebook/mask2former-swin-small-coco-instance"
         )
     try:
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        model = Network.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"--detector {folder}: {error}") from error
     labels = model.config.id2label

@@ -112,7 +112,7 @@ def test_the_gradient_is_that_of_the_score(setup, kind):
 
     options = SearchOptions(GUIDED, given.verifier, given.vae, "a red square", before_run=before_run)
     with torch.inference_mode():
-        sigmas = schedule(given.model, "normal", 2, 0.5)
+        sigmas = schedule(given.model, "normal", 4, 0.5)
         sampler = SearchSampler(options)
         conditions = (given.positive, given.negative)
         guided_sample(given.model, conditions, 2.0, sampler, sigmas, given.latent, seed=3, particles=2)

@@ -42,20 +42,31 @@ export function renew(data, rows) {
   const told = new Set();
   for (const graph of [data, ...(data?.definitions?.subgraphs ?? [])]) {
     if (!Array.isArray(graph?.nodes)) continue;
-    const old = new Map();
-    for (const node of graph.nodes) {
-      const row = Object.hasOwn(rows, node?.type) ? rows[node.type] : null;
-      if (!row) continue;
-      told.add(row.sentence);
-      old.set(node.id, row);
-      renewNode(node, row);
-    }
-    for (const link of graph.links ?? []) {
-      const [from, slot] = Array.isArray(link) ? [link[1], 2] : [link?.origin_id, "origin_slot"];
-      if (old.has(from)) link[slot] = old.get(from).outputs[link[slot]] ?? link[slot];
-    }
+    const old = renewNodes(graph.nodes, rows);
+    for (const row of old.values()) told.add(row.sentence);
+    relink(graph.links ?? [], old);
   }
   return [...told];
+}
+
+/** Renew nodes in place; returns the rows of those that were old, by id. */
+function renewNodes(nodes, rows) {
+  const old = new Map();
+  for (const node of nodes) {
+    const row = Object.hasOwn(rows, node?.type) ? rows[node.type] : null;
+    if (!row) continue;
+    old.set(node.id, row);
+    renewNode(node, row);
+  }
+  return old;
+}
+
+/** Links that leave an old node leave its new output; both ways of writing links. */
+function relink(links, old) {
+  for (const link of links) {
+    const [from, slot] = Array.isArray(link) ? [link[1], 2] : [link?.origin_id, "origin_slot"];
+    if (old.has(from)) link[slot] = old.get(from).outputs[link[slot]] ?? link[slot];
+  }
 }
 
 /** The same, with the table fetched only where a graph has nodes of ours. */

@@ -168,7 +168,9 @@ app.registerExtension({
   },
   async beforeConfigureGraph(data) {
     const told = await renewGraph(data);
-    if (told.length) app.extensionManager.toast?.add({ severity: "info", summary: say("tab"), detail: told.join("\n"), life: 15000 });
+    if (!told.length) return;
+    const message = { severity: "info", summary: say("tab"), detail: told.join("\n"), life: 15000 };
+    app.extensionManager.toast?.add(message);
   },
   async setup() {
     addStyle();

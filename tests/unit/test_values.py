@@ -189,7 +189,7 @@ def test_networks_of_another_shape_are_named(tmp_path, trained):
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
     from testtime.verifiers.registry import create
 
-    process = shapes_process(["two red stars"], SamplingSettings(model="flow", steps=2))
+    process = shapes_process(["two red stars"], SamplingSettings(model="flow", steps=4))
     for value, message in [
         (images(tmp_path, channels=16), r"takes latents \[16, h, w\] \(trained on SD\).*are \[4, 16, 16\]"),
         (LearnedValue.load(trained), r"takes latents \[2\].*are \[4, 16, 16\]"),
@@ -239,7 +239,7 @@ def test_command_trains_resumes_and_names_bad_input(tmp_path, capsys):
     from testtime.models.tiny.pipeline import SamplingSettings, shapes_process
     from testtime.verifiers.registry import create
 
-    process = shapes_process(["two red stars"], SamplingSettings(model="flow", steps=2))
+    process = shapes_process(["two red stars"], SamplingSettings(model="flow", steps=4))
     result = run_search(SVDD(2, value_function=value), process, create("shapes_preference"), ["two red stars"])
     assert torch.isfinite(result.scores).all()
     capsys.readouterr()

@@ -74,7 +74,7 @@ def test_two_are_picked_by_keyboard_after_a_reload_and_live_on(comfy_server):
         async with Browser(1500, 1300) as browser:
             await ready(browser, url)
             client = await browser.run(CLIENT)
-            queue(url, client, "50%, end", seed=11)
+            queue(url, client, "50%, end", seed=11, alpha=10.0)  # hardly any difference between the two picked
             await browser.wait_for(OPEN, 120)
             await ready(browser, url)  # reload in the middle of the question
             await browser.wait_for(OPEN, 60)

@@ -239,7 +239,7 @@ def test_a_search_reads_its_prompts_once(loaded, monkeypatch):
     monkeypatch.setattr(scalewise_host, "ScalewiseProcess", lambda *a, **k: made.append(build(*a, **k)) or made[-1])
     read = []
     monkeypatch.setattr(type(network), "prompt", lambda *a, **k: read.append(1) or prompt(*a, **k))
-    for plan in (Plan(BestOfN(2)), Plan(BestOfN(2), budget=Budget(seconds=60.0))):
+    for plan in (Plan(BestOfN(2)), Plan(BestOfN(2), budget=Budget(seconds=10.0))):
         made.clear()
         read.clear()
         search(loaded, encode(loaded[1], "a cat"), plan)

@@ -45,7 +45,7 @@ def test_a_search_from_opening_to_its_report(renderer, newest_server):
         seen = {}
         async with Browser(1500, 1300) as browser:
             await ready(browser, url)
-            seen["opened"] = await open_all(browser)
+            seen["opened"] = await open_all(browser, url)
             await into_the_graph(browser, "pick_by_hand", steps=10, particles=6, seed=21 + len(renderer))
             seen["rendered"] = await browser.run(RENDERED)
             await browser.run("window.app.queuePrompt(0).then(() => true)")

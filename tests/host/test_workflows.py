@@ -60,14 +60,19 @@ def test_all_nodes_and_inputs_are_known(name, object_info):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_formats_mean_the_same(name, object_info):
+def test_both_formats_mean_the_same(name, object_info, comfy_server):
     needs_nodes_of(name, object_info)
+    written_here = parse_version(comfy_server.installation.version) == MINIMUM_VERSION
     converted = to_api(load(name), object_info)
     twin = load(name, api=True)
     assert converted.keys() == twin.keys()
     for number, node in twin.items():
         assert converted[number]["class_type"] == node["class_type"]
-        assert converted[number]["inputs"] == node["inputs"], number
+        found = converted[number]["inputs"]
+        if written_here or node["class_type"].startswith("TestTime"):
+            assert found == node["inputs"], number
+        else:  # newer hosts equip stock nodes anew: what both have is the same
+            assert {key: found[key] for key in found.keys() & node["inputs"].keys()}.items() <= node["inputs"].items()
 
 
 def test_files_are_what_the_tool_writes(comfy_server):

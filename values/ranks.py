@@ -36,10 +36,23 @@ def preview_ranks(
             if step < process.steps:
                 state, _ = process.advance(state)
         for time in times:
-            step = round((1 - time) * process.steps)
+            step = step_at(process, time)
             if scores[step].std() > 0 and scores[-1].std() > 0:
                 found[str(time)].append(float(spearmanr(scores[step], scores[-1]).statistic))
     return {time: round(sum(each) / len(each), 4) for time, each in found.items() if each}
+
+
+def step_at(process: Any, time: float) -> int:
+    """Moves made by the state that a network is asked at ``time`` in training: the same state for both to rank.
+
+    A noisy latent's time is ``b / (a + b)``, and the nearest level is taken; scales are counted as
+    ``scale_rollouts.ScaleRollouts.states`` does.
+    """
+    if process.capabilities.has_code_maps:
+        last = process.steps - 2
+        return 1 + max(0, last - int(time * (last + 1)))
+    levels = [process.interpolant.coefficients(sigma) for sigma in process.sigmas]
+    return min(range(len(levels)), key=lambda step: abs(levels[step][1] / sum(levels[step]) - time))
 
 
 def caveat_of(about: dict[str, Any]) -> str:

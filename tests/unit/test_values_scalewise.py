@@ -8,14 +8,14 @@ import torch
 from testtime.models.infinity.bits import add_scale, bits_between
 from testtime.samplers.methods import SVDD, TTSVAR
 from testtime.samplers.methods.population_plan import PopulationPlan
-from testtime.samplers.protocols import SearchError, Verifier
+from testtime.samplers.protocols import SearchError
 from testtime.samplers.run.search import run_search
 from testtime.values.learned import LearnedScaleValue, LearnedValue, load_learned
 from testtime.values.network import ValueConfig, ValueNetwork
-from testtime.values.ranks import caveat_of, preview_ranks
+from testtime.values.ranks import caveat_of, preview_ranks, step_at
 from testtime.values.scale_network import ScaleValueConfig, ScaleValueNetwork
 from testtime.values.scale_rollouts import ScaleRollouts, collect_scalewise
-from testtime.values.training import TrainingSettings, ranks, train
+from testtime.values.training import CHECKED_TIMES, TrainingSettings, ranks, train
 
 from . import oracles
 from .scale_world import SCHEDULE, Brightness, networks, process, prompts
@@ -181,22 +181,20 @@ def test_a_network_that_ranks_worse_than_previews_warns(nets, tmp_path):
     assert caveat_of({"ranks": {"0.5": 0.6}, "preview_ranks": {"0.5": 0.5}}) == "" == caveat_of({})
 
 
-def test_ranks_of_previews_on_both_kinds_of_model(nets):
-    """The last look is at the finished images themselves; before the first scale there is nothing to rank."""
-    found = preview_ranks(make(nets), Brightness(), ["1", "2"], (0.0, 0.5, 1.0))
-    assert found["0.0"] == 1.0 and -1 <= found["0.5"] < 1 and "1.0" not in found
+def test_previews_are_ranked_at_the_states_that_values_are(nets):
+    """Scales as the training counts them; a flow's level is its time; a finished image is ranked by itself."""
+    running, data = make(nets)(["1"], 0), planted(2)
+    for time in CHECKED_TIMES:
+        _, scale, _, _ = data.states(torch.arange(3), torch.full((3,), time), torch.Generator())
+        assert step_at(running, time) == int(scale[0]) + 1
+    flow = oracles.keyed()
+    levels = [b / (a + b) for a, b in map(flow.interpolant.coefficients, flow.sigmas)]
+    for time in (0.0, *CHECKED_TIMES):
+        assert abs(levels[step_at(flow, time)] - time) == min(abs(level - time) for level in levels)
+    assert step_at(flow, 0.0) == flow.steps
 
-    class First(Verifier):
-        name = "first"
-
-        def score(self, images, prompts, context=None):
-            return images.flatten(1)[:, 0].double()
-
-    def diffusion(texts, first):
-        return oracles.keyed()
-
-    if oracles.keyed().groups == 1:
-        assert preview_ranks(diffusion, First(), ["p"], (0.0,)) == {"0.0": 1.0}
+    found = preview_ranks(make(nets), Brightness(), ["1", "2"], (0.1, 0.9))
+    assert -1 <= found["0.9"] < found["0.1"] <= 1
 
 
 def test_command_trains_a_next_scale_network(tmp_path, capsys):

@@ -25,7 +25,9 @@ from testtime.verifiers.objects.requirements import COLOURS, Item, Requirement, 
 
 LINES = [
     json.loads(line)
-    for line in (Path(__file__).parents[1] / "data" / "geneval_metadata.jsonl").read_text().splitlines()
+    for line in (Path(__file__).parents[2] / "bench" / "public" / "data" / "geneval_metadata.jsonl")
+    .read_text()
+    .splitlines()
     if line
 ]
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..samplers.budget import NoiseOutline
 from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
-from ..samplers.methods.noise_search import STUCK
+from ..samplers.methods.zero_order import STUCK
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
 from ..samplers.plan import Plan, as_plan
 from ..samplers.processes.kernel import Flow

@@ -6,7 +6,7 @@ from .best_of_n import BestOfN
 from .das import DAS
 from .fk_steering import FKSteering
 from .importance_sampling import ImportanceSampling
-from .noise_search import RandomSearch, ZeroOrderSearch
+from .random_search import RandomSearch
 from .path_search import PathSearch
 from .rbf import RBF
 from .registry import METHODS
@@ -14,6 +14,7 @@ from .smc import SMC
 from .svdd import SVDD
 from .ttgen import TTGen
 from .tts_var import TTSVAR
+from .zero_order import ZeroOrderSearch
 
 __all__ = [
     "DAS",

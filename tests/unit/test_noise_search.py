@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from testtime.samplers.methods import BestOfN, RandomSearch, ZeroOrderSearch
-from testtime.samplers.methods.noise_search import angle, neighbour
+from testtime.samplers.heredity import angle, neighbour
 from testtime.samplers.processes.kernel import VE
 from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import SearchError

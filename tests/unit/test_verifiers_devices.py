@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from testtime.samplers.clustering import representatives
-from testtime.samplers.methods.noise_search import neighbour
+from testtime.samplers.heredity import neighbour
 from testtime.samplers.processes.kernel import Transition, as_float64_cpu
 from testtime.verifiers import pillow
 from testtime.verifiers.aesthetic.jpeg import JPEGVerifier

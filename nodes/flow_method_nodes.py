@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..samplers.budget import NoiseOutline
 from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
-from ..samplers.methods.zero_order import STUCK
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
+from ..samplers.methods.zero_order import STUCK
 from ..samplers.plan import Plan, as_plan
 from ..samplers.processes.kernel import Flow
 from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, Schedule

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..samplers.heredity import inheritance
 from ..samplers.run.trace import Trace
 from .messages import whole
 from .names import title_of
@@ -231,5 +232,7 @@ def _settings(trace: Trace) -> list[tuple[str, Any]]:
         ("CFG", meta.get("cfg")),
         ("Sampler", meta.get("sampler")),
         ("Eta", meta.get("eta")),
+        ("Heredity", inheritance(meta.get("heredity") or ()) or None),
+        ("Mean square of chosen noises", ", ".join(f"{v:.2f}" for v in meta.get("noise_square") or ()) or None),
     ]
     return [(name, value) for name, value in rows if value is not None]

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from .protocols import Process, SearchError
 
 LARGEST = 200.0
 """Exponent p at most: beyond, nothing is inherited anyway."""
@@ -23,21 +26,24 @@ CLOSEST = 0.9999
 ROUGH = 0.5
 """Heredity at cosine .99 below which climbing on the noise is as good as drawing it anew."""
 
+ENOUGH = 3
+"""Rounds that must have been seen before anything is said."""
+
 
 @cache
 def expected_best(count: int) -> float:
     """Expected maximum of ``count`` independent standard normals: 0, .564, .846, 1.029 of 1, 2, 3, 4."""
     x = torch.linspace(-12, 12, 24001, dtype=torch.float64)
-    cdf = torch.special.ndtr(x).pow(count)
-    return float(torch.trapezoid((x >= 0).double() - cdf, x))
+    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    return float(torch.trapezoid(x * count * density * torch.special.ndtr(x).pow(count - 1), x))
 
 
 def neighbour(pivot: Tensor, direction: Tensor, cosine: Tensor) -> Tensor:
-    """Noises at angle ``arccos(cosine)`` from ``pivot``, of its length; ``direction`` itself at a right angle.
+    """Noises at angle ``arccos(cosine)`` from ``pivot``, of its length.
 
     Args:
         pivot, direction: ``[n, ...]``; only the part of ``direction`` that is orthogonal to the pivot counts.
-        cosine: ``[n]`` in -1..1; 0 asks for no neighbour at all.
+        cosine: ``[n]`` in -1..1.
 
     Returns:
         ``y = |p| (c u + sqrt(1 - c^2) w)`` with ``u = p / |p|`` and w the unit vector of that part, ``[n, ...]``.
@@ -46,10 +52,9 @@ def neighbour(pivot: Tensor, direction: Tensor, cosine: Tensor) -> Tensor:
     length = p.norm(dim=1, keepdim=True)
     u = p / length
     w = d - (d * u).sum(1, keepdim=True) * u
-    w = w / w.norm(dim=1, keepdim=True)
+    w = w / w.norm(dim=1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
     c = cosine.cpu().double()[:, None]
-    turned = torch.where(c == 0.0, d, length * (c * u + (1 - c * c).sqrt() * w))
-    return turned.to(pivot.dtype).to(pivot.device).view_as(pivot)
+    return (length * (c * u + (1 - c * c).sqrt() * w)).to(pivot.dtype).to(pivot.device).view_as(pivot)
 
 
 def angle(cosine: float) -> float:
@@ -76,7 +81,7 @@ class Heredity:
     @property
     def rough(self) -> bool:
         """Whether even close noises inherit little, as far as anything was learnt."""
-        return bool(self.exponents) and self.inherited(0.99) < ROUGH
+        return len(self.exponents) >= ENOUGH and self.inherited(0.99) < ROUGH
 
     def inherited(self, cosine: float) -> float:
         """Share of a score that neighbours at ``cosine`` (0..1) inherit."""
@@ -110,3 +115,23 @@ class Heredity:
         mean = self.standing(float(children.mean())) or 0.0
         found = math.log(mean / pivot) / math.log(cosine) if mean > 0 else LARGEST
         self.exponents.append(min(max(found, 1.0), LARGEST))
+
+
+def exponents(images: Sequence[Heredity]) -> list[float | None]:
+    """p of every image for a trace, None where nothing was learnt."""
+    return [round(one.exponent, 3) if one.exponents else None for one in images]
+
+
+def inheritance(exponent: Sequence[float | None], cosine: float = 0.95) -> str:
+    """What was learnt, as people read it: "neighbours at 18 degrees inherit 42 % of a score"; "" where nothing was."""
+    known = [p for p in exponent if p is not None]
+    if not known:
+        return ""
+    share = statistics.fmean(cosine**p for p in known)
+    return f"neighbours at {angle(cosine):.0f} degrees inherit {share * 100:.0f} % of a score"
+
+
+def check_turns(process: Process) -> None:
+    """Raise SearchError where a noise is one number, which has no neighbours."""
+    if math.prod(process.shape) < 2:
+        raise SearchError("the latent is a single number: its noise cannot be turned, use Best-of-N")

@@ -6,7 +6,7 @@ A method is a frozen dataclass of its settings with a ``run`` that reads like th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -122,3 +122,21 @@ class SearchMethod:
     def run(self, session: Session) -> SearchResult:
         """Search; see ``protocols.Method``."""
         raise NotImplementedError
+
+
+def calls_of(
+    process: Outline, moved: Sequence[int], seen: Sequence[int] | None = None, first: int | None = None
+) -> int:
+    """Denoiser calls per image of a population.
+
+    Args:
+        process: a diffusion model is asked before the first move and after every other one, after the last only where
+            the schedule stops above 0; a next-scale model draws a scale by the one call.
+        moved: particles that make every move ``[T]``. seen: of these, those that are asked of after it; default: all.
+        first: asked of before the first move; default: as many as make it.
+    """
+    if process.capabilities.has_code_maps:
+        return sum(moved)
+    seen = moved if seen is None else seen
+    last = 0 if process.capabilities.ends_clean else seen[-1]
+    return (moved[0] if first is None else first) + sum(seen[:-1]) + last

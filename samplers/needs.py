@@ -31,6 +31,11 @@ REASONS: dict[str, tuple[str, str, str]] = {
         "bits have none",
         "SMC, which is DAS without the gradient (guidance 0)",
     ),
+    "can_choose_noise": (
+        "its rounds turn the noise of a move",
+        "bits are drawn without one",
+        "rounds 0",
+    ),
     "can_reprompt": (
         "it changes prompts during the search",
         "a next-scale model reads its prompt once, before the first scale",

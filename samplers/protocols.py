@@ -122,6 +122,7 @@ class Capabilities:
         can_join: populations can be put together from states of several selections.
         can_differentiate: gradients of a score reach the states.
         can_reprompt: particles can have prompts of their own.
+        can_choose_noise: the noise of a move is Gaussian and can be given.
         can_resize: previews can be decoded at other sizes.
         has_code_maps: states are the image's own codes, coarse to fine (next-scale models).
         ends_clean: the last move leads to the clean estimate itself, which is then judged only once.
@@ -135,6 +136,7 @@ class Capabilities:
     can_join: bool = True
     can_differentiate: bool = True
     can_reprompt: bool = False
+    can_choose_noise: bool = True
     can_resize: bool = False
     has_code_maps: bool = False
     ends_clean: bool = True

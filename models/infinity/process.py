@@ -174,6 +174,7 @@ class ScalewiseProcess:
             can_renoise=False,
             can_join=False,
             can_differentiate=False,
+            can_choose_noise=False,
             can_resize=True,
             has_code_maps=True,
             ends_clean=False,

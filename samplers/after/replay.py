@@ -152,6 +152,11 @@ def replay_of(trace: Trace, particle: int = WINNER, group: int = 0) -> Replay:
         raise SearchError(
             f"the trace is of {method.title}: its samples start from searched noises and cannot be rendered again yet"
         )
+    if trace.meta.get("rounds"):
+        raise SearchError(
+            f"the trace is of a search with rounds {trace.meta['rounds']}: its moves drew turned noises and cannot be "
+            f"rendered again yet"
+        )
     if not trace.records:
         raise SearchError("the trace is empty: run the search first")
     if particle == WINNER:

@@ -126,6 +126,9 @@ META: dict[str, Check] = {
     "run": _scalar,
     "warnings": _list_of(_text),
     "ledger": lambda value: isinstance(value, dict) and all(_cost(*part) for part in value.items()),
+    "rounds": is_int,
+    "noise_square": _list_of(is_number),
+    "heredity": _list_of(_maybe_number),
     "continued": lambda value: isinstance(value, dict),
 }
 

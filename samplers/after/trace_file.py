@@ -27,7 +27,7 @@ ESSENTIALS_KEY = "testtime"
 """Name of the text chunk of a PNG that holds the essentials."""
 KEPT_SETTINGS = (
     "title", "method", "prompts", "verifier", "sampler", "runs", "eta", "sigmas", "cfg", "stream_ids", "status",
-    "continued",
+    "continued", "rounds",
 )  # fmt: skip
 KEPT_COSTS = ("nfe", "decodes", "verifier_images", "rewriter_calls", "total_seconds")
 LARGEST_FILE = 512 << 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..checks import at_least
-from ..method import SearchMethod
+from ..method import SearchMethod, calls_of
 from ..movers import END
 from ..protocols import Outline, SearchResult
 from ..run.session import Session
@@ -44,7 +44,7 @@ class BestOfN(SearchMethod):
 
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image; a schedule that stops above 0 costs one more, to see the image."""
-        return self.particles * (process.steps + (0 if process.capabilities.ends_clean else 1))
+        return calls_of(process, [self.particles] * process.steps)
 
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""

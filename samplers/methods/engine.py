@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .. import few_steps
 from ..checks import above, at_least, one_of, window
-from ..method import SearchMethod
+from ..method import SearchMethod, calls_of
 from ..movers import PAUSES, STEPS
 from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
@@ -186,7 +186,7 @@ class Engine(SearchMethod):
 
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image; a guided one also goes backward. A schedule that stops above 0 costs one more."""
-        return self.particles * (process.steps + (0 if process.capabilities.ends_clean else 1))
+        return calls_of(process, [self.particles] * process.steps)
 
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""

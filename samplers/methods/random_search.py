@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..checks import at_least
-from ..method import SearchMethod
+from ..method import SearchMethod, calls_of
 from ..movers import PAUSES
 from ..protocols import Outline, SearchError, SearchResult
 from ..run.session import Session
 from ..run.turns import to_the_end
 from ..smc.weights import best_rows
+
 
 @dataclass(frozen=True)
 class RandomSearch(SearchMethod):
@@ -63,7 +64,7 @@ class RandomSearch(SearchMethod):
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image; a schedule that stops above 0 costs one more, to see the image."""
         widths = self.populations(process.steps)
-        return sum(widths) + (0 if process.capabilities.ends_clean else self._last(process.steps))
+        return calls_of(process, [*widths[1:], self._last(process.steps)], first=self.particles)
 
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""

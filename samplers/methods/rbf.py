@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+import statistics
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ..checks import at_least, one_of
 from ..method import SearchMethod
@@ -17,8 +20,9 @@ from ..state import State
 
 SLOTS_PER_CHAIN = 1 << 20  # noise streams set aside for one chain's candidates of one step
 LAST_ROUNDS = 16  # rounds evaluated at once where no candidate can end the step early
+MOST_DRAWS = 500  # beyond, waiting is worth about 3 standard deviations whatever is left
 
-THRESHOLDS = ("global", "current")
+THRESHOLDS = ("global", "current", "level", "quantile", "stopping")
 CHOICES = ("last_step", "best_seen")
 
 
@@ -31,6 +35,8 @@ class _Chain:
         score: of the parent; best: what a candidate must beat; quota: candidates allowed at this step.
         used: candidates drawn at this step; leader, leader_score: the best of them.
         seen, seen_score: the best particle of the whole chain.
+        level: what a candidate must beat whatever the chain did before, None where that depends on the chain.
+        scores: of this step's candidates.
     """
 
     number: int
@@ -40,13 +46,16 @@ class _Chain:
     quota: int
     seen: State
     seen_score: float
+    level: float | None = None
     used: int = 0
     leader: State | None = None
     leader_score: float = -math.inf
+    scores: list[float] = field(default_factory=list)
 
     def take(self, state: State, score: float) -> None:
         """Note a candidate. The first one leads even when its score is -inf: a step must be able to end."""
         self.used += 1
+        self.scores.append(score)
         if self.leader is None or score > self.leader_score:
             self.leader, self.leader_score = state, score
         if score > self.seen_score:
@@ -59,7 +68,22 @@ class _Chain:
         session.select(self.leader.node.tolist())
         self.state, self.score = self.leader, self.leader_score
         self.quota, self.used = quota, 0
-        self.leader, self.leader_score = None, -math.inf
+        self.leader, self.leader_score, self.scores = None, -math.inf, []
+
+
+@cache
+def worth_of_waiting(draws: int) -> float:
+    """Expected score, in standard deviations above the mean, of who may still draw ``draws`` times and stops well.
+
+    A candidate above it is worth taking (Moser 1956): -inf, 0, .3989, .6297, .7904, .9126 for 0 .. 5 draws left. The
+    recursion is ``v' = v Phi(v) + phi(v)``.
+    """
+    if draws <= 0:
+        return -math.inf
+    if draws == 1:
+        return 0.0
+    v = worth_of_waiting(draws - 1)
+    return v * 0.5 * (1 + math.erf(v / math.sqrt(2))) + math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,11 @@ class RBF(SearchMethod):
     Attributes:
         budget: M, denoiser calls per image, tail included.
         chains: B per image. initial: I per chain.
-        threshold: "global" (the best ever accepted, as released) or "current" (the score of the chain's parent).
+        threshold: what a candidate must beat: "global" (the best ever accepted, as released), "current" (the score of
+            the chain's parent), "level" (``level``, in the verifier's units), "quantile" (the ``level`` quantile of the
+            scores of its image's initial particles), or "stopping" (what waiting for the draws that are left is worth,
+            see ``worth_of_waiting``; the first candidate of a step is never taken).
+        level: see ``threshold``; a quantile lies in 0..1.
         min_gain: by how much a candidate must be better, against verifier noise.
         rollover_cap: most that a quota may hold, None for no limit.
         full_steps: divide by the N - 1 searched transitions instead of N (the release's N leaves the last transition
@@ -101,6 +129,7 @@ class RBF(SearchMethod):
     rollover_cap: int | None = None
     full_steps: bool = False
     choice: str = "last_step"
+    level: float = 0.5
 
     @property
     def needs(self) -> frozenset[str]:
@@ -127,6 +156,8 @@ class RBF(SearchMethod):
         at_least(0, min_gain=self.min_gain)
         one_of(THRESHOLDS, threshold=self.threshold)
         one_of(CHOICES, choice=self.choice)
+        if self.threshold == "quantile" and not 0.0 <= self.level <= 1.0:
+            raise SearchError(f"level is {self.level} with threshold 'quantile': a quantile lies in 0..1")
         if self.rollover_cap is not None:
             at_least(1, rollover_cap=self.rollover_cap)
 
@@ -221,11 +252,13 @@ class RBF(SearchMethod):
         """Score ``initial`` fresh particles per chain and start each chain from its best."""
         state, values, images = session.evaluate(session.process.start(self.initial * self.chains))
         best = best_rows(values.score.view(-1, self.initial), 1)
+        levels = [self._level(scores) for scores in values.score.view(-1, self.initial * self.chains)]
         state = session.step(state, values, images, selected=best)
         chains = []
         for number, row in enumerate(best.tolist()):
             particle, score = state.select(torch.tensor([row])), float(values.score[row])
-            chains.append(_Chain(number % self.chains, particle, score, score, q, seen=particle, seen_score=score))
+            level = levels[number // self.chains]
+            chains.append(_Chain(number % self.chains, particle, score, score, q, particle, score, level))
         self._remember(session, chains)
         return chains
 
@@ -243,13 +276,33 @@ class RBF(SearchMethod):
 
     def _decide(self, session: Session, chain: _Chain, score: float, q: int) -> None:
         """Accept at once what beats the chain's best; otherwise go on, or end the step when its quota is spent."""
-        bar = chain.best if self.threshold == "global" else chain.score
-        if score > bar + self.min_gain:
+        if self._accepts(chain, score):
             chain.best = max(chain.best, score)
             quota = chain.quota - chain.used + q
             chain.advance(session, quota if self.rollover_cap is None else min(quota, self.rollover_cap))
         elif chain.used >= chain.quota:
             chain.advance(session, q)
+
+    def _accepts(self, chain: _Chain, score: float) -> bool:
+        """Whether the candidate that was just noted ends the step."""
+        if chain.level is not None:
+            return score >= chain.level
+        if self.threshold == "stopping":
+            known, left = [s for s in chain.scores if math.isfinite(s)], chain.quota - chain.used
+            if len(known) < 2 or left < 1:
+                return False
+            worth = worth_of_waiting(min(left, MOST_DRAWS))
+            return score > statistics.fmean(known) + statistics.stdev(known) * worth
+        return score > (chain.best if self.threshold == "global" else chain.score) + self.min_gain
+
+    def _level(self, scores: Tensor) -> float | None:
+        """The fixed bar of an image whose initial particles have ``scores`` ``[n]``; None where there is none."""
+        if self.threshold == "level":
+            return self.level
+        if self.threshold != "quantile":
+            return None
+        known = scores[torch.isfinite(scores)]
+        return float(known.quantile(self.level)) if len(known) else -math.inf
 
     def _chosen(self, chain: _Chain) -> tuple[State, float]:
         """(state, score) of the particle that is to be finished."""

@@ -10,8 +10,8 @@ from .best_of_n import BestOfN
 from .das import DAS
 from .fk_steering import FKSteering
 from .importance_sampling import ImportanceSampling
-from .random_search import RandomSearch
 from .path_search import PathSearch
+from .random_search import RandomSearch
 from .rbf import RBF
 from .smc import SMC
 from .svdd import SVDD

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checks import at_least, one_of
 from ..clustering import REDUCTIONS, Extractor, reduce_tokens, representatives
-from ..method import SearchMethod
+from ..method import SearchMethod, calls_of
 from ..protocols import Outline, Process, SearchError, SearchResult, Values, Verifier
 from ..run.session import Session
 from ..smc.resampling import SCHEMES, resample, uniforms_for
@@ -121,10 +121,7 @@ class TTSVAR(SearchMethod):
         On a diffusion schedule particles are predicted before they are selected, those of the last move to 0 not at
         all; one that stops above 0 costs one more, to see the image.
         """
-        sizes = self.populations(process.steps)
-        if not process.capabilities.can_renoise:
-            return sum(sizes)
-        return sizes[0] + sum(sizes[:-1]) + (0 if process.capabilities.ends_clean else sizes[-1])
+        return calls_of(process, self.populations(process.steps))
 
     def verifications(self, process: Outline) -> int:
         """Decodes and verifications per image."""

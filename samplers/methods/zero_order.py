@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..checks import at_least, between, one_of
-from ..heredity import Heredity, angle, neighbour
+from ..heredity import Heredity, check_turns, exponents, inheritance, neighbour
 from ..method import SearchMethod
 from ..movers import END
-from ..protocols import Outline, SearchResult, Values
+from ..protocols import Outline, Process, SearchResult, Values, Verifier
 from ..run.session import Session
 from ..run.turns import turns_of
 from ..smc.weights import best_index
@@ -53,14 +54,15 @@ class _Archive:
 
 
 class _Learnt:
-    """The way up, from all noises that were tried: their combination weighted by how far their scores lie above the mean.
+    """The way up, from all noises that were tried: their combination, weighted by score minus mean score.
 
-    Two running sums per image, not the noises themselves. Cf. path-integral updates (Kim et al. 2026, ZeNO).
+    Two running sums per image, not the noises themselves. Cf. the path-integral updates of ZeNO (arXiv 2605.11347).
     """
 
     def __init__(self, noise: Tensor, groups: int):
         self._weighted, self._sum = (torch.zeros(groups, *noise.shape[1:], dtype=torch.float64) for _ in range(2))
         self._score, self._count = (torch.zeros(groups, dtype=torch.float64) for _ in range(2))
+        self._least, self._most = (torch.full((groups,), way * math.inf, dtype=torch.float64) for way in (1, -1))
 
     def add(self, noise: Tensor, score: Tensor, group: Tensor) -> None:
         """Note noises ``[n, ...]`` with scores and groups ``[n]``; scores that are not finite say nothing."""
@@ -71,11 +73,16 @@ class _Learnt:
         self._sum.index_add_(0, group, noise)
         self._score.index_add_(0, group, score)
         self._count.index_add_(0, group, torch.ones_like(score))
+        for g in group.unique().tolist():
+            mine = score[group == g]
+            self._least[g] = torch.minimum(self._least[g], mine.min())
+            self._most[g] = torch.maximum(self._most[g], mine.max())
 
     def direction(self, like: Tensor) -> Tensor:
         """Directions ``[G, ...]`` as long as the noises ``like`` ``[G, ...]``; 0 where all scores were equal."""
         mean = (self._score / self._count.clamp(min=1)).view(-1, *[1] * (like.dim() - 1))
         way = (self._weighted - mean * self._sum).flatten(1)
+        way = torch.where((self._least == self._most)[:, None], 0.0, way)  # equal scores: rounding points anywhere
         length = like.flatten(1).cpu().double().norm(dim=1, keepdim=True)
         unit = way / way.norm(dim=1, keepdim=True)
         return torch.nan_to_num(length * unit, 0.0, 0.0, 0.0).view(like.shape).to(like)
@@ -89,8 +96,8 @@ class ZeroOrderSearch(SearchMethod):
         scored; the best of them becomes the pivot if it beats it, otherwise ``stuck`` says what happens
 
     The pivot's own score is kept and never paid for again: ``T (S + R N)`` denoiser calls per image. All samples of an
-    image share the noise of the moves, so that only the initial noise differs; ``eta = 0`` works as well. With R = 0, and
-    with c = 0, the samples are those of as many fresh noises.
+    image share the noise of the moves, so that only the initial noise differs; ``eta = 0`` works as well. With
+    R = 0, and with c = 0, the samples are those of as many fresh noises.
 
     Attributes:
         neighbours: N >= 1. rounds: R >= 0.
@@ -147,6 +154,10 @@ class ZeroOrderSearch(SearchMethod):
             between(-1, 1, cosine=self.cosine)
         one_of(STUCK, stuck=self.stuck)
         one_of(MUTATIONS, mutation=self.mutation)
+
+    def check(self, process: Process, verifier: Verifier | None) -> None:
+        """Raise SearchError for noise that cannot be turned."""
+        check_turns(process)
 
     def denoiser_calls(self, process: Outline) -> int:
         """Denoiser calls per image; a schedule that stops above 0 costs one more per sample, to see the image."""
@@ -225,23 +236,19 @@ class ZeroOrderSearch(SearchMethod):
         if self.mutation == "recombine":
             direction = LEARNT * learnt.direction(pivots.noise)[group] + (1 - LEARNT**2) ** 0.5 * fresh
         near = neighbour(pivots.noise[group], direction, cosine.reshape(-1))
-        anew = pivots.fresh[group].view(-1, *[1] * (fresh.dim() - 1)).to(fresh.device)
+        anew = pivots.fresh[group] | (cosine.reshape(-1) == 0.0)  # a right angle asks for no neighbour
+        anew = anew.view(-1, *[1] * (fresh.dim() - 1)).to(fresh.device)
         return torch.where(anew, fresh, near)
 
     def _tell(self, session: Session, heredity: list[Heredity]) -> None:
         """Write down what neighbours inherited, and say so where climbing is of no use."""
         if not any(one.exponents for one in heredity):
             return
-        session.trace.meta["heredity"] = [
-            {"exponent": round(one.exponent, 3), "at": 0.95, "degrees": round(angle(0.95), 1),
-             "inherited": round(one.inherited(0.95), 3)} if one.exponents else None
-            for one in heredity
-        ]  # fmt: skip
-        if all(one.rough for one in heredity if one.exponents):
-            share = sum(one.inherited(0.99) for one in heredity) / len(heredity)
+        session.trace.meta["heredity"] = exponents(heredity)
+        if all(one.rough for one in heredity):
             session.warn(
-                f"noises at {angle(0.99):.0f} degrees inherit {share:.0%} of a score: the noise space is rough for this "
-                f"model, Best-of-N will do as well"
+                f"{inheritance(session.trace.meta['heredity'], 0.99)}: the noise space is rough for this model, "
+                f"Best-of-N will do as well"
             )
 
     def _sample(

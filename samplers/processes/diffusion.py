@@ -126,6 +126,7 @@ class DiffusionProcess:
             can_renoise=self.mover.can_renoise,
             can_differentiate=self.mover.can_differentiate,
             can_reprompt=self.denoise.can_encode and self.mover.can_reprompt,
+            can_choose_noise=self.mover.clones is None,
             ends_clean=self.sigmas[-1] == 0.0,
             whole_first=self.whole_first,
         )

@@ -11,6 +11,7 @@ from ..state import State
 from .extrapolation import extrapolated, remembering
 from .kernel import transition
 from .stock import extrapolation_of
+from .streams import MOVE
 
 NEVER, FRESH, JOINT = "never", "fresh noise", "joint"
 """What separates clones of a particle: nothing, the sampler's own noise, or noise that is added between two parts."""
@@ -75,7 +76,7 @@ class KernelMover:
         move = transition(process.interpolant, state.x, target, sigma, sigma_next, process.eta)
         noise = None
         if move.std > 0:
-            noise = process.streams.normals(process.shape, state.group, state.slot, step=state.step, purpose="move")
+            noise = process.streams.normals(process.shape, state.group, state.slot, step=state.step, purpose=MOVE)
             noise = noise.to(state.x)
         x, log_ratio = move.sample(noise, gradient)
         return replace(state, x=x, x0=None, step=state.step + 1, extra=extra), log_ratio

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+MOVE = "move"
+"""Purpose of the noise of moves."""
+
 
 class Streams:
     """Counter-based random streams, drawn on the CPU.
@@ -59,3 +62,31 @@ class Streams:
             for g, s in zip(group.tolist(), slot.tolist(), strict=True)
         ]
         return torch.stack(rows) if rows else torch.empty((0, count))
+
+
+class GivenMoves(Streams):
+    """Streams whose next moves draw given noise: row k of what is asked for is row k of ``noise``.
+
+    Args:
+        streams: where everything else comes from. noise: ``[n, ...]`` of one move of n particles.
+    """
+
+    def __init__(self, streams: Streams, noise: Tensor):
+        super().__init__(streams.seed, streams.group_offset)
+        self._streams, self._noise = streams, noise
+
+    def normal(self, shape: Sequence[int], *, group: int, slot: int, step: int, purpose: str) -> Tensor:
+        """See ``Streams.normal``."""
+        return self._streams.normal(shape, group=group, slot=slot, step=step, purpose=purpose)
+
+    def normals(self, shape: Sequence[int], group: Tensor, slot: Tensor, *, step: int, purpose: str) -> Tensor:
+        """See ``Streams.normals``. ValueError where a move is of other particles than those the noise is for."""
+        if purpose != MOVE:
+            return self._streams.normals(shape, group, slot, step=step, purpose=purpose)
+        if len(group) != len(self._noise):
+            raise ValueError(f"noise is for {len(self._noise)} particles: {len(group)} are moved")
+        return self._noise
+
+    def uniform(self, n: int, *, group: int, step: int, purpose: str) -> Tensor:
+        """See ``Streams.uniform``."""
+        return self._streams.uniform(n, group=group, step=step, purpose=purpose)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ledger import Ledger
+from ..processes.streams import GivenMoves
 from ..protocols import Process, Rewriter, SearchError, SearchResult, Values, Verifier
 from ..smc.weights import best_index, gumbel_choice
 from ..state import UNRECORDED, State
@@ -70,17 +71,22 @@ class Session(Judging):
 
     # ---------------------------------------------------------------------------------------------- moving
 
-    def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
+    def advance(
+        self, state: State, gradient: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[State, Tensor]:
         """One move of a predicted population, and new prompts for where it leads where the search rewrites.
 
-        See ``Process.advance``.
+        See ``Process.advance``; ``noise`` ``[n, ...]`` is what the move draws, None for the particles' own.
         """
-        moved, log_ratio = self.process.advance(state, gradient)
+        process = (
+            self.process if noise is None else self.process.variant(streams=GivenMoves(self.process.streams, noise))
+        )
+        moved, log_ratio = process.advance(state, gradient)
         return (moved if self.rewriting is None else self.rewriting.after(state, moved)), log_ratio
 
-    def move(self, state: State) -> State:
+    def move(self, state: State, noise: Tensor | None = None) -> State:
         """``advance`` without guidance."""
-        return self.advance(state)[0]
+        return self.advance(state, noise=noise)[0]
 
     # ---------------------------------------------------------------------------------------------- writing down
 

@@ -83,6 +83,8 @@ class TraceMeta(TypedDict, total=False):
         chosen: what was chosen where nothing was given, and why.
         run: number of the run in the host. stream_ids: places of the images in the batch they were taken from.
         continued: where the search began, for one that went on from a particle.
+        rounds, noise_square: rounds in which SVDD turned the noise of its moves, and the mean square of the chosen
+            noise per image (1 is usual). heredity: exponent p per image, see ``samplers.heredity``; None where unknown.
         devices: rows per network call, and rows that every device or worker ran, where several shared them.
         winners: ids of the particles that were handed out, one per image.
         status, ledger, warnings: how it ended.
@@ -103,6 +105,9 @@ class TraceMeta(TypedDict, total=False):
     run: str | None
     stream_ids: list[int] | None
     continued: dict[str, Any]
+    rounds: int
+    noise_square: list[float]
+    heredity: list[float | None]
     devices: dict[str, Any]
     winners: list[int]
     status: str

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from testtime.samplers.methods import SVDD, BeamSearch
 from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.processes.streams import Streams
-from testtime.samplers.protocols import SearchError, Verifier
+from testtime.samplers.protocols import Capabilities, SearchError, Verifier
 from testtime.samplers.run.search import run_search
 
-from . import oracles
+from . import oracles, scale_world
 
 MEANS, WEIGHTS = torch.tensor([[-1.5], [1.0]]), torch.tensor([0.3, 0.7])
 TARGET = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1))
@@ -89,3 +91,47 @@ def test_it_beats_plain_sampling():
 def test_bad_settings_are_named(field):
     with pytest.raises(SearchError, match=f"{field} is 0"):
         run_search(BeamSearch(**{field: 0}), mixture(), TARGET, ["p"])
+
+
+class Scales:
+    """The outline of a next-scale model: shares of tokens, nothing else."""
+
+    capabilities = Capabilities(kind="next-scale", has_code_maps=True, ends_clean=False, can_renoise=False)
+    interpolant = None
+
+    def __init__(self, sides):
+        tokens = [side * side for side in sides]
+        self.steps = len(sides)
+        self.sigmas = [1 - sum(tokens[:k]) / sum(tokens) for k in range(len(sides) + 1)]
+
+    def branches(self, step):
+        return True
+
+
+INFINITY = Scales((1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64))
+
+
+def test_children_are_drawn_where_scales_are_cheap():
+    """13 scales: 4 to 8. 2 beams of 4 children are 2.82 images by tokens, below 2.6 by cost (the last four: 90 %)."""
+    search = BeamSearch(2, 4, auto=True)
+    assert search.decisions(INFINITY) == [4, 5, 6, 7, 8]
+    shares = [a - b for a, b in itertools.pairwise(INFINITY.sigmas)]
+    drawn = sum(share * 2 * search.children_at(INFINITY, step) for step, share in enumerate(shares))
+    assert drawn == pytest.approx(2.82, abs=0.01)
+    early = sum(shares[:9])
+    assert 2 * 0.9 + 0.1 * (drawn - 2 * (1 - early)) / early <= 2.6
+    assert BeamSearch(2, 4, start=0.0, end=0.5, auto=True).decisions(INFINITY) == list(range(7))  # a window wins
+
+
+def test_few_scales_have_at_least_one_to_choose_after():
+    assert BeamSearch(2, 2, auto=True).decisions(Scales((1, 2, 8))) == [1]
+
+
+def test_beams_run_over_scales_and_cost_what_they_say():
+    process = scale_world.process(scale_world.networks(), groups=2, seed=5)
+    search = BeamSearch(2, 2, auto=True)
+    result = run_search(search, process, scale_world.Brightness(), ["p", "q"])
+    assert result.status == "complete"
+    assert result.ledger.nfe == 2 * search.denoiser_calls(process) * process.nfe_per_call
+    drawn = [len(record.particles) // 2 for record in result.trace.records if record.phase == "search"]
+    assert max(drawn) == 4 and search.decisions(process)

@@ -65,7 +65,8 @@ def test_one_call_of_nan_gives_back_the_best_of_before(name, bad):
         assert all(math.isfinite(score) for score in first)
         for g in range(2):  # and it is the score of what is handed out
             assert first[g] == pytest.approx(float(TARGET.score(result.latents[g][None], [])), abs=1e-9)
-        if name not in ("zero_order_search", "das"):  # a checkpoint's second pass is not looked at
+        # a checkpoint's second pass is not looked at; who never takes the first candidate has another one
+        if not name.startswith(("das", "zero_order", "rbf_stopping")):
             assert result.status == "failed" == result.trace.meta["status"]
         if result.status == "failed":
             assert any("the model gave NaN or infinite numbers at step" in text for text in result.warnings)
@@ -110,7 +111,7 @@ def test_a_decoder_of_nan_is_named_and_its_pictures_never_win(name):
         assert any("the VAE gave NaN or infinite pixels" in text for text in result.warnings)
         assert not any("the model gave" in text or "verifier" in text for text in result.warnings)
     scored = [e for r in result.trace.records for e in r.particles if e["score"] is not None]
-    if scored and len(seen) > 1 and name not in ("zero_order_search",):
+    if scored and len(seen) > 1 and not name.startswith("zero_order"):
         assert result.status == "failed" and torch.isfinite(result.scores[0])
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
 import torch
 
 from testtime.samplers.methods import RBF
+from testtime.samplers.methods.rbf import worth_of_waiting
 from testtime.samplers.processes.kernel import Flow
 from testtime.samplers.processes.sde import SDE, clock_grid
 from testtime.samplers.protocols import SearchError, Verifier
@@ -174,3 +176,60 @@ def test_an_ode_is_refused():
     process.eta = 0.0
     with pytest.raises(SearchError, match=r"eta is 0.0"):
         run_search(RBF(), process, oracles.FunctionVerifier(lambda x: x[:, 0]), ["p"])
+
+
+def test_waiting_is_worth_what_moser_says():
+    """Values of stopping well with 0 .. 5 draws left, and by simulation of the rule with 5."""
+    assert worth_of_waiting(0) == -math.inf
+    assert [worth_of_waiting(k) for k in range(1, 6)] == pytest.approx([0.0, 0.3989, 0.6297, 0.7904, 0.9126], abs=1e-4)
+    draws = torch.randn(40_000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bars = torch.tensor([worth_of_waiting(left) for left in (4, 3, 2, 1, 0)])
+    first = (draws > bars).int().argmax(1)
+    taken = draws.gather(1, first[:, None])
+    assert float(taken.mean()) == pytest.approx(worth_of_waiting(6 - 1), abs=0.02)
+
+
+def entered(result) -> list[int]:
+    """Candidates that were drawn before every advance of a single chain, in order."""
+    counts = Counter(record.step for record in result.trace.records if record.phase == "search" and record.step > 0)
+    return [counts[step] for step in sorted(counts)]
+
+
+def scored(settings, groups=1, **options):
+    search = RBF(budget=60, chains=1, initial=4, **settings)
+    target = oracles.FunctionVerifier(lambda x: -(x - 1).abs().mean(1))
+    return run_search(search, flow(10, groups=groups, seed=2, **options), target, ["p"] * groups), search
+
+
+def test_a_level_that_everything_passes_and_one_that_nothing_does():
+    """The first ends every step with its first candidate and leaves the rest to the last; the second spends quotas."""
+    easy, search = scored({"threshold": "level", "level": -1e9})
+    assert set(entered(easy)[:-1]) == {1}
+    never, _ = scored({"threshold": "level", "level": 1e9})
+    quota = search.quota(flow(10))
+    assert set(entered(never)[:-1]) == {quota} and quota > 1
+    assert easy.ledger.nfe <= 60 and never.ledger.nfe <= 60
+
+
+def test_a_quantile_is_of_the_images_own_initial_scores():
+    result, _ = scored({"threshold": "quantile", "level": 0.0})
+    low = min(entry["score"] for entry in result.trace.records[0].particles)
+    by_level, _ = scored({"threshold": "level", "level": low})
+    assert entered(result) == entered(by_level)
+    levels = RBF(threshold="quantile", level=0.75)._level(torch.tensor([4.0, 1.0, torch.nan, 2.0, 3.0, 5.0]))
+    assert levels == 4.0
+    assert RBF(threshold="quantile")._level(torch.tensor([torch.nan])) == -math.inf
+
+
+def test_stopping_never_takes_the_first_and_keeps_the_budget():
+    result, search = scored({"threshold": "stopping"}, groups=3)
+    counts = Counter((record.step, entry["group"], entry["parent"]) for record in result.trace.records
+                     for entry in record.particles if record.phase == "search" and record.step > 0)  # fmt: skip
+    assert all(count >= 2 for (step, _, _), count in counts.items() if step < max(step for step, _, _ in counts))
+    assert 60 * 3 - search.chains * 3 <= result.ledger.nfe <= 60 * 3
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.1])
+def test_a_quantile_outside_its_range_is_named(level):
+    with pytest.raises(SearchError, match=f"level is {level} with threshold 'quantile'"):
+        scored({"threshold": "quantile", "level": level})

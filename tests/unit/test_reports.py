@@ -319,10 +319,10 @@ def test_every_method_has_a_name():
 @pytest.mark.parametrize("search", [SMC(particles=6), RandomSearch(8), ZeroOrderSearch(3, 4)], ids=lambda s: s.name)
 def test_reports_of_real_searches(search):
     """Trace and result agree on who won, every particle has a place inside the box, and lines only go forward."""
-    means = np.array([[-1.0], [1.0]])
+    means = np.array([[-1.0, -1.0], [1.0, 1.0]])
     denoiser = oracles.MixtureDenoiser(torch.tensor(means), torch.tensor([0.5, 0.5]), 0.2, VE())
     target = oracles.FunctionVerifier(lambda x: x[:, 0])
-    result = run_search(search, oracles.process(denoiser, 8, 2, 5), target, ["p", "q"])
+    result = run_search(search, oracles.process(denoiser, 8, 2, 5, dim=2), target, ["p", "q"])
     trace = Trace.from_json(result.trace.to_json())
     groups = result.group.tolist()
     finalists = Finalists(np.zeros((len(groups), 8, 8, 3), np.uint8), result.scores.tolist(), (), groups,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..samplers.budget import NoiseOutline
 from ..samplers.methods import RBF, BeamSearch, PathSearch, RandomSearch, ZeroOrderSearch
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
-from ..samplers.methods.zero_order import STUCK
+from ..samplers.methods.zero_order import AUTO, MUTATIONS, STUCK
 from ..samplers.plan import Plan, as_plan
 from ..samplers.processes.kernel import Flow
 from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, Schedule
@@ -63,7 +63,8 @@ class RBFNode(io.ComfyNode):
                     options=list(THRESHOLDS),
                     default="global",
                     tooltip="What a candidate must beat. global: the chain's best score so far (as published). "
-                    "current: the score of the particle that it comes from.",
+                    "current: the score of the particle that it comes from. level, quantile: see level. stopping: what "
+                    "the draws that are left are expected to bring.",
                 ),
                 io.Combo.Input(
                     "choice",
@@ -72,11 +73,22 @@ class RBFNode(io.ComfyNode):
                     tooltip="Which candidate becomes the image. last_step: the best of the last searched step (as "
                     "published). best_seen: the best of all steps.",
                 ),
+                io.Float.Input(
+                    "level",
+                    default=0.5,
+                    min=-1e6,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="Read with threshold level: a score, in the verifier's units. With quantile: 0 to 1, among "
+                    "the scores of the random starts.",
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, budget=None, chains=None, initial=None):
+    def validate_inputs(cls, budget=None, chains=None, initial=None, threshold=None, level=None):
+        if threshold == "quantile" and level is not None and not 0 <= level <= 1:
+            return f"level is {level} with threshold quantile: a quantile lies in 0 to 1"
         for name, value, least in (("budget", budget, 2), ("chains", chains, 1), ("initial", initial, 1)):
             if value is not None and value < least:
                 return f"{name} is {value}: at least {least} is needed"
@@ -88,8 +100,8 @@ class RBFNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, budget, chains, initial, threshold, choice) -> io.NodeOutput:
-        return search_output(RBF(budget, chains, initial, threshold=threshold, choice=choice))
+    def execute(cls, budget, chains, initial, threshold, choice, level=0.5) -> io.NodeOutput:
+        return search_output(RBF(budget, chains, initial, threshold=threshold, choice=choice, level=level))
 
 
 class BeamSearchNode(io.ComfyNode):
@@ -171,31 +183,46 @@ class ZeroOrderSearchNode(io.ComfyNode):
                 io.Int.Input(
                     "rounds",
                     default=4,
-                    min=1,
+                    min=0,
                     max=10_000,
-                    tooltip="Number of rounds. Costs 1 + rounds x neighbours images.",
+                    tooltip="Number of rounds. Costs start + rounds x neighbours images.",
                 ),
                 io.Float.Input(
                     "cosine",
-                    default=0.95,
-                    min=-0.99,
+                    default=AUTO,
+                    min=AUTO,
                     max=0.9999,
                     step=0.01,
-                    tooltip="How similar the variations are: 0.95 = similar images, 0 = unrelated noise.",
+                    tooltip="How similar the variations are: 0.95 = similar images, 0 = unrelated noise. -1 = auto: "
+                    "finds it out, from how much of a score variations have inherited so far.",
                 ),
                 io.Combo.Input(
                     "stuck",
                     options=list(STUCK),
-                    default="restart",
+                    default="retry",
                     tooltip="If no variation is better: restart from new noise, retry, or shrink the distance.",
+                ),
+                io.Int.Input(
+                    "start",
+                    default=4,
+                    min=1,
+                    max=1024,
+                    tooltip="Random noises before the first round; the best one leads.",
+                ),
+                io.Combo.Input(
+                    "mutation",
+                    options=list(MUTATIONS),
+                    default="rotate",
+                    tooltip="How variations are made. rotate: towards a random noise (as published). recombine: "
+                    "towards what all noises so far say is better; needs no cosine.",
                 ),
             ],
             category=NOISE_CATEGORY,
         )
 
     @classmethod
-    def execute(cls, neighbours, rounds, cosine, stuck) -> io.NodeOutput:
-        return search_output(ZeroOrderSearch(neighbours, rounds, cosine, stuck))
+    def execute(cls, neighbours, rounds, cosine, stuck, start=4, mutation="rotate") -> io.NodeOutput:
+        return search_output(ZeroOrderSearch(neighbours, rounds, cosine, stuck, start, mutation))
 
 
 class PathSearchNode(io.ComfyNode):

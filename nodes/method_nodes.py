@@ -211,12 +211,30 @@ class SVDDNode(_Windowed):
                 ),
                 *alpha_inputs(0.0, 0.0, " 0 = always take the best, as the published code does."),
                 *window_inputs(0.0, 1.0, 1, "choice"),
+                io.Int.Input(
+                    "rounds",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="After the M continuations of a step, this many times M more that vary the best one's "
+                    "noise. Finds higher scores for the same number of continuations, and weak spots of the verifier.",
+                ),
+                io.Int.Input(
+                    "block",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps that continuations go on alone before they are compared. 1 = compare at every step. "
+                    "More = fewer decodes, and a weaker search. As many as there are steps = Best-of-N.",
+                ),
                 *value_input(),
             ],
         )
 
     @classmethod
-    def execute(cls, candidates, alpha, alpha_mode, start, end, every, value_function=None) -> io.NodeOutput:
+    def execute(
+        cls, candidates, alpha, alpha_mode, start, end, every, rounds=0, block=1, value_function=None
+    ) -> io.NodeOutput:
         temperature = Alpha(alpha, alpha_mode) if alpha > 0 else None
         return search_output(
             SVDD(
@@ -226,6 +244,8 @@ class SVDDNode(_Windowed):
                 end=end,
                 every=every,
                 value_function=value_function,
+                rounds=rounds,
+                block=block,
             )
         )
 

@@ -126,11 +126,11 @@ def zero_order_search() -> Workflow:
     Hill climbing over the **initial noise**: samples around the best noise so far, round by round (Ma et al. 2025).
     Every image is finished before it is judged, so scores are never of blurred previews.
 
-    - **neighbours** per round and **rounds**: together 1 + rounds x neighbours images.
-    - **cosine** says how near the neighbours are: 0.95 similar images, 0 unrelated ones.
+    - **start** random noises, then **rounds** of **neighbours**: together start + rounds x neighbours images.
+    - **cosine** says how near the neighbours are: 0.95 similar images, 0 unrelated ones, -1 finds it out.
     - **eta** 0 lets the noise decide everything.
     """
-    method = Node("TestTimeZeroOrderSearch", {"neighbours": 4, "rounds": 3, "cosine": 0.8})
+    method = Node("TestTimeZeroOrderSearch", {"neighbours": 4, "rounds": 3})
     return one_search("zero_order_search", "a red heart above a blue star", text, method, eta=0.0)
 
 

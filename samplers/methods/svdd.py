@@ -34,7 +34,7 @@ class _Tried(NamedTuple):
 
     state: State
     values: Values
-    images: Tensor | None
+    images: Tensor | None = None
     noise: Tensor | None = None
 
 
@@ -192,7 +192,10 @@ class SVDD(SearchMethod):
                 continue
             pick = torch.arange(len(state)) if i == final else best
             beta = None if scale is None else 1.0 / scale.value()
-            state = session.step(state, tried.values, tried.images, selected=pick, inverse_temperature=beta)
+            if self.rounds:  # written down look by look already
+                session.select(state.node[pick].tolist())
+            else:
+                state = session.step(state, tried.values, tried.images, selected=pick, inverse_temperature=beta)
             state = process.predict(state.select(pick))  # known already, but where a learned value chose
             session.remember(state, tried.values.select(pick).score)
         self._tell(session, heredity, loudness)
@@ -219,10 +222,14 @@ class SVDD(SearchMethod):
         return last if last in looks else None
 
     def _look(self, session: Session, state: State, noise: Tensor | None) -> _Tried:
-        """Values of candidates; predicted states and previews where these were made."""
+        """Values of candidates; predicted states and previews where these were made. Rounds are written down here."""
         if self.value_function is None:
-            return _Tried(*session.evaluate(state), noise)
-        return _Tried(state, values_of(session, self.value_function, state), None, noise)
+            state, values, images = session.evaluate(state)
+        else:
+            values, images = values_of(session, self.value_function, state), None
+        if self.rounds:
+            state = session.step(state, values, images, selected=[])
+        return _Tried(state, values, images, noise)
 
     def _noise(self, session: Session, state: State, first: int = 0) -> Tensor | None:
         """What the candidates' next move draws, where rounds are to turn it; slots count from ``first``."""

@@ -270,7 +270,7 @@ class Stranger(BaseHTTPRequestHandler):
 def test_other_servers_and_old_ones_are_refused(tmp_path, capsys, body, words):
     handler = type("Handler", (Stranger,), {"body": body})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         path = write(tmp_path / "workflow.json", picture())
         url = f"http://127.0.0.1:{server.server_address[1]}"
         assert main(["run", path, "--server", url]) == EXIT_SERVER

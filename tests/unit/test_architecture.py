@@ -110,21 +110,26 @@ def house(monkeypatch):
     sys.modules.pop("house_graph", None)
 
 
-def circles(house, root: Path, key) -> list[list[str]]:
-    """Groups of ``key(file)`` that import each other; imports inside functions count, those for types alone do not."""
+def imported(house, root: Path) -> dict[str, set[str]]:
+    """File -> files that it imports; imports inside functions count, those for types alone do not."""
     trees = dict(house.modules(root))
     trees.pop("__init__.py", None)  # the host's way in, and the version that everybody may read
-    graph: dict[str, set[str]] = {key(path): set() for path in trees}
-    for path, tree in trees.items():
-        targets = {key(target) for target, _ in house.imports(path, tree, set(trees))}
-        graph[key(path)] |= targets - {key(path)}
+    return {path: {target for target, _ in house.imports(path, tree, set(trees))} for path, tree in trees.items()}
+
+
+def circles(house, files: dict[str, set[str]], key) -> list[list[str]]:
+    """Groups of ``key(file)`` that import each other."""
+    graph: dict[str, set[str]] = {key(path): set() for path in files}
+    for path, targets in files.items():
+        graph[key(path)] |= {key(target) for target in targets} - {key(path)}
     return house.cycles(graph)
 
 
 def test_no_circles(house):
     """Neither between modules nor between the rooms inside a folder, such as ``samplers/run`` and ``samplers/smc``."""
-    assert circles(house, ROOT, lambda path: path) == []
-    assert circles(house, ROOT, house.folder) == []
+    files = imported(house, ROOT)
+    assert circles(house, files, lambda path: path) == []
+    assert circles(house, files, house.folder) == []
 
 
 def test_a_circle_would_be_found(house, tmp_path):
@@ -138,8 +143,9 @@ def test_a_circle_would_be_found(house, tmp_path):
     for path, text in code.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    assert circles(house, tmp_path, lambda path: path) == []
-    assert circles(house, tmp_path, house.folder) == [["samplers/run", "samplers/smc"]]
+    files = imported(house, tmp_path)
+    assert circles(house, files, lambda path: path) == []
+    assert circles(house, files, house.folder) == [["samplers/run", "samplers/smc"]]
 
 
 def test_a_forbidden_import_would_be_found():

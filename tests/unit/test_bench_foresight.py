@@ -26,6 +26,8 @@ from testtime.samplers.processes.streams import Streams
 from testtime.samplers.protocols import Verifier
 from testtime.shapes_world.suite import suite
 
+pytestmark = pytest.mark.slow
+
 SCALES = (3, 5)
 
 

@@ -75,6 +75,7 @@ def test_rows_are_sorted_by_method_and_budget(checkout):
     assert found.budgets == [1, 4, 16] and found.methods == ["plain", "best_of_n", "das"]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_measured(checkout):
     pytest.importorskip("matplotlib")
     root = checkout()

@@ -132,6 +132,7 @@ class TestKey:
 
 
 class TestTransport:
+    @pytest.mark.slow
     @pytest.mark.parametrize("act", [drips, drips_headers, late(2.0, says("Yes"))], ids=["body", "headers", "nothing"])
     def test_the_time_is_for_the_whole_answer(self, server, act):  # noqa: F811
         server.default = act

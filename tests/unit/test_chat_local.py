@@ -72,6 +72,7 @@ def convinced(vlm: LocalVLM, answer: str) -> None:
     model.requires_grad_(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("template", "answer"), [(SPACED, " Yes"), (STARTED, "Yes")], ids=["space", "line"])
 def test_a_model_that_is_sure_of_yes_scores_one_in_its_own_template(vlm, template, answer):
     with_template(vlm, template)

@@ -73,6 +73,7 @@ def timed(text: str) -> float:
     return time.process_time() - started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FREEZING)
 def test_nothing_that_a_model_writes_takes_a_second(name):
     assert timed(FREEZING[name]) < SLOWEST
@@ -99,6 +100,7 @@ def malformed(number: int) -> str:
     return text[:64_000]
 
 
+@pytest.mark.slow
 def test_malformed_answers_raise_nothing_of_their_own_and_cost_no_second():
     assert not [number for number in range(COUNT) if timed(malformed(number)) > SLOWEST]
 

@@ -72,6 +72,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branch", [0, 7])
 @pytest.mark.parametrize("search", SEARCHES, ids=[search.name for search in SEARCHES])
 def test_lineages_of_a_continued_search_are_whole(search, branch):

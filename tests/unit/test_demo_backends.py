@@ -34,6 +34,8 @@ from testtime.shapes_world.sampling import sample_scene
 from testtime.shapes_world.scene import TASKS
 from testtime.verifiers.embedded import ShapesCLIPVerifier, ShapesPreferenceVerifier
 
+pytestmark = pytest.mark.slow
+
 STEPS, BUDGET = 3, 2
 ALL = [(section.model, method) for section in SECTIONS for method in section.methods]
 

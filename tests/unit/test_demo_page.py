@@ -111,6 +111,7 @@ def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL).group(1))
 
 
+@pytest.mark.slow
 def test_page_has_everything_inside(entries):
     page = render(entries, ABOUT)
     assert page.count("<figure") == len(entries)

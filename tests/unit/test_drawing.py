@@ -89,6 +89,7 @@ def traces():
     return [relisted(), *found, run_search(BestOfN(1), keyed(groups=1), None, ["p"]).trace]
 
 
+@pytest.mark.slow
 @needs_node
 def test_both_drawings_agree(traces, tmp_path):
     ranges = [(0, 7, 4), (-3e-4, 5e-4, 6), (1234, 56789, 4), (0.991, 0.992, 4), (-1.3, 1.2, 6)]

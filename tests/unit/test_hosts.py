@@ -118,6 +118,7 @@ def tools(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_a_layered_environment_sees_what_lies_below_and_keeps_its_own(tools, tmp_path):
     """Two layers: what the lower one has is there, what the upper one has comes first, and the lower stays as it is."""
     environment, _ = tools
@@ -141,6 +142,7 @@ def test_requirements_of_a_comfyui_leave_out_what_would_move_torch(tools, tmp_pa
     assert environment.comfyui_requirements(tmp_path) == ["torch", "torchvision", "kornia>=0.7.1"]
 
 
+@pytest.mark.slow
 def test_every_comfyui_gets_a_line(tools, tmp_path, monkeypatch, capfd):
     """Unit tests run once; a host without an environment, or too old, is told of and fails nothing."""
     environment, run_tests = tools

@@ -236,6 +236,7 @@ def test_models_that_learn_are_not_packed():
     assert not pack(model) and isinstance(model.blocks[0].feed_forward.fc1, torch.nn.Linear)
 
 
+@pytest.mark.slow
 def test_compiled_blocks_compute_the_same_and_serve_all_layers_and_scales():
     """One graph each for the first scale, those between and the last; the compiler itself is left out (minutes)."""
     import torch._dynamo as dynamo

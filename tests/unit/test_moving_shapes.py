@@ -28,6 +28,7 @@ def share(verdicts) -> float:
     return sum(found) / len(found)
 
 
+@pytest.mark.slow
 def test_drawn_clips_show_what_their_captions_say():
     wrong = {seed: evaluate_moving(clip, prompt) for seed, (prompt, clip) in CLIPS.items()}
     wrong = {seed: (CLIPS[seed][0].text, verdict.reason) for seed, verdict in wrong.items() if not verdict.correct}
@@ -40,6 +41,7 @@ def test_clips_are_of_the_size_told_and_the_same_for_the_same_seed():
     assert np.array_equal(clip, draw_moving(prompt, 3)) and not np.array_equal(clip, draw_moving(prompt, 4))
 
 
+@pytest.mark.slow
 def test_backwards_frozen_and_exchanged_clips_are_wrong():
     assert share(evaluate_moving(clip[::-1], prompt) for prompt, clip in CLIPS.values()) == 0.0
     frozen = [np.repeat(clip[:1], FRAMES, axis=0) for _, clip in CLIPS.values()]

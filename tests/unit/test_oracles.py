@@ -19,6 +19,8 @@ from testtime.samplers.smc.tempering import Alpha
 
 from . import oracles
 
+pytestmark = pytest.mark.slow
+
 M0, V0, ALPHA = 0.7, 0.5, 0.5
 LINEAR = oracles.FunctionVerifier(lambda x: x[:, 0], "x")
 

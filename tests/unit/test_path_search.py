@@ -37,6 +37,7 @@ def test_cost_is_the_formula(flow):
     assert result.ledger.nfe == groups * expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", [False, True])
 def test_going_up_and_down_keeps_the_law(flow):
     """Without selection (one branch, a blind judge) the samples still follow the data."""

@@ -104,6 +104,7 @@ def test_clock_of_the_network_inverts():
         assert reading.timestep(reading.sigma(t)) == pytest.approx(t, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_sampling_is_the_pipelines_own(built, kind):
     """Schedule, guidance, encodings, clock, decoder: two prompts together, from the same noise, without randomness."""
@@ -123,6 +124,7 @@ def test_plain_sampling_is_the_pipelines_own(built, kind):
     assert result.ledger.nfe == 2 * 4 * rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd", "sdxl", "sd3", "flux"])
 @pytest.mark.parametrize(
     "search",
@@ -160,6 +162,7 @@ def test_chunks_and_neighbours_do_not_matter(built, kind):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd", "sd3"])
 def test_gradients_pass_through_the_pipeline(built, kind):
     """DAS runs, and its gradient agrees with a finite difference through network, guidance and decoder."""
@@ -227,6 +230,7 @@ def test_the_example_of_the_documentation_runs(built):
     assert images.shape == (2, 32, 48, 3) and 0.0 <= float(images.min()) <= float(images.max()) <= 1.0
 
 
+@pytest.mark.slow
 def test_the_module_needs_no_diffusers():
     code = "import sys; sys.modules['diffusers'] = None; import testtime.pipelines"
     subprocess.run([sys.executable, "-c", code], check=True)

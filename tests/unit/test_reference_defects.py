@@ -21,6 +21,8 @@ from testtime.samplers.smc.weights import best_index, clean_scores, ess_threshol
 
 from . import oracles
 
+pytestmark = pytest.mark.slow
+
 MIX = oracles.MixtureDenoiser(torch.tensor([[-1.5, 0.0], [1.0, 0.5]]), torch.tensor([0.3, 0.7]), 0.16, VE())
 GAUSS = oracles.MixtureDenoiser(torch.tensor([[0.7]]), torch.ones(1), 0.5, VE())
 LINEAR = oracles.FunctionVerifier(lambda x: x[:, 0], "x")

@@ -276,6 +276,7 @@ def test_a_report_holds_the_images(theme):
     assert 4 * 260 * 2 < framed[:, : MARGIN + 275].sum() < 4 * 275 * 4 and framed[:, MARGIN + 290 :].sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("particles", "steps"), [(1, 1), (1, 20), (64, 50), (512, 3)])
 def test_any_size_can_be_drawn(particles, steps):
     drawn = report(crowd(particles, steps), Finalists(NO_IMAGES))
@@ -316,6 +317,7 @@ def test_every_method_has_a_name():
     assert sorted(keys, key=method_order) == ["plain", "best_of_n", "rbf", "svdd_reprompted", "svdd_vp", "of_my_own"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [SMC(particles=6), RandomSearch(8), ZeroOrderSearch(3, 4)], ids=lambda s: s.name)
 def test_reports_of_real_searches(search):
     """Trace and result agree on who won, every particle has a place inside the box, and lines only go forward."""

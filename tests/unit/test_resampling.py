@@ -34,6 +34,7 @@ def counts(scheme: str, weights=WEIGHTS, draws=DRAWS, seed=0) -> torch.Tensor:
     return torch.stack([torch.bincount(resample(scheme, weights, u), minlength=n) for u in uniforms]).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", list(SCHEMES))
 def test_expected_children_are_n_times_the_weight(scheme):
     found = counts(scheme)
@@ -44,6 +45,7 @@ def test_expected_children_are_n_times_the_weight(scheme):
     assert not found[:, 2].any()  # zero weight has no children, ever
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["systematic", "ssp"])
 def test_low_variance_schemes_stay_within_one(scheme):
     found, exact = counts(scheme), len(WEIGHTS) * WEIGHTS
@@ -58,6 +60,7 @@ def test_residual_gives_every_whole_child():
     assert (counts("residual", exact, 50) == 4 * exact).all()
 
 
+@pytest.mark.slow
 def test_variance_is_ordered_as_theory_says():
     """Douc & Cappe 2005: stratified and residual never above multinomial; systematic and SSP below here."""
     variance = {scheme: float(counts(scheme, seed=1).var(0).sum()) for scheme in SCHEMES}

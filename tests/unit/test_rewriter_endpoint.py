@@ -135,6 +135,7 @@ TROUBLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_that_passes_is_tried_again(server, name):
     server.script = [TROUBLE[name]]
@@ -143,6 +144,7 @@ def test_trouble_that_passes_is_tried_again(server, name):
     assert answer.calls == 2 == len(server.requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TROUBLE)
 def test_trouble_that_stays_falls_back_and_says_so(server, name, caplog):
     server.default = TROUBLE[name]
@@ -251,6 +253,7 @@ def test_wrong_settings_are_refused(settings, message):
         EndpointRewriter(Endpoint(**{"url": "http://127.0.0.1:1/v1", "model": "m", **settings}))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(missing_weights(["diffusion", "autoencoder", "text_encoder"])), reason="no weights here")
 def test_no_image_is_lost_whatever_the_server_does(server):
     """A search whose every call meets another trouble finishes, uses what answers it got, and counts the rest."""

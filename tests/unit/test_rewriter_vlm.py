@@ -115,6 +115,7 @@ def request(prompt="a red star", **fields):
     return RewriteRequest(image, prompt, 2, **fields)
 
 
+@pytest.mark.slow
 def test_from_model_folder_to_prompts(rewriter):
     """The whole chain with a model that has learned one answer by heart: what it writes is what the search gets."""
     asked = request()

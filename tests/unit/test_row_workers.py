@@ -25,6 +25,8 @@ from testtime.scale.rows.share import GUIDED, RowWorkers
 from testtime.scale.rows.wire import Message, pack, unpack
 from testtime.verifiers.embedded import ShapesFeatures
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red star", "two blue rings"]
 ALPHA = Alpha(0.5, "relative")
 SHORT = {"steps": 4, "size": 64}

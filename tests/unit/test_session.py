@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -54,10 +55,17 @@ def test_nothing_that_was_paid_for_is_lost(name):
     full = run(ABSOLUTE[name])
     budget = 2 * full.ledger.nfe // 3
     records = run(ABSOLUTE[name], max_nfe=budget).trace.records
-    expected = [record for record in full.trace.records if record.nfe <= budget]
+    # up to the first record beyond: chains at steps of their own are written in order of the steps
+    expected = list(itertools.takewhile(lambda record: record.nfe <= budget, full.trace.records))
     assert len(records) >= max(len(expected) - 1, 0)  # the record of finished images may share its count
     for record, other in zip(records, expected, strict=False):
-        assert [replace(record, seconds=0.0)] == [replace(other, seconds=0.0)]
+        assert [bare(record)] == [bare(other)]
+
+
+def bare(record):
+    """A record without what is added to it later: the clock's part, and who was chosen in the end."""
+    particles = [{**entry, "selected": None} for entry in record.particles]
+    return replace(record, seconds=0.0, particles=particles)
 
 
 def test_more_budget_is_never_worse_for_greedy_svdd():
@@ -219,7 +227,7 @@ def test_an_error_of_the_verifier_is_its_own_error(name):
             listener=lambda record, state, images: records.append(record),
         )
     assert caught.value is failure
-    assert [r.particles for r in records] == [r.particles for r in full.trace.records[: len(records)]]
+    assert [bare(r).particles for r in records] == [bare(r).particles for r in full.trace.records[: len(records)]]
 
 
 @every_method

@@ -37,6 +37,7 @@ def test_the_committed_figures_meet_the_target():
     assert figures["drawings"] >= 2000 and figures["agreement"] >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     [

@@ -214,6 +214,7 @@ def test_another_prompt_drops_the_memory_of_its_particle_only():
     assert again.extra[SIGMA_PREV[0]].tolist() == [process.sigmas[0], 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "eta"), [("dpmpp_2m", 1.0), ("res_multistep", 0.6), ("euler_ancestral", None)])
 def test_weights_stay_exact(name, eta):
     """E[Z_hat] = E[exp(r / alpha)] under the sampler's own law, whatever the selection does in between."""

@@ -64,6 +64,7 @@ def test_adaptive_meets_its_target_between_floor_and_ceiling():
     assert (adaptive(zero, reward, alpha, zero, lam, 1.0, 0.8) >= lam).all()
 
 
+@pytest.mark.slow
 def test_the_normalising_constant_stays_right():
     """E[Z_hat] = Z holds for fixed tempering; the adaptive one is that close to it, at N = 16 over 20 steps."""
     runs, steps = 1000, 20
@@ -89,6 +90,7 @@ def test_a_verifiers_usual_spread_is_read_through_wrappers():
     assert usual_spread(LINEAR) is None and usual_spread(WrappedVerifier(LINEAR)) is None and usual_spread(None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("particles", "bare", "steadied"), [(2, 0.41, 0.21), (4, 0.26, 0.19)])
 def test_relative_alpha_is_no_lottery(particles, bare, steadied):
     """Coefficient of variation of alpha over 4,000 images: six steps of scores that resemble each other from step to

@@ -105,6 +105,7 @@ def test_rank_correlation_is_within_prompts():
     assert abs(np.mean(shuffled)) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["flow", "var"])
 def test_rolling_out_looks_at_the_named_steps_and_at_the_end(model):
     prompts = [sample_prompt(seed, "colors") for seed in (1, 2)]

@@ -117,6 +117,7 @@ def test_weights_of_another_architecture_are_named(tmp_path):
         load_into(Denoiser("flow"), "flow", tmp_path)
 
 
+@pytest.mark.slow
 def test_shipped_autoencoder_reconstructs_fresh_drawings():
     import numpy as np
 

@@ -20,6 +20,7 @@ from testtime.models.tiny.train.var import (
 from testtime.models.tiny.var import SCHEDULE, bit_loss, new_transformer, new_vae, text_features
 
 
+@pytest.mark.slow
 def test_parts_fit_together_and_learn():
     torch.manual_seed(0)
     vae, model = new_vae(), new_transformer()

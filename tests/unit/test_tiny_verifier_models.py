@@ -140,6 +140,7 @@ def test_corruptions_break_often():
     assert np.mean(np.array(graded) < score(pair.prompts[0], pair.things[0])) > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "load", "least"), [("clip", load_clip, 0.8), ("preference", load_preference, 0.75)])
 def test_shipped_weights_prefer_right_pictures(kind, load, least):
     model = load()

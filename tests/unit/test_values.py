@@ -17,6 +17,8 @@ from testtime.values.training import TrainingSettings, batch_of, centred, explai
 
 from . import oracles
 
+pytestmark = pytest.mark.slow  # networks are trained
+
 MEANS, WEIGHTS, VARIANCE = torch.tensor([[-1.5, -1.5], [1.0, 1.0]]), torch.tensor([0.3, 0.7]), 0.16
 TARGET = oracles.FunctionVerifier(lambda x: -(x - 1).square().mean(1), "target")
 
@@ -285,7 +287,6 @@ def test_batches_hold_samples_of_the_same_prompts():
     assert groups_of(Rollouts(torch.zeros(5, 2), torch.zeros(5), torch.empty(5, 0))) == []
 
 
-@pytest.mark.slow
 def test_a_network_that_knows_only_the_prompt_has_rank_correlation_zero(tmp_path):
     """It explains most of the variance all the same; one that reads the sample has both."""
     settings = TrainingSettings(steps=400, batch=128, learning_rate=5e-3, width=32, save_every=400)

@@ -197,6 +197,7 @@ def test_previews_are_ranked_at_the_states_that_values_are(nets):
     assert -1 <= found["0.9"] < found["0.1"] <= 1
 
 
+@pytest.mark.slow
 def test_command_trains_a_next_scale_network(tmp_path, capsys):
     from testtime.cli.main import main
 

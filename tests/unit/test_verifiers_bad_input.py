@@ -57,6 +57,7 @@ def rand(*shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 57), (333, 7), (41, 39)])
 def test_odd_sizes(judge, height, width):
     scores = judge.score(rand(2, height, width, 3), PROMPT)

@@ -101,6 +101,7 @@ def inception():
     return network, {key: value.clone() for key, value in network.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_inception_is_torchvisions_last_layer_but_one(inception, tmp_path):
     network, state = inception
     torch.save(state, tmp_path / features.INCEPTION_FILE)

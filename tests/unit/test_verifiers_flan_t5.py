@@ -230,6 +230,7 @@ def _rows(image):
     return [[image.getpixel((x, y)) for x in range(width)] for y in range(height)]
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_cut_with_one_notice(folder, caplog):
     verifier = load_clip_flant5(folder)
     for _ in range(2):

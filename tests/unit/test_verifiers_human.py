@@ -103,6 +103,7 @@ def test_images_of_a_batch_are_asked_about_together():
     assert slots[result.particles[3]] == 2
 
 
+@pytest.mark.slow
 def test_waiting_costs_no_time_budget():
     def slowly(question):
         time.sleep(1.6)
@@ -123,6 +124,7 @@ def test_a_large_population_is_shown_whole_although_it_is_chunked():
     assert [len(question.images) for question in person.asked] == [5]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_run_is_held_afterwards():
     import gc
     import weakref

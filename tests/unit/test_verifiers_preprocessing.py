@@ -133,6 +133,7 @@ def test_transparent_colours_count_by_their_opacity():
     assert (dropped - Preprocessing(8, weigh_alpha=True)(image)).abs().max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(224, 300), (300, 224), (500, 400)])
 def test_matches_the_clip_processor(size):
     transformers = pytest.importorskip("transformers")
@@ -158,6 +159,7 @@ def test_half_precision_is_resized_in_float32():
     torch.testing.assert_close(out, Preprocessing(size=14)(image), atol=5e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_gradcheck(fit):
     x = (0.3 + 0.4 * torch.rand(2, 16, 19, 3, dtype=torch.float64)).requires_grad_()

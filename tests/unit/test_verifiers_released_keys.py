@@ -151,6 +151,7 @@ class TestFullSize:
         assert shapes(converted) == wanted(lambda: transformers.CLIPModel(config))
         assert config.vision_config.num_attention_heads == 16 and config.text_config.num_attention_heads == 16
 
+    @pytest.mark.slow
     def test_hps_names_are_open_clips_own(self):
         open_clip = pytest.importorskip("open_clip")
         with torch.device("meta"):

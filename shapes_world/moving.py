@@ -112,19 +112,25 @@ def draw_moving(prompt: MovingPrompt, seed: int) -> np.ndarray:
     Returns:
         uint8 ``[8, 96, 96, 3]``, sRGB. Equal arguments give equal clips.
     """
+    return np.stack(
+        [draw(scene)[_OFFSET : _OFFSET + SIDE, _OFFSET : _OFFSET + SIDE] for scene in moving_scenes(prompt, seed)]
+    )
+
+
+def moving_scenes(prompt: MovingPrompt, seed: int) -> list[Scene]:
+    """What ``draw_moving`` draws: a scene of 128 pixels a side for every frame, of which the middle is shown."""
     rng = np.random.default_rng([seed, 0xC11B])
     background = background_for(rng, {mover.colour for mover in prompt.movers})
     paths = _paths(prompt, rng)
     turns = [float(rng.uniform(-15, 15)) for _ in prompt.movers]
-    frames = []
+    scenes = []
     for number in range(FRAMES):
         objects = tuple(
             Object(mover.shape, mover.colour, path[number, 0] + _OFFSET, path[number, 1] + _OFFSET, radius, turn)
             for mover, (radius, path), turn in zip(prompt.movers, paths, turns, strict=True)
         )
-        whole = draw(Scene(objects, background, seed))
-        frames.append(whole[_OFFSET : _OFFSET + SIDE, _OFFSET : _OFFSET + SIDE])
-    return np.stack(frames)
+        scenes.append(Scene(objects, background, seed))
+    return scenes
 
 
 def _paths(prompt: MovingPrompt, rng: np.random.Generator) -> list[tuple[float, np.ndarray]]:

@@ -20,6 +20,7 @@ WORDS = (
     "red", "orange", "yellow", "green", "blue", "purple", "brown", "pink", "black", "white",
     "circle", "square", "triangle", "star", "cross", "ring", "heart", "crescent",
     "circles", "squares", "triangles", "stars", "crosses", "rings", "hearts", "crescents",
+    "moves", "stays", "up", "down",
 )  # fmt: skip
 
 # Other spellings of words the models know.

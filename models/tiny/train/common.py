@@ -263,8 +263,13 @@ def record(name: str, metrics: dict, folder: Path = WEIGHTS) -> None:
     write_text(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
-def arguments(description: str, steps: int, batch: int, rate: float, start: bool = False) -> argparse.Namespace:
-    """Common command line of the training scripts; with ``start`` also where to take first weights from."""
+def arguments(
+    description: str, steps: int, batch: int, rate: float, start: bool = False, fall: int | None = None
+) -> argparse.Namespace:
+    """Common command line of the training scripts; with ``start`` also where to take first weights from.
+
+    ``fall``: default of how many of the last steps the learning rate falls in, where that can be chosen.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
@@ -277,6 +282,8 @@ def arguments(description: str, steps: int, batch: int, rate: float, start: bool
         parser.add_argument(
             "--initial", dest="start", type=Path, help="folder of an earlier family's weights to go on from"
         )
+    if fall is not None:
+        parser.add_argument("--fall", type=int, default=fall, help="last steps, in which the learning rate falls")
     parser.add_argument("--export-only", action="store_true", help="write the weights of the last checkpoint and stop")
     options = parser.parse_args()
     if "RANK" in os.environ:  # set by torchrun

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..chat.conversation import NotUnderstood, Poll, Reply, Turn, Unanswered
+from ..chat.syntax import carried_over
 from ..samplers.protocols import Rewrite, RewriteRequest, SearchError
 from .parsing import listed, parse, usable
-from .syntax import carried_over
 from .template import ONLY_JSON, Template
 
 log = logging.getLogger("testtime")

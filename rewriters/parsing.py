@@ -10,7 +10,7 @@ from typing import Any
 
 from ..chat.conversation import NotUnderstood, shown
 from ..chat.reading import LONGEST, answer_in, loosely_parsed, objects
-from .syntax import plain
+from ..chat.syntax import plain
 
 MISSING_KEPT = 6
 SIMILAR = 0.9

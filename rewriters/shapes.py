@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..chat.syntax import carried_over, plain
 from ..samplers.protocols import Rewrite, RewriteRequest
 from ..shapes_world.captions import Prompt, caption
 from ..shapes_world.evaluator import UNKNOWN, Detection, detect
@@ -21,7 +22,6 @@ from ..shapes_world.rules import decide, matches
 from ..shapes_world.scene import COLOURS
 from .base import Poll, check_request
 from .parsing import usable
-from .syntax import carried_over, plain
 
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _VIVID = ("red", "blue", "green", "yellow", "orange", "purple")

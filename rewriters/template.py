@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from string import Formatter
 
+from ..chat.syntax import plain
 from ..samplers.protocols import Attempt, RewriteRequest, SearchError
-from .syntax import plain
 
 SYSTEM = """\
 You help to steer an image that is still being made. The picture is an early, possibly blurred preview of it. Compare \

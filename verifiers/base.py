@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..chat.syntax import plain
 from ..samplers.protocols import ScoreContext, SearchError, Values, Verifier
-from .text import plain
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -61,7 +61,7 @@ def check_images(images: Tensor, alpha: bool = False) -> Tensor:
 
 
 def check_prompts(prompts: Sequence[str] | str, n: int, name: str, required: bool = True) -> list[str]:
-    """One prompt per image, as ``text.plain`` says it; a single string is used for all of them.
+    """One prompt per image, as ``chat.syntax.plain`` says it; a single string is used for all of them.
 
     Args:
         prompts: ``n`` strings, or one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import logging
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -13,58 +12,6 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("testtime")
-
-_PARTS = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
-_SYNTAX = re.compile(r"[()]|\bBREAK\b|(?i:embedding:|<(?:lora|lyco|hypernet):)")
-_EMBEDDING = re.compile(r"(?<!\w)embedding:[^\s,]+", re.IGNORECASE)
-_TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
-_BREAK = re.compile(r"\bBREAK\b")
-
-
-class _Plain(str):
-    """A prompt whose syntax was read: brackets that are still in it are meant."""
-
-
-def plain(prompt: str) -> str:
-    """A prompt as a person would say it, without the syntax that text encoders take from a prompt box.
-
-    Weights lose brackets and number (``(two dogs:1.2)`` -> ``two dogs``, nested ones, too), escaped brackets become
-    brackets, ``BREAK`` a comma; ``embedding:name`` and ``<lora:name:1>`` go. A prompt without any of this is returned
-    as it is, to the letter, and so is what was returned here before (an ensemble and its member both ask). Takes time
-    in proportion to the prompt's length, whatever it holds.
-    """
-    if isinstance(prompt, _Plain) or not _SYNTAX.search(prompt):
-        return prompt
-    text = _BREAK.sub(",", _TAG.sub(" ", _EMBEDDING.sub(" ", _unweighted(prompt))))
-    words = text.split()  # single spaces first, so that what follows cannot run over the same ones again and again
-    return _Plain(re.sub(r" ?,[ ,]*", ", ", " ".join(words)).strip(" ,"))
-
-
-def _unweighted(prompt: str) -> str:
-    """Without the brackets of weights, which ComfyUI nests and whose number follows the last colon in them."""
-    pieces: list[str] = []
-    opened: list[int] = []
-    for part in _PARTS.findall(prompt):
-        if part == "(":
-            opened.append(len(pieces))
-        elif part == ")" and opened:
-            pieces[opened.pop()] = ""
-            pieces[-1] = _without_number(pieces[-1])
-            continue
-        elif len(part) == 2 and part[0] == "\\":
-            part = part[1]
-        pieces.append(part)
-    return "".join(pieces)
-
-
-def _without_number(text: str) -> str:
-    before, _, number = text.rpartition(":")
-    try:
-        float(number)
-    except ValueError:
-        return text
-    return before if before or text.startswith(":") else text
-
 
 # What ftfy writes otherwise: quotes, ligatures, line breaks; widths and compositions are Unicode's own tables.
 _QUOTES = {**dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),

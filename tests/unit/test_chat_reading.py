@@ -16,8 +16,8 @@ import pytest
 from testtime.chat.client import _Unreadable, read_reply
 from testtime.chat.conversation import NotUnderstood, Reply, shown, writable
 from testtime.chat.reading import answer_in, last_object, loosely_parsed
+from testtime.chat.syntax import carried_over, embeddings, plain
 from testtime.rewriters.parsing import parse, usable
-from testtime.rewriters.syntax import carried_over, embeddings, plain
 from testtime.verifiers.vlm.endpoint import chance_of_yes, read
 from testtime.verifiers.vlm.rubric import AXES, OVERALL, RUBRICS, read_unified, read_yes_no
 

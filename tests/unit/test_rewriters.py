@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from testtime.chat.conversation import NotUnderstood, Reply, Unanswered
+from testtime.chat.syntax import carried_over, embeddings, plain
 from testtime.rewriters.base import ChatRewriter, RewriterError, picture
 from testtime.rewriters.parsing import parse, same, usable
 from testtime.rewriters.shapes import ShapesRewriter
-from testtime.rewriters.syntax import carried_over, embeddings, plain
 from testtime.rewriters.template import ONLY_JSON, Template
 from testtime.samplers.protocols import Attempt, RewriteRequest, SearchError
 from testtime.shapes_world.captions import compatible_prompts, sample_prompt

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from testtime.chat.syntax import plain
 from testtime.verifiers.base import VerifierError, check_prompts
 from testtime.verifiers.embedded import ShapesCLIPVerifier
 from testtime.verifiers.objects.requirements import parse
-from testtime.verifiers.text import cleaned, plain
+from testtime.verifiers.text import cleaned
 
 TEXTS = json.loads((Path(__file__).parent / "official_facts.json").read_text(encoding="utf-8"))["texts"]
 

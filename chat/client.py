@@ -253,10 +253,10 @@ def _first_words(choice: dict[str, Any]) -> tuple[tuple[str, float], ...] | None
 
 
 def _message(turn: Turn) -> dict[str, Any]:
-    if turn.image is None:
+    if not turn.images:
         return {"role": turn.role, "content": turn.text}
-    image = {"type": "image_url", "image_url": {"url": data_url(turn.image)}}
-    return {"role": turn.role, "content": [{"type": "text", "text": turn.text}, image]}
+    images = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in turn.images]
+    return {"role": turn.role, "content": [{"type": "text", "text": turn.text}, *images]}
 
 
 def _refused(response: Response) -> list[str] | None:

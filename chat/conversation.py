@@ -42,11 +42,20 @@ class NotUnderstood(ValueError):
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation: "system", "user" or "assistant", its text, and a picture or None."""
+    """One message of a conversation: "system", "user" or "assistant", its text, and a picture or None.
+
+    ``before`` are pictures that are shown before it (the sources of an edit), in order.
+    """
 
     role: str
     text: str
     image: Image.Image | None = None
+    before: tuple[Image.Image, ...] = ()
+
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """All its pictures, in the order in which they are shown."""
+        return self.before if self.image is None else (*self.before, self.image)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,7 +59,7 @@ class LocalVLM(nn.Module):
     def inputs(self, conversations: Sequence[Sequence[Turn]]) -> dict[str, Tensor]:
         """The processor's tensors for conversations, up to where the answer begins, on the model's device."""
         texts = [self.rendered(turns) for turns in conversations]
-        images = [[turn.image for turn in turns if turn.image is not None] for turns in conversations]
+        images = [[image for turn in turns for image in turn.images] for turns in conversations]
         options: dict[str, Any] = {"images": images} if any(images) else {}
         start = self.processor.tokenizer.bos_token
         if start and all(text.startswith(start) for text in texts):  # the template wrote it already
@@ -163,7 +164,7 @@ class LocalVLM(nn.Module):
         Raises:
             ChatError: its template refuses it.
         """
-        turns = [Turn(turn.role, self._harmless(turn.text), turn.image) for turn in turns]
+        turns = [replace(turn, text=self._harmless(turn.text)) for turn in turns]
         render = self.processor.apply_chat_template
         try:
             return render(_messages(turns), add_generation_prompt=True, tokenize=False, enable_thinking=False)
@@ -172,7 +173,7 @@ class LocalVLM(nn.Module):
             if turns[0].role != "system" or len(turns) < 2:
                 raise ChatError(f"the chat template of {self.name!r} refuses the question: {error}") from error
         system, question, *rest = turns
-        return self.rendered([Turn(question.role, f"{system.text}\n\n{question.text}", question.image), *rest])
+        return self.rendered([replace(question, text=f"{system.text}\n\n{question.text}"), *rest])
 
     def _harmless(self, text: str) -> str:
         """A text without the model's own signs: ``<image>`` in a prompt is no image, ``<|im_end|>`` ends no turn."""
@@ -189,12 +190,10 @@ class LocalVLM(nn.Module):
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Turns as chat templates take them, the picture before the words."""
+    """Turns as chat templates take them, the pictures before the words."""
     made = []
     for turn in turns:
-        parts = [{"type": "text", "text": turn.text}]
-        if turn.image is not None:
-            parts.insert(0, {"type": "image"})
+        parts = [*({"type": "image"} for _ in turn.images), {"type": "text", "text": turn.text}]
         made.append({"role": turn.role, "content": parts})
     return made
 

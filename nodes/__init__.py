@@ -28,6 +28,7 @@ MODULES = (
     "verifier_nodes",
     "reward_nodes",
     "judge_nodes",
+    "edit_nodes",
     "object_nodes",
     "human_node",
     "video_nodes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from ..models.infinity.process import ScaleSampling, ScalewiseProcess
 from ..models.infinity.schedules import BUDGETS
 from ..samplers.plan import Prepared, prepare_on
 from ..samplers.run.trace import Listener, StepRecord
+from ..samplers.sources import Sources
 from ..samplers.state import State
 from .host.infinity_host import RATIOS
 from .host.pixels import HostVerifier
@@ -282,6 +283,10 @@ class NextScaleCall:
     def to_graph(self, status: str) -> Callable[[Tensor], Tensor]:
         """See ``HostCall``."""
         return to_graph
+
+    def sources(self, options: SearchOptions) -> Sequence[Sources]:
+        """See ``HostCall``: next-scale models edit nothing."""
+        return ()
 
     def facts(self) -> dict[str, Any]:
         """See ``HostCall``."""

@@ -19,7 +19,7 @@ from .host.residency import reserve_for
 from .host.results import HostResult
 from .host.run import SearchOptions
 from .host.stock_samplers import sampler_named
-from .search_sampler import SearchSampler, clip_inputs, common_inputs, prompt_problem
+from .search_sampler import SearchSampler, clip_inputs, common_inputs, prompt_problem, source_inputs
 from .types import CATEGORY, ScoresType, TraceType
 
 RESERVE_KEY = "testtime_reserve"
@@ -144,7 +144,7 @@ class SearchKSamplerNode(io.ComfyNode):
             category=f"{CATEGORY}/search",
             description="KSampler that spends extra compute to find a better image: N candidates per image, chosen "
             "by a verifier. Returns the best latent of each image, all finalists sorted, their scores and the trace.",
-            inputs=[*sampling_inputs(), *common_inputs(), *clip_inputs()],
+            inputs=[*sampling_inputs(), *common_inputs(), *clip_inputs(), *source_inputs()],
             outputs=[
                 io.Latent.Output(display_name="best", tooltip="The best latent of every image."),
                 io.Latent.Output(

@@ -18,6 +18,7 @@ from ..samplers.few_steps import Setting
 from ..samplers.plan import OUTPUTS, Prepared, prepare
 from ..samplers.processes.kernel import Noise
 from ..samplers.run.trace import Listener
+from ..samplers.sources import Sources
 from .host.denoiser import announced_nfe
 from .host.interpolants import interpolant_for
 from .host.layout import layout_of
@@ -27,6 +28,7 @@ from .host.process import AUTO, BREADTH, DEPTH, HostProcess, HostSettings, Sampl
 from .host.progress import report_last, report_to
 from .host.residency import Residency
 from .host.run import AUTO_ETA, FINISH, STOP, SearchOptions, run_in_host
+from .host.sources import compared, found_in, given
 from .host.stock_runs import StockMover
 from .host.stock_samplers import host_sampler
 from .types import CATEGORY, SearchType, VerifierType
@@ -153,6 +155,13 @@ class DiffusionCall:
         if status != "complete" or float(last) == 0.0:
             return lambda latents: latents
         return lambda latents: self.call.steady.inverse_noise_scaling(last, latents)
+
+    def sources(self, options: SearchOptions) -> Sequence[Sources]:
+        """See ``HostCall``: what was connected, else what the call itself edits, where a judge compares with it."""
+        found = given(options, self.groups)
+        if found or not compared((options.verifier, options.held_out)):
+            return found
+        return found_in(self.call, options.vae)
 
     def facts(self) -> dict[str, Any]:
         """See ``HostCall``."""
@@ -317,6 +326,20 @@ def clip_inputs() -> list:
     ]
 
 
+def source_inputs() -> list:
+    """The image that is edited, for verifiers and rewriters that compare with it."""
+    return [
+        io.Image.Input(
+            "source",
+            optional=True,
+            tooltip="For edits: the image that is edited, shown to verifiers that compare with it (Edit Judge, "
+            "Preservation Verifier) and to rewriters. Without it they get the reference latents of `positive`, else "
+            "the latent of image to image or inpainting.",
+        ),
+        io.Mask.Input("source_mask", optional=True, tooltip="Where the source may change (white)."),
+    ]
+
+
 def prompt_problem(prompt: str | None) -> bool | str:
     """Queue-time check of a prompt widget; None means that it is linked and not known yet."""
     if prompt is not None and not prompt.strip():
@@ -343,6 +366,7 @@ class SearchSamplerNode(io.ComfyNode):
                     tooltip="Whose steps the search makes, e.g. from KSamplerSelect. Without it: euler, with eta.",
                 ),
                 *clip_inputs(),
+                *source_inputs(),
             ],
             outputs=[io.Sampler.Output(display_name="sampler")],
         )

@@ -27,6 +27,11 @@ log = logging.getLogger("testtime")
 
 CACHED = 256
 IMAGE_SIDE = 448
+EDITED = (
+    "The last picture is the preview. The pictures before it are what is edited: the request says what is to change in "
+    "the first, everything else of it stays as it is.\n\n"
+)
+"""What a question begins with where the image is made from others."""
 
 
 class RewriterError(SearchError):
@@ -100,7 +105,9 @@ class ChatRewriter:
 
     def answer(self, request: RewriteRequest, poll: Poll) -> Rewrite:
         """Ask once, and once more where the answer cannot be read."""
-        question = Turn("user", self.template.question(request), picture(request.image, self.image_side))
+        shown = tuple(picture(source, self.image_side) for source in request.sources)
+        asked = EDITED * bool(shown) + self.template.question(request)
+        question = Turn("user", asked, picture(request.image, self.image_side), shown)
         turns, calls = [Turn("system", self.template.system), question], 0
         reason = ""
         for _ in range(2):
@@ -135,6 +142,8 @@ class ChatRewriter:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr(tuple(request.image.shape)).encode())
         digest.update(_bytes(request.image).tobytes())
+        for source in request.sources:
+            digest.update(repr(tuple(source.shape)).encode() + _bytes(source).tobytes())
         rest = (self.template.system, self.template.question(request), request.prompt, request.count, request.seed)
         digest.update(repr(rest).encode())
         return digest.hexdigest()

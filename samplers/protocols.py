@@ -64,6 +64,7 @@ class RewriteRequest:
         step, steps: how far the image is, ``step`` counted from 1.
         history: what was tried before, oldest first.
         seed: of the rewriter's own randomness.
+        sources: the images that are edited, ``[H, W, 3]`` in 0..1 each, the first to be preserved; empty without.
     """
 
     image: Tensor
@@ -73,6 +74,7 @@ class RewriteRequest:
     steps: int = 1
     history: tuple[Attempt, ...] = ()
     seed: int = 0
+    sources: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class Inquiry:
                 steps=session.process.steps,
                 history=tuple(threads[row].history),
                 seed=_seed(streams, group[row], slot[row], step),
+                sources=session.sources[group[row]].images if session.sources else (),
             )
             for row in due
         ]

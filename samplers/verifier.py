@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .frames import FrameChoice, Shown
+
+if TYPE_CHECKING:
+    from .sources import Sources
 
 IMAGE, CLIP = "image", "clip"
 """What a verifier is shown at a time, see ``Verifier.sees``."""
@@ -71,8 +74,8 @@ class ScoreContext:
         final: whether these are finished images.
         run: stands for the run: the same object throughout one run. Verifiers may keep a weak reference to it.
         excuse: takes seconds that were spent waiting for a person out of the run's time.
-        sources: per group the images that the user gave to be edited, ``[H, W, 3]`` in 0..1 each; empty without.
-        instruction: what is to be done to them, "" without.
+        sources: per group what the user gave to be edited, empty where nothing was given.
+        instruction: what is to be done to it where that is not the prompt, "" otherwise.
         frames: which frames of a clip are shown, None where candidates are pictures.
     """
 
@@ -82,13 +85,17 @@ class ScoreContext:
     final: bool = True
     run: object = None
     excuse: Callable[[float], None] = _nothing
-    sources: Sequence[Tensor] = ()
+    sources: Sequence[Sources] = ()
     instruction: str = ""
     frames: Shown | None = None
 
     def rows(self, rows: slice) -> ScoreContext:
         """The context of a chunk."""
         return replace(self, group=self.group[rows])
+
+    def source(self, row: int) -> Sources | None:
+        """What the image of row ``row`` is made from, None where nothing was given."""
+        return self.sources[int(self.group[row]) % len(self.sources)] if self.sources else None
 
 
 class Verifier:
@@ -101,6 +108,8 @@ class Verifier:
             and scores of different steps mean different things.
         rejects: -inf is a verdict (a person dropped the image), not a failure to be warned of.
         needs_prompt: whether the prompt is read.
+        compares: whether it is shown the image that is edited.
+        needs_source: whether it compares with the image that is edited, and has none of its own.
         default_scale: usual (mean, standard deviation) of scores, to weigh verifiers against each other.
         members: verifiers that this one is made of.
         module: its network, where it has one that a host may move between devices.
@@ -116,6 +125,8 @@ class Verifier:
     relative: bool = False
     rejects: bool = False
     needs_prompt: bool = True
+    compares: bool = False
+    needs_source: bool = False
     default_scale: tuple[float, float] = (0.0, 1.0)
     members: Sequence[Verifier] = ()
     module: Any = None

@@ -110,6 +110,7 @@ class WrappedVerifier(Verifier):
         self.rejects, self.needs_prompt, self.default_scale = inner.rejects, inner.needs_prompt, inner.default_scale
         self.members, self.module, self.bytes_per_image = (inner,), inner.module, inner.bytes_per_image
         self.sees, self.frames, self.least_frames = inner.sees, inner.frames, inner.least_frames
+        self.compares, self.needs_source = inner.compares, inner.needs_source
 
     def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
         """See ``Verifier.score``."""

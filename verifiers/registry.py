@@ -126,6 +126,13 @@ def _similarity(folder, references, **options) -> Verifier:
     return load_similarity(folder, references, **options)
 
 
+@register("preservation")
+def _preservation(**options) -> Verifier:
+    from .image_image.preservation import PreservationVerifier
+
+    return PreservationVerifier(**options)
+
+
 @register("vqa_score")
 def _vqa_score(folder, **options) -> Verifier:
     from .vlm.vqa_score import load_vqa_score
@@ -145,6 +152,13 @@ def _vlm_judge(folder, **options) -> Verifier:
     from .vlm.judge import load_vlm_judge
 
     return load_vlm_judge(folder, **options)
+
+
+@register("edit_judge")
+def _edit_judge(folder, longest=512, **options) -> Verifier:
+    from .vlm.edit import load_edit_judge
+
+    return load_edit_judge(folder, longest, **options)
 
 
 @register("vlm_endpoint")

@@ -23,6 +23,7 @@ from ...samplers.run.journal import Journal
 from ...samplers.run.notes import brief
 from ...samplers.run.search import run_search
 from ...samplers.run.trace import Listener
+from ...samplers.sources import Sources
 from ..compat import InterruptProcessing
 from .journals import new_journal
 from .live import LiveRun
@@ -62,6 +63,7 @@ class SearchOptions:
         before_run: called with the process before the search begins, to refuse it (SearchError).
         output: which finalist is handed out, see ``Plan``; "" leaves that to the plan.
         preview_vae, skip_latents, order: see ``HostSettings``.
+        source, source_mask: IMAGE that is edited and MASK of what may change of it, or None.
     """
 
     search: Plan
@@ -81,6 +83,8 @@ class SearchOptions:
     preview_vae: Any = None
     skip_latents: int = 0
     order: str = AUTO
+    source: Any = None
+    source_mask: Any = None
 
     def __post_init__(self):
         if isinstance(self.search, SearchMethod):  # a method alone, as Python code may give it
@@ -150,6 +154,10 @@ class HostCall(Protocol):
 
     def to_graph(self, status: str) -> Callable[[Tensor], Tensor]:
         """Map of the latents of a search that ended so to latents of the graph."""
+        ...
+
+    def sources(self, options: SearchOptions) -> Sequence[Sources]:
+        """What every image is made from, ``[G]``; empty where it is made from nothing, or nobody compares."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -236,6 +244,9 @@ def _run(
         result.trace.meta.update(facts)
         keep(result, journal)
 
+    sources = call.sources(options)
+    if sources:
+        residency.leave()
     result = run_search(
         replace(prepared, plan=prepared.plan.asking(lambda rewriter: HostRewriter(rewriter, residency))),
         process,
@@ -248,6 +259,7 @@ def _run(
         interrupts=(InterruptProcessing,),
         rescue=rescue,
         journal=journal,
+        sources=sources,
     )
     told = getattr(getattr(process, "mover", None), "warnings", ())
     result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings(), *told)]

@@ -14,6 +14,7 @@ from ..looks import judge
 from ..processes.kernel import as_float64_cpu
 from ..protocols import Process, ScoreContext, SearchError, Values, Verifier
 from ..smc.weights import clean_scores
+from ..sources import Sources, padded_sentence, parts
 from ..state import State
 from ..workers import Looker
 from .keeping import sound_pictures, sound_rows
@@ -37,6 +38,7 @@ class Judging:
     Attributes:
         process, verifier, prompts, ledger, held_out: of ``Session``.
         warnings: sentences for the user, each once.
+        sources: what every image is made from, ``[G]``, or empty. instruction: what is done to it, "" = the prompt.
         looker: decodes and judges elsewhere, or None.
         carries_on: whether a population of NaN is no reason to end, see ``SearchMethod``.
     """
@@ -54,6 +56,8 @@ class Judging:
         self.warnings: list[str] = []
         self.carries_on = False
         self.looker: Looker | None = None
+        self.sources: Sequence[Sources] = ()
+        self.instruction = ""
         self._blamed: set[str] = set()
 
     def warn(self, message: str) -> None:
@@ -74,7 +78,8 @@ class Judging:
         state = self.process.predict(state)
         self.check_sound(state)
         context = self.context(state)
-        if self.looker is not None and self.verifier is not None and not self.verifier.wants_all(context):
+        verifier = self.verifier
+        if self.looker is not None and verifier is not None and not (verifier.wants_all(context) or self.sources):
             return (state, *self._seen_elsewhere(self.looker, state, context))
         images = self.process.preview(state)
         return state, self.rate(state, images), images
@@ -125,13 +130,17 @@ class Judging:
         """Which images a verifier is shown when it is shown the previews of ``state``."""
         steps = self.process.steps
         final = state.step >= steps - (1 if self.process.capabilities.ends_clean else 0)
-        return ScoreContext(state.group, state.step, steps, final, self, self.ledger.excuse, frames=self.process.shown)
+        excuse, shown = self.ledger.excuse, self.process.shown
+        return ScoreContext(
+            state.group, state.step, steps, final, self, excuse, self.sources, self.instruction, frames=shown
+        )
 
     def judge(self, images: Tensor, context: ScoreContext, held_out: bool = False) -> Values:
         """Values of images by the verifier (or the held-out one), in chunks, without gradients."""
         verifier = self.held_out if held_out else self.verifier
         if verifier is None:
             raise SearchError("verifier is missing: connect one, a search needs a judge")
+        self._say_padding(verifier, images)
 
         def chunk(rows: slice) -> Values:
             self.ledger.check()
@@ -143,6 +152,15 @@ class Judging:
         if verifier.wants_all(context):
             return chunk(slice(0, len(images)))
         return Values.joined(self.process.chunker.map(chunk, len(images)))
+
+    def _say_padding(self, verifier: Verifier, images: Tensor) -> None:
+        """Say once where a judge compares with a source of other proportions."""
+        if not self.sources or images.dim() < 4 or not any(part.compares for part in parts(verifier)):
+            return
+        for source in self.sources:
+            sentence = padded_sentence(source.first, *images.shape[-3:-1])
+            if sentence:
+                self.warn(sentence)
 
     def _differentiated(self, state: State) -> tuple[State, Values]:
         """``evaluate`` with the gradient of the scores."""

@@ -14,6 +14,7 @@ from ..movers import Runs
 from ..plan import Plan, Prepared, as_plan, prepare_on
 from ..processes.stock import NativeSampler, number_of
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
+from ..sources import Sources, check_sources
 from ..state import State
 from ..workers import Shared, WorkersLost
 from .journal import Journal
@@ -37,6 +38,8 @@ def run_search(
     interrupts: tuple[type[BaseException], ...] = (),
     rescue: Callable[[SearchResult], None] | None = None,
     journal: Journal | None = None,
+    sources: Sequence[Sources] = (),
+    instruction: str = "",
 ) -> SearchResult:
     """Run a search to the end, to the end of its budget, or until the user interrupts.
 
@@ -53,6 +56,8 @@ def run_search(
             back with status "interrupted". If nothing was computed yet the exception goes through.
         rescue: called with the best so far, status "failed", before an error of a model, VAE or verifier goes through.
         journal: written as the run goes, for what comes after a process that was killed; see ``after.recovery``.
+        sources: what every image is made from, one per group, for judges and rewriters of edits.
+        instruction: what is done to it, where that is not the prompt.
 
     Raises:
         SearchError: bad input, a search that this kind of process cannot run, or a budget that does not pay for the
@@ -62,11 +67,15 @@ def run_search(
     if list(prepared.sigmas) != [float(sigma) for sigma in process.sigmas] or prepared.eta != process.eta:
         process = process.variant(sigmas=prepared.sigmas, eta=prepared.eta)
     plan = prepared.plan
+    if sources and len(sources) != len(prompts):
+        raise SearchError(f"{len(sources)} sources for {len(prompts)} images: give one source per image")
+    check_sources((verifier, held_out), sources)
     alone = nullcontext(Shared(process, None))
     with alone if plan.workers is None else plan.workers.sharing(process, verifier, prompts) as shared:
         ledger = Ledger(_least(max_nfe, prepared.max_nfe), _least(max_seconds, prepared.max_seconds))
         trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
         session = Session(shared.process, verifier, prompts, ledger, trace, held_out, plan.output)
+        session.sources, session.instruction = tuple(sources), instruction
         session.carries_on, session.looker = plan.method.carries_on, shared.looker
         _note_begin(session, prepared)
         plan.check(process, verifier)

@@ -10,14 +10,12 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 
-from PIL import Image
 from torch import Tensor
 
 from ...chat.client import ChatClient, Wanted
-from ...chat.conversation import NotUnderstood, Poll, Reply, Turn, Unanswered, side_by_side
+from ...chat.conversation import NotUnderstood, Poll, Reply, Unanswered, side_by_side
 from ...chat.endpoint import Endpoint
-from ..pictures import to_pictures
-from .judge import CUT, HINT, VLMJudgeVerifier
+from .judge import CUT, HINT, Asked, VLMJudgeVerifier, about_each, as_turn
 from .rubric import Rubric, read_yes_no
 
 log = logging.getLogger("testtime")
@@ -48,14 +46,14 @@ class EndpointAsker:
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """See ``judge.Asker``; a reason stands for what failed after all retries."""
-        shown = to_pictures(pixels, self.longest)
-        jobs = [
-            functools.partial(self._one, picture, question, rubric)
-            for picture, question in zip(shown, questions, strict=True)
-        ]
+        return self.ask_of(about_each(pixels, questions), rubric)
+
+    def ask_of(self, asked: Sequence[Asked], rubric: Rubric) -> list[dict[str, float] | str]:
+        """See ``judge.Asker``."""
+        jobs = [functools.partial(self._one, one, rubric) for one in asked]
         return side_by_side(jobs, self.endpoint.parallel, self.poll)
 
-    def _one(self, picture: Image.Image, question: str, rubric: Rubric, poll: Poll) -> dict[str, float] | str:
+    def _one(self, asked: Asked, rubric: Rubric, poll: Poll) -> dict[str, float] | str:
         """Scores of one image, or why there are none."""
         schema = None if rubric.schema is None else ("grades", rubric.schema)
         tokens = max(TOKENS, rubric.tokens)
@@ -63,12 +61,12 @@ class EndpointAsker:
         try:
             if rubric.name == "yes_no" and self._chances:
                 wanted = Wanted(tokens, words=True)
-                found = self._by_chance(self.client.complete([Turn("user", question, picture)], wanted, poll))
+                found = self._by_chance(self.client.complete([as_turn(asked, self.longest)], wanted, poll))
                 if found is not None:
                     return found
             wanted = Wanted(tokens, schema=schema)
             for hint in ("", HINT):
-                reply = self.client.complete([Turn("user", question + hint, picture)], wanted, poll)
+                reply = self.client.complete([as_turn(asked, self.longest, hint)], wanted, poll)
                 try:
                     return read(reply, rubric)
                 except NotUnderstood as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +36,25 @@ FAILURES = ("skip", "neutral", "error")
 MEAN = "mean"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question about pictures, uint8 ``[H, W, 3]`` each, shown in this order."""
+
+    text: str
+    pictures: tuple[Tensor, ...]
+
+
+def about_each(pixels: Tensor, questions: Sequence[str]) -> list[Asked]:
+    """A question about every picture of uint8 ``pixels [k, H, W, 3]``."""
+    return [Asked(text, (picture,)) for picture, text in zip(pixels, questions, strict=True)]
+
+
+def as_turn(asked: Asked, longest: int | None, hint: str = "") -> Turn:
+    """What the user says to a model, pictures at most ``longest`` pixels long."""
+    *before, last = (to_pictures(picture[None], longest)[0] for picture in asked.pictures)
+    return Turn("user", asked.text + hint, last, tuple(before))
+
+
 class Asker(Protocol):
     """Somebody who can be shown pictures. ``name`` for reports."""
 
@@ -47,6 +67,10 @@ class Asker(Protocol):
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """Scores per axis of uint8 ``pixels [k, H, W, 3]``, or in their place the reason why there are none."""
+        ...
+
+    def ask_of(self, asked: Sequence[Asked], rubric: Rubric) -> list[dict[str, float] | str]:
+        """``ask`` of questions about one or several pictures each (uint8 ``[H, W, 3]``, of any sizes)."""
         ...
 
 
@@ -65,21 +89,22 @@ class LocalAsker:
         self.module, self.longest, self.name = vlm, longest, name
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
+        """See ``Asker``."""
+        return self.ask_of(about_each(pixels, questions), rubric)
+
+    def ask_of(self, asked: Sequence[Asked], rubric: Rubric) -> list[dict[str, float] | str]:
         """See ``Asker``: the probability of yes in one pass, a rubric with one more try where it cannot be read."""
-        shown = to_pictures(pixels, self.longest)
         if rubric.name == "yes_no":
-            said = self.module.next_token(
-                [[Turn("user", text, picture)] for picture, text in zip(shown, questions, strict=True)]
-            )
+            said = self.module.next_token([[as_turn(one, self.longest)] for one in asked])
             yes, no = (said[:, self.module.answer_token(word)] for word in ("Yes", "No"))
             return [{"yes": share} for share in torch.sigmoid(yes - no).tolist()]
-        return [self._fill(picture, question, rubric) for picture, question in zip(shown, questions, strict=True)]
+        return [self._fill(one, rubric) for one in asked]
 
-    def _fill(self, picture, question: str, rubric: Rubric) -> dict[str, float] | str:
+    def _fill(self, asked: Asked, rubric: Rubric) -> dict[str, float] | str:
         reason = ""
         for hint in ("", HINT):
             try:
-                reply = self.module.answer([Turn("user", question + hint, picture)], rubric.tokens)
+                reply = self.module.answer([as_turn(asked, self.longest, hint)], rubric.tokens)
                 return rubric.read(reply.text)
             except NotUnderstood as error:
                 reason = f"{error}{CUT * reply.cut}"
@@ -177,13 +202,13 @@ class VLMJudgeVerifier(Verifier):
             message = f"verifier {self.name} gave no score for {len(reasons)} of {len(answers)} images: {reasons[-1]}"
             if self.on_failure == "error":
                 raise VerifierError(message)
-            log.warning("%s (%d so far); %s", message, self.failed, _CONSEQUENCE[self.on_failure])
+            log.warning("%s (%d so far); %s", message, self.failed, CONSEQUENCE[self.on_failure])
         blank = dict.fromkeys(self.rubric.axes, math.nan)
         rows = [blank if isinstance(answer, str) else answer for answer in answers]
         return torch.tensor([[row[axis] for axis in self.rubric.axes] for row in rows])
 
 
-_CONSEQUENCE = {"skip": "they cannot win", "neutral": "they get the middle of the scale"}
+CONSEQUENCE = {"skip": "they cannot win", "neutral": "they get the middle of the scale"}
 
 
 def load_vlm_judge(folder: str | Path, longest: int | None = 768, **options) -> VLMJudgeVerifier:

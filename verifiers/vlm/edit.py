@@ -22,13 +22,13 @@ from torch import Tensor
 
 from ...chat.conversation import NotUnderstood
 from ...chat.local import load_local_vlm
+from ...chat.syntax import plain
 from ...samplers.protocols import ScoreContext, Values, Verifier
 from ...samplers.sources import Sources, fitted
 from ..base import VerifierError, check_images, check_prompts
 from ..caching import ImageCache, digest
 from ..image_image.preservation import source_for
 from ..pictures import finite_rows, to_bytes
-from ..text import plain
 from .judge import CONSEQUENCE, FAILURES, Asked, Asker, LocalAsker
 from .rubric import RUBRICS, Rubric, last_object
 

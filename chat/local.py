@@ -52,7 +52,10 @@ class LocalVLM(nn.Module):
         tokenizer.padding_side = "left"  # the last position must be the last word of every row
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self._limits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        reads = inspect.signature(model.forward).parameters
+        self._limits = "logits_to_keep" in reads
+        # Many tokenizers give them to models that know nothing of it; generate of older transformers refuses those.
+        self._dropped = {"token_type_ids"} - set(reads)
         signs = {*tokenizer.all_special_tokens, *(getattr(processor, name, None) for name in _SIGNS)}
         self._signs = sorted((sign for sign in signs if isinstance(sign, str) and sign), key=len, reverse=True)
 
@@ -70,7 +73,7 @@ class LocalVLM(nn.Module):
         return {
             key: value.to(weight.device, floating if floating and value.is_floating_point() else value.dtype)
             for key, value in made.items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) and key not in self._dropped
         }
 
     def next_token(self, conversations: Sequence[Sequence[Turn]]) -> Tensor:

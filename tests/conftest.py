@@ -110,3 +110,16 @@ def comfy_server():
 
     with HeadlessComfyUI(HeadlessOptions(only_this_pack=True)) as server:
         yield server
+
+
+@pytest.fixture
+def float64_masks():
+    """Lets CLIP run in float64: transformers before 4.53 fills a mask of the default dtype with the least float64."""
+    import torch
+    import transformers
+
+    before = torch.get_default_dtype()
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 53):
+        torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

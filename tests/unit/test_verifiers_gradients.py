@@ -42,7 +42,7 @@ def make(kind, tokenizer, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["clip_score", "pickscore", "hps", "image_reward", "laion", "v25", "similarity"])
-def test_gradient_from_pixels_to_score(kind, tokenizer, tmp_path_factory):
+def test_gradient_from_pixels_to_score(kind, tokenizer, tmp_path_factory, float64_masks):
     judge = make(kind, tokenizer, tmp_path_factory)
     judge.module.double()
     generator = torch.Generator().manual_seed(1)

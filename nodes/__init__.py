@@ -32,6 +32,7 @@ MODULES = (
     "object_nodes",
     "human_node",
     "video_nodes",
+    "video_reward_node",
     "compare_nodes",
     "report_nodes",
     "trace_nodes",

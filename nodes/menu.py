@@ -38,6 +38,7 @@ UNTRIED = {
     "TestTimeInfinityTextEncode",
     "TestTimeLocalRewriter",
     "TestTimeTwoExpertGuider",
+    "TestTimeVideoReward",
 }
 """Nodes whose models were never run here with their released weights: marked experimental."""
 
@@ -64,6 +65,7 @@ ALIASES = {
     "TestTimePreservation": ("image editing", "keep the rest", "unchanged", "difference"),
     "TestTimeVLMEndpoint": ("vqascore", "judge", "openai", "ollama", "vllm"),
     "TestTimeGenEval": ("objects", "detector", "counting", "owl", "grounding dino"),
+    "TestTimeVideoReward": ("reward", "video quality", "motion quality", "videoalign"),
     "TestTimePickByHand": ("image picker", "human", "choose image", "preview chooser"),
     "TestTimeJPEG": ("compressibility", "file size"),
     "TestTimeRerenderParticle": ("replay", "reproduce"),

@@ -55,9 +55,9 @@ def roots(*kinds: str) -> list[Path]:
     return [Path(path) for kind in known for path in folder_paths.get_folder_paths(kind)]
 
 
-def folder_choices(*suited: Weights, kinds: Iterable[str] = ()) -> list[str]:
-    """Models in folders of models/verifiers (those with a config.json), then those of ``suited`` in the cache."""
-    return _choices(folders_with("config.json", roots(*kinds)), suited)
+def folder_choices(*suited: Weights, kinds: Iterable[str] = (), marker: str = "config.json") -> list[str]:
+    """Models in folders of models/verifiers (those with a ``marker`` in them), then those of ``suited`` in the cache."""
+    return _choices(folders_with(marker, roots(*kinds)), suited)
 
 
 def vocabulary_choices(*suited: Weights) -> list[str]:

@@ -202,3 +202,10 @@ def _frames(verifier: str | Verifier, which="uniform", count=5, how="mean", long
 
     inner = create(verifier, **options) if isinstance(verifier, str) else verifier
     return FramesVerifier(inner, which, count, how, longest)
+
+
+@register("video_reward")
+def _video_reward(folder, base, **options) -> Verifier:
+    from .video.video_reward_files import load_video_reward
+
+    return load_video_reward(folder, base, **options)

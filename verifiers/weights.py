@@ -92,6 +92,8 @@ RELEASED = _table(
     ("similarity", "Image similarity", "facebook/dinov2-base", "", "0.35 GB", "Apache-2.0"),
     ("vlm", "A judge that answers questions", "Qwen/Qwen3-VL-4B-Instruct", "", "8.9 GB", "Apache-2.0"),
     ("vqa_flant5", "VQAScore (CLIP-FlanT5)", "zhiqiulin/clip-flant5-xl", "", "6.3 GB", "Apache-2.0"),
+    ("video_reward", "VideoReward", "KwaiVGI/VideoReward", "", "4.9 GB", "Apache-2.0", "model_config.json"),
+    ("video_reward_base", "VideoReward", "Qwen/Qwen2-VL-2B-Instruct", "", "4.4 GB", "Apache-2.0"),
     ("objects", "The objects verifier", "google/owlv2-base-patch16-ensemble", "", "0.6 GB", "Apache-2.0"),
     ("objects_colours", "The objects verifier", "openai/clip-vit-large-patch14", "", "1.7 GB", "MIT"),
     ("dinov2_features", "Load Image Features", DINO_REPOSITORY, "", "1.2 GB", "Apache-2.0"),

@@ -1,0 +1,175 @@
+"""VideoReward from its published files. Nothing is downloaded, and no code in them is run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..base import VerifierError
+from ..clip_weights import read_weights
+from .video_reward import (
+    BASE,
+    INSTRUCTION,
+    INSTRUCTION_FILE,
+    INSTRUCTION_FROM,
+    MARKS,
+    NORMS,
+    REPOSITORY,
+    VideoRewardModel,
+    VideoRewardVerifier,
+    merged,
+)
+
+CONFIG = "model_config.json"
+
+
+def load_video_reward(folder: str | Path, base: str | Path, **options) -> VideoRewardVerifier:
+    """VideoReward from its folder and that of the model which it was made from.
+
+    Args:
+        folder: with ``model_config.json``, ``checkpoint-*/model.pth`` (or ``adapter_model.safetensors`` with
+            ``non_lora_state_dict.pth``), and the authors' ``prompt_template.py``, out of which the instruction is read.
+        base: of Qwen2-VL-2B-Instruct: configuration and tokenizer; its weights only for an adapter.
+        options: of ``VideoRewardVerifier``.
+
+    Raises:
+        VerifierError: a file is missing, incomplete or another one, with where to get it.
+    """
+    folder, base = Path(folder), Path(base)
+    config = _config(folder)
+    instruction = _instruction(folder)
+    tokenizer = _tokenizer(base)
+    state = merged(_state(folder, base), _scale(config))
+    head = state.pop("rm_head.weight", None)
+    if head is None or len(head) != 1:
+        raise VerifierError(f"{folder} has no rm_head.weight of one row: it is not {REPOSITORY}")
+    state.pop("lm_head.weight", None)
+    model = _network(base, state, folder)
+    marks = tokenizer.convert_tokens_to_ids(list(MARKS))
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(marks) >= rows:
+        raise VerifierError(
+            f"the weights in {folder} know {rows} tokens and the marks are {marks}: base is not the {BASE} that they "
+            f"were made from"
+        )
+    norms = _norms(config.get("inference_config"))
+    made = VideoRewardModel(model, head, marks, model.config.video_token_id)
+    return VideoRewardVerifier(made, tokenizer, instruction, norms=norms, **options)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise VerifierError(
+            f"there is no file {path}: VideoReward (4.9 GB, Apache-2.0) belongs there, e.g. "
+            f'`hf download {REPOSITORY} --local-dir "{folder}"`'
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["data_config"]["prompt_template_type"]
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise VerifierError(f"{path} is not the configuration of {REPOSITORY}: {error!r}") from error
+    if kind != "detailed_special":
+        raise VerifierError(f"{path} has prompt_template_type {kind!r}: only 'detailed_special' is known, as published")
+    return config
+
+
+def _instruction(folder: Path) -> str:
+    """The text that the weights were trained with: a constant of a Python file, which is read and never run."""
+    path = folder / INSTRUCTION_FILE
+    if not path.is_file():
+        raise VerifierError(
+            f"there is no file {path}: the instruction that VideoReward was trained with is in {INSTRUCTION_FILE} of "
+            f"{INSTRUCTION_FROM}; put that file there"
+        )
+    try:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and [getattr(name, "id", "") for name in node.targets] == [INSTRUCTION]:
+                value = ast.literal_eval(node.value)
+                if isinstance(value, str):
+                    return value
+    except (SyntaxError, ValueError, OSError, RecursionError) as error:
+        raise VerifierError(f"{path} cannot be read: {error}") from error
+    raise VerifierError(f"{path} has no text {INSTRUCTION}: take the file from {INSTRUCTION_FROM}")
+
+
+def _tokenizer(base: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the folder is somebody else's, and libraries raise what they like
+        raise VerifierError(_without_base(base, error)) from error
+    if not getattr(tokenizer, "chat_template", None):
+        path = base / "chat_template.json"
+        if not path.is_file():
+            raise VerifierError(_without_base(base, "it has no chat template"))
+        tokenizer.chat_template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+    tokenizer.add_special_tokens({"additional_special_tokens": list(MARKS)})
+    return tokenizer
+
+
+def _without_base(base: Path, reason: object) -> str:
+    said = " ".join(str(reason).split())[:200]
+    return (
+        f"base is {base}: {said}; {BASE} (4.4 GB, Apache-2.0) belongs there, e.g. "
+        f'`hf download {BASE} --local-dir "{base}"`'
+    )
+
+
+def _state(folder: Path, base: Path) -> dict[str, Tensor]:
+    """All tensors of the latest checkpoint; those of ``base`` below them where it is an adapter only."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    if not found:
+        raise VerifierError(
+            f"there is no folder checkpoint-* in {folder}: the download is not complete, e.g. "
+            f'`hf download {REPOSITORY} --local-dir "{folder}"`'
+        )
+    latest = max(found, key=lambda path: int(path.name.split("-")[1]))
+    if (latest / "model.pth").is_file():
+        return read_weights([latest / "model.pth"])
+    parts = sorted(base.glob("*.safetensors"))
+    if not parts:
+        raise VerifierError(_without_base(base, f"there are no weights in it, and {latest} holds an adapter only"))
+    return read_weights([*parts, latest / "non_lora_state_dict.pth", latest / "adapter_model.safetensors"])
+
+
+def _scale(config: dict[str, Any]) -> float:
+    lora = config.get("peft_lora_config") or {}
+    rank, alpha = lora.get("lora_r", 64), lora.get("lora_alpha", 128)
+    return alpha / (rank**0.5 if lora.get("use_rslora") else rank)
+
+
+def _norms(config: Any) -> list[tuple[float, float]]:
+    if not isinstance(config, dict):
+        return list(NORMS)
+    return [(float(config[f"{short}_mean"]), float(config[f"{short}_std"])) for short in ("VQ", "MQ", "TA")]
+
+
+def _network(base: Path, state: dict[str, Tensor], folder: Path) -> Any:
+    """A ``Qwen2VLModel`` with exactly these weights."""
+    import transformers
+
+    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 52):
+        raise VerifierError(f"VideoReward needs transformers 4.52 or newer, this is {transformers.__version__}")
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # see above
+        raise VerifierError(_without_base(base, error)) from error
+    if config.model_type != "qwen2_vl":
+        raise VerifierError(_without_base(base, f"it holds a {config.model_type}"))
+    words = state.get("language_model.embed_tokens.weight")
+    if words is not None:
+        config.text_config.vocab_size = len(words)  # the authors cut it to the words that there are, and the marks
+    model, told = transformers.Qwen2VLModel.from_pretrained(
+        None, config=config, state_dict=state, dtype=next(iter(state.values())).dtype, output_loading_info=True
+    )
+    wrong = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
+    if wrong:
+        raise VerifierError(f"the weights in {folder} do not fit {BASE}: {wrong[0]} and {len(wrong) - 1} more")
+    return model

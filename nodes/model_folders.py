@@ -56,7 +56,7 @@ def roots(*kinds: str) -> list[Path]:
 
 
 def folder_choices(*suited: Weights, kinds: Iterable[str] = (), marker: str = "config.json") -> list[str]:
-    """Models in folders of models/verifiers (those with a ``marker`` in them), then those of ``suited`` in the cache."""
+    """Models in folders of models/verifiers (with a file ``marker`` in them), then those of ``suited`` in the cache."""
     return _choices(folders_with(marker, roots(*kinds)), suited)
 
 

@@ -32,8 +32,8 @@ class VideoRewardNode(io.ComfyNode):
                     "model",
                     folder_choices(REWARD, marker=REWARD.marker),
                     REWARD,
-                    "Folder of VideoReward in models/verifiers, with prompt_template.py of github.com/KwaiVGI/VideoAlign "
-                    "in it: that file has the instruction which the model was trained with.",
+                    "Folder of VideoReward in models/verifiers. Put prompt_template.py of "
+                    "github.com/KwaiVGI/VideoAlign into it: it has the instruction that the model was trained with.",
                 ),
                 combo(
                     "base",

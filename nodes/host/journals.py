@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+from torch import Tensor
 
 from ...samplers.after.recovery import Recovered, recover, unfinished
 from ...samplers.after.trace_file import TraceFileError
+from ...samplers.run.finished import FOLDER as FINISHED
+from ...samplers.run.finished import FinishedCandidates
 from ...samplers.run.journal import FOLDER, Journal, ToGraph, journals
 from ..compat import nested
 from ..types import Scores
@@ -35,6 +39,35 @@ def new_journal(facts: Mapping[str, Any], to_graph: ToGraph) -> Journal | None:
     """A journal for the run that begins."""
     folder = journal_folder()
     return None if folder is None else Journal(folder, facts, to_graph)
+
+
+def finished_candidates(facts: Mapping[str, Any], process: Any) -> FinishedCandidates | None:
+    """Where candidates that were finished one by one are kept until the run ends; None where journals are off."""
+    folder = journal_folder()
+    if folder is None:
+        return None
+    conditioning = getattr(getattr(process, "denoise", None), "conditioning", None)
+    hasher = hashlib.blake2b(digest_size=16)
+    _digest(getattr(conditioning, "conds", None), hasher)
+    return FinishedCandidates(folder / FINISHED, {**facts, "conditions": hasher.hexdigest()})
+
+
+def _digest(value: Any, hasher: Any) -> None:
+    """Tensors, texts and numbers in conditions; of other objects (control nets) their classes only."""
+    if isinstance(value, Mapping):
+        for name in sorted(value, key=str):
+            hasher.update(str(name).encode())
+            _digest(value[name], hasher)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _digest(part, hasher)
+    elif isinstance(value, Tensor):
+        hasher.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    elif value is None or isinstance(value, str | int | float):
+        hasher.update(repr(value).encode())
+    else:
+        hasher.update(type(value).__name__.encode())
+        _digest(getattr(value, "cond", None), hasher)
 
 
 def left_behind(stopped: bool) -> HostResult | None:

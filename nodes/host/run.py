@@ -25,7 +25,7 @@ from ...samplers.run.search import run_search
 from ...samplers.run.trace import Listener
 from ...samplers.sources import Sources
 from ..compat import InterruptProcessing
-from .journals import new_journal
+from .journals import finished_candidates, new_journal
 from .live import LiveRun
 from .live import store as live_store
 from .pixels import HostVerifier
@@ -240,6 +240,8 @@ def _run(
 
     journal = new_journal(facts, lambda latents, status: call.to_graph(status)(latents))
 
+    finished = finished_candidates({**call.facts(), "stream_ids": facts["stream_ids"]}, process)
+
     def rescue(result: SearchResult) -> None:
         result.trace.meta.update(facts)
         keep(result, journal)
@@ -260,7 +262,10 @@ def _run(
         rescue=rescue,
         journal=journal,
         sources=sources,
+        finished=finished,
     )
+    if finished is not None and finished.taken:
+        log.info("%d finished candidates taken from an earlier run that was cut short", finished.taken)
     told = getattr(getattr(process, "mover", None), "warnings", ())
     result.warnings[:] = [brief(message) for message in (*result.warnings, *call.warnings(), *told)]
     devices = getattr(process, "devices", None)

@@ -15,7 +15,7 @@ from ..method import SearchMethod
 from ..movers import END
 from ..protocols import Outline, Process, SearchResult, Values, Verifier
 from ..run.session import Session
-from ..run.turns import turns_of
+from ..run.turns import all_moves, turns_of
 from ..smc.weights import best_index
 from ..state import State
 
@@ -266,15 +266,18 @@ class ZeroOrderSearch(SearchMethod):
         back = torch.cat(turns).argsort()
         return State.joined([part for part, _ in parts]).select(back), torch.cat([score for _, score in parts])[back]
 
+    @staticmethod
+    def _seen(session: Session, state: State, archive: _Archive) -> State:
+        """A state on the way of the first samples is all that there would be to hand out."""
+        if not archive.states:
+            session.remember(state, None)
+        return state
+
     def _sample_turn(
         self, session: Session, state: State, r: int, archive: _Archive, line: Tensor | None
     ) -> tuple[State, Tensor]:
         process = session.process
-        while state.step < process.steps:
-            state = process.predict(state)
-            if not archive.states:
-                session.remember(state, None)
-            state = session.move(state)
+        state = all_moves(session, state, lambda seen: self._seen(session, seen, archive))
         state, values, images = session.evaluate(state)
         if line is not None:
             state = state.descending_from(line)

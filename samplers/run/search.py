@@ -17,6 +17,7 @@ from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchRe
 from ..sources import Sources, check_sources
 from ..state import State
 from ..workers import Shared, WorkersLost
+from .finished import FinishedCandidates
 from .journal import Journal
 from .judging import Broken
 from .session import Session
@@ -40,6 +41,7 @@ def run_search(
     journal: Journal | None = None,
     sources: Sequence[Sources] = (),
     instruction: str = "",
+    finished: FinishedCandidates | None = None,
 ) -> SearchResult:
     """Run a search to the end, to the end of its budget, or until the user interrupts.
 
@@ -58,6 +60,7 @@ def run_search(
         journal: written as the run goes, for what comes after a process that was killed; see ``after.recovery``.
         sources: what every image is made from, one per group, for judges and rewriters of edits.
         instruction: what is done to it, where that is not the prompt.
+        finished: candidates that are finished one by one are kept there until the run ends, and taken from there.
 
     Raises:
         SearchError: bad input, a search that this kind of process cannot run, or a budget that does not pay for the
@@ -82,6 +85,12 @@ def run_search(
         if journal is not None:
             journal.begin(trace.seed, trace.meta, plan.settings())
             session.journal = journal
+        if finished is not None and process.capabilities.whole_first:
+            facts = ("sigmas", "sampler", "eta")
+            finished.begin(
+                {"seed": trace.seed, "moves": repr(process.eta), **{name: trace.meta[name] for name in facts}}
+            )
+            session.finished = finished
         result = _search(plan, session, rescue, (Interrupted, *interrupts))
         if plan.workers is not None:
             result.warnings.extend(note for note in shared.notes if note not in result.warnings)
@@ -130,6 +139,8 @@ def _search(
             _rescue(session, rescue, error)
             raise
     _note_end(session, result)
+    if session.finished is not None and result.status == "complete":
+        session.finished.forget()
     return result
 
 

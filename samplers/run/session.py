@@ -29,6 +29,7 @@ from .trace import ParticleEntry, RewriteEntry, StepRecord, Trace, finite
 if TYPE_CHECKING:
     from ..after.origin import Walked
     from ..rewriting import ActiveRewriting
+    from .finished import FinishedCandidates
     from .journal import Journal
 
 
@@ -43,6 +44,7 @@ class Session(Judging):
         rewriter: asked for prompts, where the search has one.
         rewriting: re-prompts particles after their moves, or None.
         kept: what could be handed out now. journal: written as the run goes, or None.
+        finished: candidates of an earlier run of the same that was cut short, or None.
         walked: the way to the particle that the search goes on from, or None.
         warnings: sentences for the user, each once.
     """
@@ -65,6 +67,7 @@ class Session(Judging):
         self.walked: Walked | None = None
         self.kept = Keeper(process.groups)
         self.journal: Journal | None = None
+        self.finished: FinishedCandidates | None = None
         self._rewrites: list[RewriteEntry] = []  # of the step that is recorded next
         self._family = Family()
         process.ledger = self.ledger

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -26,7 +29,7 @@ def to_the_end(session: Session, state: State) -> SearchResult:
     """Make all moves that are left, judge the finished candidates, and hand out the best.
 
     In turns every candidate is finished and judged before the next one is begun, so that a cancel, a limit or a failure
-    leaves whole ones.
+    leaves whole ones, and the same run made again goes on from there (``FinishedCandidates``).
     """
     process = session.process
     turns = turns_of(session, state)
@@ -37,11 +40,36 @@ def to_the_end(session: Session, state: State) -> SearchResult:
     done: list[State] = []
     values: list[Values] = []
     for rows in turns:
-        turn = state.select(rows)
-        while turn.step < process.steps:
-            turn = session.move(session.step(process.predict(turn), keep=not done))
+        turn = all_moves(session, state.select(rows), lambda seen: session.step(seen, keep=not done))
         turn, value, images = session.evaluate(turn)
         done.append(session.step(turn, value, images, sigma=process.sigmas[-1], keep=False))
         values.append(value)
         session.remember(State.joined(done), Values.joined(values).score)
     return session.finish(State.joined(done), Values.joined(values), known=True, path=True)
+
+
+def all_moves(session: Session, turn: State, seen: Callable[[State], State]) -> State:
+    """The rest of the way of candidates that are finished together, or what an earlier run had made of them.
+
+    Args:
+        seen: told of every predicted state on the way, which it gives back; of candidates that are taken from an
+            earlier run, with what they became in the place of the estimate.
+    """
+    process, finished = session.process, session.finished
+    if finished is None or session.rewriting is not None or turn.step >= process.steps:
+        while turn.step < process.steps:
+            turn = session.move(seen(process.predict(turn)))
+        return turn
+    known = finished.known(turn, process.predict)
+    if known is not None:
+        while turn.step < process.steps:
+            turn = replace(seen(replace(turn, x0=known)), step=turn.step + 1, x0=None)
+        return replace(turn, x=known)
+    begun, opening = turn, None
+    while turn.step < process.steps:
+        predicted = process.predict(turn)
+        opening = predicted.clean if opening is None else opening
+        turn = session.move(seen(predicted))
+    assert opening is not None
+    finished.keep(begun, opening, turn.x)
+    return turn

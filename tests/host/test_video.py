@@ -403,6 +403,30 @@ def test_the_journal_of_a_run_keeps_clips_and_their_sound(clip_setup, search_ksa
     ]
 
 
+@pytest.mark.parametrize("kind", ["wan", "h3"])
+def test_a_run_that_is_made_again_takes_the_clips_that_were_finished(
+    clip_setup, search_ksampler, monkeypatch, tmp_path, caplog, kind
+):
+    """Also after a restart: what was finished lies on the disk. A changed prompt or model begins anew."""
+    monkeypatch.setenv("TESTTIME_JOURNAL", str(tmp_path))
+    given = clip_setup(kind)
+    whole = search_ksampler(given, BestOfN(4), eta=1.0, steps=3, cfg=1.0)
+    search_ksampler(given, BestOfN(4), eta=1.0, steps=3, cfg=1.0, max_nfe=8)
+    assert len(list((tmp_path / "finished").iterdir())) == 2
+    given.model, rows = watched(given.model)
+    with caplog.at_level("INFO", logger="testtime"):
+        again = search_ksampler(given, BestOfN(4), eta=1.0, steps=3, cfg=1.0)
+    assert "2 finished candidates taken from an earlier run" in caplog.text
+    assert len(rows) == 1 + 2 * 3 and gap(again.finalists, whole.finalists) == 0.0
+    assert again.scores.values == whole.scores.values and not list((tmp_path / "finished").iterdir())
+
+    search_ksampler(given, BestOfN(4), eta=1.0, steps=3, cfg=1.0, max_nfe=8)
+    rows.clear()
+    given.positive = video_conditioning(kind, 5)
+    search_ksampler(given, BestOfN(2), eta=1.0, steps=3, cfg=1.0)
+    assert len(rows) == 2 * 3
+
+
 # --- the sampler of the user's choice
 
 

@@ -144,3 +144,34 @@ def test_similarity(model_folders):  # noqa: F811
 
     tiny_clip(folder_of(model_folders) / "some--clip")
     assert run(SimilarityNode, "some--clip", torch.rand(2, 30, 30, 3)).name == "similarity(some--clip)"
+
+
+def test_video_reward_from_its_folders(model_folders):  # noqa: F811
+    """Offered by its own marker, loaded in inference mode, a clip judged; without weights it says what to get."""
+    from testtime.nodes.model_folders import NO_MODEL
+    from testtime.nodes.video_reward_node import VideoRewardNode
+
+    from ..unit.test_verifiers_video_reward import INSTRUCTION, MARKS, config, old_name, tokenizer
+
+    transformers = pytest.importorskip("transformers")
+    assert VideoRewardNode.define_schema().inputs[0].default == NO_MODEL
+    assert "KwaiVGI/VideoReward" in VideoRewardNode.validate_inputs(model=NO_MODEL)
+    words = tokenizer()
+    base = folder_of(model_folders) / "Qwen--Qwen2-VL-2B-Instruct"
+    config(len(words) + 3).save_pretrained(base)
+    words.save_pretrained(base)
+    folder = folder_of(model_folders) / "KwaiVGI--VideoReward"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    (folder / "model_config.json").write_text('{"data_config": {"prompt_template_type": "detailed_special"}}')
+    (folder / "prompt_template.py").write_text(f"DETAILED_PROMPT_WITH_SPECIAL_TOKEN = {INSTRUCTION!r}")
+    model = transformers.Qwen2VLForConditionalGeneration(config(len(words) + len(MARKS)))
+    state = {f"base_model.model.{old_name(key)}": value for key, value in model.state_dict().items()}
+    state["base_model.model.rm_head.weight"] = torch.randn(1, 32)
+    torch.save(state, folder / "checkpoint-1" / "model.pth")
+    schema = VideoRewardNode.define_schema()
+    assert (schema.inputs[0].default, schema.inputs[1].default) == (folder.name, base.name)
+    assert VideoRewardNode.validate_inputs(model=folder.name, base=base.name) is True
+    with torch.inference_mode():
+        verifier = VideoRewardNode.execute(folder.name, base.name, "motion").args[0]
+        scores = verifier.score(torch.rand(2, 4, 64, 48, 3), ["a red cat", "two birds"])
+    assert scores.shape == (2,) and torch.isfinite(scores).all() and verifier.least_frames == 2

@@ -68,9 +68,11 @@ class FinishedCandidates:
         Args:
             predict: the process's; called once in a run, for the check of the model.
         """
+        if not self._works or self._same_model is False:
+            return None
         paths = self._paths(state)
-        found = [self._read(path) for path in paths] if self._works and self._same_model is not False else [None]
-        if any(one is None or one["latents"].shape != state.x.shape[1:] for one in found):
+        found = [one for path in paths if (one := self._read(path)) is not None]
+        if len(found) < len(paths) or any(one["latents"].shape != state.x.shape[1:] for one in found):
             return None
         if self._same_model is None:
             seen = _sampled(predict(state).clean)

@@ -86,10 +86,9 @@ def run_search(
             journal.begin(trace.seed, trace.meta, plan.settings())
             session.journal = journal
         if finished is not None and process.capabilities.whole_first:
-            facts = ("sigmas", "sampler", "eta")
-            finished.begin(
-                {"seed": trace.seed, "moves": repr(process.eta), **{name: trace.meta[name] for name in facts}}
-            )
+            meta = trace.meta
+            begun = {"seed": trace.seed, "sigmas": meta["sigmas"], "sampler": meta["sampler"], "eta": meta["eta"]}
+            finished.begin({**begun, "moves": repr(process.eta)})
             session.finished = finished
         result = _search(plan, session, rescue, (Interrupted, *interrupts))
         if plan.workers is not None:

@@ -166,7 +166,8 @@ def _network(base: Path, state: dict[str, Tensor], folder: Path) -> Any:
     words = state.get("language_model.embed_tokens.weight")
     if words is not None:
         config.text_config.vocab_size = len(words)  # the authors cut it to the words that there are, and the marks
-    model, told = transformers.Qwen2VLModel.from_pretrained(
+    made: Any = transformers.Qwen2VLModel  # its types know nothing of the second value
+    model, told = made.from_pretrained(
         None, config=config, state_dict=state, dtype=next(iter(state.values())).dtype, output_loading_info=True
     )
     wrong = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]

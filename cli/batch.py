@@ -17,6 +17,7 @@ from ..scale.batch.dispatch import Job, Patience, Slot
 from ..scale.batch.library import parse_library, plan_of, typed, work_of
 from ..scale.batch.library_slots import LibrarySlot
 from ..scale.batch.manifest import Manifest, fingerprint
+from ..scale.batch.ray_slots import library_slots, ray_serving
 from ..scale.batch.rows import Row, mapped, read_rows, share
 from ..scale.batch.run import run_batch
 from ..scale.batch.workflow_jobs import serving, workflow_jobs
@@ -47,9 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", default="best_of_n:particles=4", metavar="NAME[:KEY=VALUE,...]", help="of --library"
     )
+    parser.add_argument(
+        "--workers", type=whole, default=None, metavar="N", help="processes on this machine (1), or actors of --ray"
+    )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=whole, default=1, metavar="N", help="processes on this machine (1)")
     where.add_argument("--servers", metavar="URL,...", help="running ComfyUIs")
+    where.add_argument(
+        "--ray", metavar="ADDRESS", help="actors of a Ray cluster, HOST:PORT or local: one per GPU, unless --workers"
+    )
     parser.add_argument("--attempts", type=whole, default=3, metavar="N", help="of a row before it is set aside (3)")
     parser.add_argument("--backoff", type=seconds, default=1.0, metavar="SECONDS", help="before the second attempt (1)")
     parser.add_argument("--retry-failed", action="store_true", help="give rows that were set aside new attempts")
@@ -93,7 +99,12 @@ def library(options: argparse.Namespace, rows: Sequence[Row]) -> int:
         work = work_of(recipe, options.method, row.values, f"--rows {options.rows}: line {row.line}")
         jobs.append(Job(row.key, work, dict(row.values)))
     what = fingerprint(["library", recipe.to_json(), options.method, sorted(options.map)])
-    slots = [LibrarySlot(number, options.timeout) for number in range(min(options.workers, max(1, len(jobs))))]
+    slots: Sequence[Slot]
+    if options.ray:
+        slots = library_slots(options.ray, options.workers, len(jobs), options.timeout)
+    else:
+        count = min(options.workers or 1, max(1, len(jobs)))
+        slots = [LibrarySlot(number, options.timeout) for number in range(count)]
     return _run(options, rows, jobs, slots, what, f"{options.library}, {options.method}")
 
 
@@ -102,11 +113,17 @@ def workflow(options: argparse.Namespace, rows: Sequence[Row]) -> int:
     template = read_workflow(options.workflow)
     what = fingerprint(["workflow", template, options.assignments, sorted(options.map), options.prompt_seed])
     urls = [normalise_url(url.strip()) for url in (options.servers or "").split(",") if url.strip()]
+    if options.servers and options.workers:
+        raise BadInput("--workers and --servers: the servers are the workers, give one of the two")
     if options.servers is not None and not urls:
         raise BadInput("--servers: expected addresses such as http://127.0.0.1:8188")
     headless = HeadlessOptions(only_this_pack=options.only_this_pack)
-    count = min(options.workers, max(1, len(rows)))
-    with serving(list(dict.fromkeys(urls)), count, headless, options.timeout) as (slots, info, version):
+    count = min(options.workers or 1, max(1, len(rows)))
+    if options.ray:
+        place = ray_serving(options.ray, options.workers, len(rows), options.timeout)
+    else:
+        place = serving(list(dict.fromkeys(urls)), count, headless, options.timeout)
+    with place as (slots, info, version):
         jobs = workflow_jobs(
             rows, options.map, template, options.assignments, info, version, options.rows, options.prompt_seed
         )

@@ -14,10 +14,12 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,8 @@ class HeadlessOptions:
         start_timeout: seconds to wait until the server answers.
         directory: folder for outputs, inputs, user data and the log; default: a temporary one, removed on ``stop``.
         environment: variables for the process, such as ("CUDA_VISIBLE_DEVICES", "1").
+        like: command line of a ComfyUI to start another of, by the same interpreter: models, packs and memory as there.
+            Its folders for outputs, user data and temporary files are left alone.
     """
 
     only_this_pack: bool = False
@@ -50,6 +54,7 @@ class HeadlessOptions:
     start_timeout: float = 300.0
     directory: Path | None = None
     environment: tuple[tuple[str, str], ...] = ()
+    like: tuple[str, ...] | None = None
 
 
 def require_comfyui() -> Installation:
@@ -94,6 +99,25 @@ def has_cuda(python: Path) -> bool:
         "raise SystemExit(0 if accelerator else 1)"
     )
     return subprocess.run([str(python), "-c", code], capture_output=True).returncode == 0
+
+
+OWN = {"--cuda-device": 1, "--default-device": 1, "--tls-keyfile": 1, "--tls-certfile": 1, "--front-end-version": 1,
+       "--auto-launch": 0, "--quick-test-for-ci": 0, "--enable-manager": 0}  # fmt: skip
+"""Options that another ComfyUI must not have as well, and how many words follow them."""
+
+
+def inherited(arguments: Sequence[str]) -> list[str]:
+    """The options of a ComfyUI that another one may have as well; what comes later on a command line wins."""
+    kept, skip = [], 0
+    for word in arguments:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip -= 1
+        elif name in OWN:
+            skip = 0 if equals else OWN[name]
+        else:
+            kept.append(word)
+    return kept
 
 
 class HeadlessComfyUI:
@@ -180,8 +204,11 @@ class HeadlessComfyUI:
 
     def _command(self, python: Path, port: int) -> list[str]:
         paths = self._prepare_folder()
-        command = [str(python), "main.py", "--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
-        command += ["--extra-model-paths-config", str(paths)]
+        like = self.options.like
+        command = [str(python), "main.py", *([] if like is None else inherited(like))]
+        command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch"]
+        if like is None:
+            command += ["--extra-model-paths-config", str(paths)]
         for name in ("output", "input", "user", "temp"):
             command += [f"--{name}-directory", str(self.directory / name)]
         command += ["--database-url", f"sqlite:///{(self.directory / 'comfyui.db').as_posix()}"]
@@ -189,12 +216,12 @@ class HeadlessComfyUI:
             names = {PACK_LINK, PACK_ROOT.name}
             command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *sorted(names)]
             command += ["--disable-api-nodes"]
-        if not has_cuda(python):
+        if like is None and not has_cuda(python):
             command.append("--cpu")
         return command + list(self.options.arguments)
 
     def _launch(self) -> None:
-        python = find_python(self.installation.root)
+        python = find_python(self.installation.root) if self.options.like is None else Path(sys.executable)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = self._command(python, port)

@@ -16,6 +16,7 @@ MODULES = (
     "rewriter_nodes",
     "value_nodes",
     "budget_node",
+    "workers_node",
     "tts_var_node",
     "extractor_nodes",
     "search_ksampler",
@@ -38,6 +39,7 @@ MODULES = (
     "trace_nodes",
     "guidance_check",
     "live_routes",
+    "worker_routes",
     "upgrade_routes",
 )
 

@@ -47,6 +47,7 @@ ALIASES = {
     "TestTimeSearchKSampler": ("test-time scaling", "best of", "inference scaling", "ksampler", "search"),
     "TestTimeSearchSampler": ("test-time scaling", "custom sampler", "inference scaling"),
     "TestTimeSetSDE": ("stochastic path", "flow sde", "interpolant", "noise"),
+    "TestTimeUseWorkers": ("multi gpu", "parallel", "ray", "distributed"),
     "TestTimeFitToBudget": ("search budget", "nfe", "time limit"),
     "TestTimeAddRewriting": ("re-prompted", "prompt rewriting"),
     "TestTimeContinueSearch": ("resume", "branch"),

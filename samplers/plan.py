@@ -277,7 +277,7 @@ def _moves(
         moves = native.with_noise(given)
     if sampler is None or isinstance(sampler, str) or moves != native:
         return moves, None, note
-    plain = plan.schedule is None and plan.rewriting is None and plan.origin is None
+    plain = plan.schedule is None and plan.rewriting is None and plan.origin is None and plan.workers is None
     if not plain or method.decides == STEPS or "can_branch" in method.needs:
         return moves, None, note
     # The first candidate is the sampler's own run, so that it is the image without a search to the last bit.
@@ -301,6 +301,11 @@ def _run_moves(
 
 def _check_modifiers(plan: Plan, sampler: StockSampler) -> None:
     """Raise SearchError for what a sampler that the kernel does not have cannot go with."""
+    if plan.workers is not None:
+        raise SearchError(
+            f"sampler is {sampler.name}: workers share out single steps, and {sampler.name} runs as a whole; take one "
+            f"of {', '.join(STOCK)}"
+        )
     modifiers = (
         ("Set SDE", plan.schedule is not None or isinstance(plan.moves, SDE)),
         ("Prompt rewriting", plan.rewriting is not None),

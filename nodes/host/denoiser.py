@@ -100,6 +100,10 @@ class HostDenoise:
         self.residency.leave()
         self.prompts.encode(texts)
 
+    def forget(self) -> None:
+        """Forget earlier calls, so that an answer is a function of its question."""
+        self._negatives.forget()
+
     def _count(self, executor, x: Tensor, *args, **kwargs):
         with self._lock:  # devices count at the same time
             self._rows += x.shape[0]
@@ -228,6 +232,10 @@ class SharedNegatives:
         self._denoise = weakref.proxy(denoise)  # which keeps this object, and through its options the model
         self._shared: dict[tuple[str, ...], SharedRows] = {}
         self._group: Tensor | None = None
+
+    def forget(self) -> None:
+        """Compute everything anew from now on."""
+        self._shared.clear()
 
     @contextmanager
     def of(self, group: Tensor, prompts: Sequence[str | None] | None):

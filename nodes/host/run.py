@@ -25,6 +25,7 @@ from ...samplers.run.search import run_search
 from ...samplers.run.trace import Listener
 from ...samplers.sources import Sources
 from ..compat import InterruptProcessing
+from . import serving
 from .journals import finished_candidates, new_journal
 from .live import LiveRun
 from .live import store as live_store
@@ -176,6 +177,8 @@ def run_in_host(call: HostCall, options: SearchOptions) -> SearchResult:
         The host's interruption exception when cancelled under ``STOP``; SearchError for bad input; what a model, VAE
         or verifier raised, after the best so far was kept for Recover Search.
     """
+    if serving.TOKEN:
+        serving.serve(call, options)
     live = live_run(options)
 
     def keep(result: SearchResult, journal: Journal | None) -> None:

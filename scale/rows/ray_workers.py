@@ -7,25 +7,32 @@ Joining a cluster lets it run code here, and us run code there: an address is na
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...installation.comfyui import HeadlessOptions, require_comfyui
 from ...samplers.protocols import SearchError
 from ..recipes import Recipe
+from .comfyui import ComfyLink
 from .pool import LinkLost
 from .server import Server
 from .share import RowWorkers
-from .wire import pack, unpack
+from .wire import Message, pack, unpack
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 CONNECT_SECONDS = 5.0
 START_SECONDS = 300.0
 
 
-class Actor:
+LOST = "lost"
+"""Kind of the message of an actor whose own ComfyUI is gone."""
+
+
+class RowActor:
     """A ``Server`` behind a Ray actor."""
 
     def __init__(self):
@@ -35,9 +42,58 @@ class Actor:
         """The packed answer to a packed question."""
         return pack(self._server.answer(unpack(data)))
 
-    def process_id(self) -> int:
-        """Of the worker."""
-        return os.getpid()
+
+class ComfyActor:
+    """A ComfyUI of the node that the actor is on (``COMFYUI_PATH`` there), which serves a workflow."""
+
+    def __init__(self):
+        found = require_comfyui()
+        options = HeadlessOptions(arguments=("--input-directory", str(found.root / "input")))
+        self._link = ComfyLink(0, options)
+
+    def serve(self, prompt: str) -> str:
+        """Come to the search of a workflow in JSON; "" or why that is not possible."""
+        self._link.prompt = json.loads(prompt)
+        try:
+            self._link.start()
+        except SearchError as error:
+            return str(error)
+        return ""
+
+    def answer(self, data: bytes) -> bytes:
+        """The packed answer to a packed question."""
+        try:
+            return self._link.ask(data)
+        except LinkLost as error:
+            return pack(Message(LOST, {"message": str(error)}))
+
+
+def start_actor(ray: Any, name: str, gpus: float, *arguments: Any) -> Any:
+    """An actor around ``package.module:Class`` of the pack that is installed on its node.
+
+    Its methods are ``call(method, *arguments)`` and ``process_id``. Raises what Ray raises where none starts.
+    """
+
+    class Actor:
+        """Sent by value, so it names nothing of this module: in ComfyUI the pack has another name than elsewhere."""
+
+        def __init__(self, name, arguments):
+            import importlib
+
+            module, _, attribute = name.partition(":")
+            self.inner = getattr(importlib.import_module(module), attribute)(*arguments)
+
+        def call(self, method, *arguments):
+            return getattr(self.inner, method)(*arguments)
+
+        def process_id(self):
+            import os
+
+            return os.getpid()
+
+    actor = ray.remote(Actor).options(num_gpus=gpus, max_restarts=0).remote(name, arguments)
+    ray.get(actor.process_id.remote(), timeout=START_SECONDS)
+    return actor
 
 
 class RayLink:
@@ -47,6 +103,8 @@ class RayLink:
         ray: the module, connected. number: counted from 0. gpus: that the actor needs.
     """
 
+    kind = "testtime.scale.rows.ray_workers:RowActor"
+
     def __init__(self, ray: Any, number: int, gpus: float):
         self._ray, self.name, self._gpus = ray, f"ray-{number}", gpus
         self.actor: Any = None
@@ -54,19 +112,21 @@ class RayLink:
     def start(self) -> None:
         """See ``Link``."""
         self.close()
-        made = self._ray.remote(Actor).options(num_gpus=self._gpus, max_restarts=0)
         try:
-            self.actor = made.remote()
-            self._ray.get(self.actor.process_id.remote(), timeout=START_SECONDS)
+            self.actor = start_actor(self._ray, self.kind, self._gpus)
         except self._ray.exceptions.RayError as error:
             raise LinkLost(f"no actor starts ({type(error).__name__}): {str(error).splitlines()[0]}") from error
 
     def ask(self, data: bytes) -> bytes:
         """See ``Link``."""
+        return self.call("answer", data)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method of the actor answers. Raises LinkLost."""
         if self.actor is None:
             raise LinkLost("it is not started")
         try:
-            return self._ray.get(self.actor.answer.remote(data))
+            return self._ray.get(self.actor.call.remote(method, *arguments))
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.RaySystemError) as error:
             raise LinkLost(f"the actor died ({type(error).__name__})") from error
 
@@ -75,6 +135,45 @@ class RayLink:
         actor, self.actor = self.actor, None
         if actor is not None and self._ray.is_initialized():
             self._ray.kill(actor)
+
+
+class ComfyRayLink(RayLink):
+    """An actor whose ComfyUI executes a workflow up to its search, see ``rows.comfyui``. It stays between searches.
+
+    Attributes:
+        prompt: what it shall execute.
+    """
+
+    kind = "testtime.scale.rows.ray_workers:ComfyActor"
+
+    def __init__(self, ray: Any, number: int, gpus: float):
+        super().__init__(ray, number, gpus)
+        self.prompt: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """See ``Link``: the actor where there is none, then the workflow."""
+        try:
+            refused = self.call("serve", json.dumps(self.prompt))
+        except LinkLost:
+            super().start()
+            refused = self.call("serve", json.dumps(self.prompt))
+        if refused:
+            raise SearchError(f"{self.name}: {refused}")
+
+    def ask(self, data: bytes) -> bytes:
+        """See ``Link``."""
+        answer = super().ask(data)
+        told = unpack(answer)
+        if told.kind == LOST:
+            raise LinkLost(told.values["message"])
+        return answer
+
+    def close(self) -> None:
+        """Nothing: the actor and its models stay for the next search."""
+
+    def end(self) -> None:
+        """End the actor, and with it its ComfyUI."""
+        super().close()
 
 
 class RayWorkers(RowWorkers):

@@ -7,7 +7,7 @@ way to its rows, and a worker that does not know it goes that way again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,14 +66,21 @@ class Server:
         """Make the process; tell what it is, and what it predicts of fixed noise."""
         values = asked.values
         torch.set_num_threads(values["threads"])
-        prompts, seed = list(values["prompts"]), int(values["seed"])
-        if self._make is None:
-            made = Recipe.from_json(values["recipe"]).make(prompts, seed)
-        else:
-            made = self._make(prompts, seed)
-        made.process.chunker.size = values["rows_per_call"] or None
-        self._open = _Open(made, prompts, {})
-        return Message("answer", {"identity": identity(made)}, {"probe": probe(made.process, values["sigma"])})
+        made = self.make(values)
+        self._open = _Open(made, list(values["prompts"]), {})
+        return Message("answer", {"identity": self.identity(made)}, {"probe": probe(made.process, values["sigma"])})
+
+    def make(self, opening: Mapping[str, Any]) -> Made:
+        """What answers, for an opening. Calls of the driver are not cut again."""
+        prompts, seed = list(opening["prompts"]), int(opening["seed"])
+        make = self._make or Recipe.from_json(opening["recipe"]).make
+        made = make(prompts, seed)
+        made.process.chunker.size = opening["rows_per_call"] or None
+        return made
+
+    def identity(self, made: Made) -> dict[str, Any]:
+        """What must be the same on all workers."""
+        return identity(made)
 
     @property
     def _now(self) -> _Open:
@@ -113,6 +120,8 @@ class Server:
         """``x0 [n, ...]`` -> images ``[n, H, W, 3]`` around 0..1, as the decoder gives them."""
         process: Any = self._now.made.process
         decode = process.decode if hasattr(process, "decode") else process.decoder.decode
+        if asked.values["final"] is not None:
+            decode.final = asked.values["final"]
         return Message("answer", {}, {"images": decode(self._here(asked.tensors["x0"]))})
 
     def _advance(self, asked: Message) -> Message:
@@ -168,9 +177,10 @@ def probe(process: Process, sigma: float) -> Tensor:
 
 
 def small(images: Tensor) -> Tensor:
-    """Previews for people: uint8, at most ``PREVIEW_SIDE`` pixels along the longer side."""
-    factor = -(-max(images.shape[1:3]) // PREVIEW_SIDE)
-    shown = images.detach().float().cpu().movedim(-1, 1)
+    """Previews for people: uint8, at most ``PREVIEW_SIDE`` pixels along the longer side; frames of clips likewise."""
+    factor = -(-max(images.shape[-3:-1]) // PREVIEW_SIDE)
+    shown = images.detach().float().cpu().flatten(0, -4).movedim(-1, 1)
     if factor > 1:
         shown = torch.nn.functional.avg_pool2d(shown, factor, ceil_mode=True)
-    return (shown.movedim(1, -1).nan_to_num().clamp(0, 1) * 255).round().byte()
+    shown = (shown.movedim(1, -1).nan_to_num().clamp(0, 1) * 255).round().byte()
+    return shown.reshape(*images.shape[:-3], *shown.shape[1:])

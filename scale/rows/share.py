@@ -37,14 +37,15 @@ class RowWorkers:
         links: ways to the workers. recipe: how each makes its model.
         rows_per_call: rows of every call; 0: so that each worker gets two calls of a population. Results depend on it
             by rounding, and on nothing else here: set it where runs with other numbers of workers must agree.
+        between: called before every question; it may raise, to end the search.
     """
 
-    def __init__(self, links: Sequence[Link], recipe: Recipe, rows_per_call: int = 0):
+    def __init__(self, links: Sequence[Link], recipe: Recipe, rows_per_call: int = 0, between=lambda: None):
         if not links:
             raise SearchError("count is 0: at least one worker is needed")
         if rows_per_call < 0:
             raise SearchError(f"rows_per_call is {rows_per_call}: it must be at least 1, or 0 to be chosen")
-        self.recipe, self.rows_per_call = recipe, rows_per_call
+        self.recipe, self.rows_per_call, self.between = recipe, rows_per_call, between
         self.pool = Pool(links)
 
     @property
@@ -67,7 +68,7 @@ class RowWorkers:
         """See ``samplers.workers.Workers``."""
         self.pool.reset()
         notes = self._open(process, verifier, prompts)
-        sender = Sender(self.pool, self.rows_per_call)
+        sender = Sender(self.pool, self.rows_per_call, self.between)
         shared = Shared(shared_process(process, sender, notes), Look(sender), notes=notes)
         try:
             yield shared
@@ -86,25 +87,31 @@ class RowWorkers:
             "wall": round(pool.wall, 4),
         }
 
-    def _open(self, process: Process, verifier: Verifier | None, prompts: Sequence[str]) -> list[str]:
-        """Open all workers and compare them with the driver; sentences about differences that may be."""
-        made: Any = process
-        seed, offset = process.streams.seed, process.streams.group_offset
-        recipe = self.recipe
+    def opening(self, process: Process) -> dict[str, Any]:
+        """What tells a worker which process it needs."""
+        offset, recipe = process.streams.group_offset, self.recipe
         if offset and recipe.settings.get("group_offset", 0) != offset:
             recipe = replace(recipe, settings={**recipe.settings, "group_offset": offset})
+        return {"recipe": recipe.to_json()}
+
+    def identity(self, process: Process, verifier: Verifier | None) -> dict[str, Any]:
+        """What the workers must be, too."""
+        return identity(Made(process, verifier, weights=self.recipe.weights()))
+
+    def _open(self, process: Process, verifier: Verifier | None, prompts: Sequence[str]) -> list[str]:
+        """Open all workers and compare them with the driver; sentences about differences that may be."""
         opening = {
-            "recipe": recipe.to_json(),
+            **self.opening(process),
             "prompts": list(prompts),
-            "seed": seed,
+            "seed": process.streams.seed,
             "threads": torch.get_num_threads(),
             "rows_per_call": self.rows_per_call,
             "sigma": float(process.sigmas[0]),
         }
-        told = self.pool.open(Message("open", opening))
-        own = identity(Made(process, verifier, weights=self.recipe.weights()))
+        own = self.identity(process, verifier)
         with torch.no_grad():
-            mine = Message("answer", {"identity": own}, {"probe": probe(made, opening["sigma"])})
+            mine = Message("answer", {"identity": own}, {"probe": probe(process, opening["sigma"])})
+        told = self.pool.open(Message("open", opening))
         for link, message in zip(self.pool.links, told, strict=False):
             differ(link.name, message, mine, "the driver")
         devices = sorted({message.values["identity"]["device"] for message in told} | {own["device"]})
@@ -119,17 +126,18 @@ class Sender:
     """Cuts populations into calls of one size.
 
     Args:
-        pool: who answers. wanted: rows per call, 0 to choose.
+        pool: who answers. wanted: rows per call, 0 to choose. between: see ``RowWorkers``.
 
     Attributes:
         rows_per_call: of the latest population.
     """
 
-    def __init__(self, pool: Pool, wanted: int):
-        self.pool, self.wanted, self.rows_per_call = pool, wanted, wanted
+    def __init__(self, pool: Pool, wanted: int, between: Callable[[], None] = lambda: None):
+        self.pool, self.wanted, self.rows_per_call, self.between = pool, wanted, wanted, between
 
     def __call__(self, n: int, question: Callable[[slice], Message]) -> list[Message]:
         """Answers to ``question(rows)`` for consecutive rows of ``n``."""
+        self.between()
         self.rows_per_call = self.wanted or max(1, math.ceil(n / (CALLS_PER_WORKER * len(self.pool.links))))
         cuts = [slice(k, min(k + self.rows_per_call, n)) for k in range(0, n, self.rows_per_call)]
         return self.pool.ask([question(rows) for rows in cuts], [rows.stop - rows.start for rows in cuts])
@@ -173,11 +181,24 @@ class SharedDecode:
     def __init__(self, own: Callable[[Tensor], Tensor], sender: Sender):
         self._own, self._send = own, sender
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_own"], name)
+
+    @property
+    def final(self) -> bool | None:
+        """Whether finished candidates are shown, where the decoder asks."""
+        return getattr(self._own, "final", None)
+
+    @final.setter
+    def final(self, value: bool) -> None:
+        self._own.final = value  # type: ignore[attr-defined]
+
     def __call__(self, x0: Tensor) -> Tensor:
         """See ``Decode``."""
         if torch.is_grad_enabled() and x0.requires_grad:
             return self._own(x0)
-        answers = self._send(len(x0), lambda rows: Message("decode", {}, {"x0": x0[rows]}))
+        told = {"final": self.final}
+        answers = self._send(len(x0), lambda rows: Message("decode", told, {"x0": x0[rows]}))
         return torch.cat([answer.tensors["images"] for answer in answers]).to(x0.device)
 
 

@@ -82,7 +82,8 @@ def make_link(place: str, number: int) -> Any:
             only_this_pack=not main,
         )
         return ComfyLink(number, options, Path(folder_paths.__file__).parent)
-    from ...scale.rows.ray_workers import ComfyRayLink, connected
+    from ...scale.clusters import connected
+    from ...scale.rows.ray_workers import ComfyRayLink
 
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:

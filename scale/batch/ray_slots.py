@@ -13,7 +13,7 @@ from ...graph.prompt import uploads_in
 from ...installation.errors import BadInput, ServerTrouble
 from ...installation.files import write_bytes
 from ...samplers.protocols import SearchError
-from ..rows.ray_workers import connected, start_actor
+from ..clusters import connected, start_actor
 from .dispatch import Job, RowError, WorkerLost
 
 LIBRARY, COMFYUI = (f"testtime.scale.batch.ray_runners:{name}" for name in ("LibraryRunner", "ComfyRunner"))

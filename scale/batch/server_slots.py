@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ...installation.client import ComfyClient
 from ...installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from ...installation.errors import BadInput, CommandError, ServerTrouble, WorkflowFailed
 from ...installation.running import last_words, run_on
-from ..gpus import gpu_environment
+from ..gpus import on_gpu
 from .dispatch import Job, RowError, WorkerLost
 
 HOPELESS = ("SearchError", "VerifierError", "BadInput")
@@ -123,8 +123,3 @@ async def run_workflow(
     except CommandError as error:
         raise RowError(str(error)) from error
     return {}
-
-
-def on_gpu(options: HeadlessOptions, number: int) -> HeadlessOptions:
-    """The options with a GPU of its own for worker ``number``; unchanged where there is at most one."""
-    return replace(options, environment=(*options.environment, *gpu_environment(number).items()))

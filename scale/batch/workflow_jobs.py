@@ -12,9 +12,10 @@ from ...graph.workflow import input_specs
 from ...installation.client import ComfyClient
 from ...installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from ...installation.errors import BadInput
+from ..gpus import on_gpu
 from .dispatch import Job, Slot
 from .rows import Row, as_text, mapped
-from .server_slots import HeadlessSlot, ServerSlot, on_gpu
+from .server_slots import HeadlessSlot, ServerSlot
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ...installation.comfyui import HeadlessComfyUI, HeadlessOptions
 from ...installation.errors import ServerTrouble
 from ...installation.locate import Installation, read_version
 from ...samplers.protocols import SearchError
-from ..batch.server_slots import on_gpu
+from ..gpus import on_gpu
 from .pool import LinkLost
 
 TOKEN_VARIABLE = "TESTTIME_WORKER"

@@ -17,9 +17,10 @@ from testtime.cli.main import main
 from testtime.installation.errors import EXIT_BAD_INPUT
 from testtime.samplers.methods import SMC
 from testtime.samplers.protocols import SearchError
+from testtime.scale import clusters
 from testtime.scale.batch.ray_slots import actors_of
-from testtime.scale.rows import ray_workers
-from testtime.scale.rows.ray_workers import RayWorkers, check_address, connected
+from testtime.scale.clusters import check_address, connected
+from testtime.scale.rows.ray_workers import RayWorkers
 
 from .test_batch import lines
 from .test_row_workers import inline, recipe, same, search
@@ -53,7 +54,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 
 def test_ray_is_imported_by_nobody_who_does_not_ask_for_it():
-    assert "ray" not in vars(ray_workers)
+    assert "ray" not in vars(clusters)
 
 
 def test_an_address_that_does_not_answer_is_named():
@@ -71,7 +72,7 @@ def test_addresses_are_host_and_port(address):
 
 
 def test_a_cluster_elsewhere_needs_a_token(monkeypatch, tmp_path):
-    monkeypatch.setattr(ray_workers.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(clusters.Path, "home", lambda: tmp_path)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SearchError, match="joined with a token only"):

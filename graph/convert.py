@@ -15,7 +15,7 @@ from typing import Any
 
 from ..installation.errors import BadInput
 from .dynamic_prompts import Choose, drawn_by, has_choices, resolved
-from .ui_graph import INPUT_BORDER, Graph, build
+from .ui_graph import INPUT_BORDER, Graph, LinkEnds, build
 from .virtual import GETTERS, PRIMITIVE, REROUTES, SETTERS, is_unconnected, is_virtual, setter_of
 from .widgets import options_of, ordered_inputs, read_values
 
@@ -121,6 +121,8 @@ class Converter:
     def _inputs(self, graph: Graph, node: dict) -> dict:
         inputs = self._widget_values(graph, node)
         for slot in node.get("inputs") or []:
+            if self._is_of_another_version(node, slot):
+                continue
             source = self._source(graph, slot.get("link"), slot.get("type", "*"), set())
             if isinstance(source, Value):
                 inputs[slot["name"]] = unlike_a_link(source.value)
@@ -128,13 +130,29 @@ class Converter:
                 inputs[slot["name"]] = list(source)
         return inputs
 
-    def _widget_values(self, graph: Graph, node: dict) -> dict:
+    def _is_of_another_version(self, node: dict, slot: dict) -> bool:
+        """Whether an input is the socket of a widget that the server's version of a core node does not have.
+
+        The front end drops it; a node that is given it fails with an unexpected argument. Nodes of packs may have
+        widgets that only their JavaScript knows.
+        """
+        info = self.object_info.get(node["type"])
+        if info is None or not slot.get("widget") or not is_core(info):
+            return False
+        specs, name = ordered_inputs(info), slot["name"]
+        return name not in specs and slot["widget"]["name"] not in specs and name.split(".")[0] not in specs
+
+    def _own_values(self, node: dict) -> dict:
+        """Values of a node's widgets as it was saved."""
         info = self.object_info.get(node["type"])
         if info is None:
             return {}
         named = {slot["widget"]["name"] for slot in node.get("inputs") or [] if slot.get("widget")}
-        result = read_values(info, node.get("widgets_values") or [], named)
-        specs = ordered_inputs(info)
+        return read_values(info, node.get("widgets_values") or [], named)
+
+    def _widget_values(self, graph: Graph, node: dict) -> dict:
+        result = self._own_values(node)
+        specs = ordered_inputs(self.object_info.get(node["type"], {}))
         for name in result:
             outside = graph.held_outside(node, name)
             if outside is not None:
@@ -168,11 +186,28 @@ class Converter:
             outer = graph.outer_link(link.origin_slot)
             if outer is not None:
                 return self._source(graph.parent, outer, wanted, visited)
-            value = graph.outer_value(link.origin_slot)
+            value = graph.outer_value(link.origin_slot) or self._shown_outside(graph, link)
             return None if value is None else Value(value[0])
         if link.origin not in graph.nodes:
             raise BadInput(f"The workflow is damaged: link {link_id} leads nowhere. Save it again in ComfyUI.")
         return self._output(graph, graph.nodes[link.origin], link.origin_slot, wanted, visited)
+
+    def _shown_outside(self, graph: Graph, link: LinkEnds) -> tuple[Any] | None:
+        """(value,) of the widget that a sub-graph's instance shows for a border input and holds no value for.
+
+        It is that of the first inner node with a widget there, and whatever else the border input feeds is given it.
+        That node itself has it already (None).
+        """
+        name = graph.definition["inputs"][link.origin_slot]["name"]
+        if not any(entry["name"] == name and entry.get("widget") for entry in graph.instance.get("inputs") or []):
+            return None
+        shown = ((target, e["widget"]["name"]) for target, e in graph.behind_input(link.origin_slot) if e.get("widget"))
+        target, widget = next(shown, (None, ""))
+        if target is None or target["id"] == link.target or target["type"] not in self.object_info:
+            return None
+        held = graph.held_outside(target, widget)
+        value = self._own_values(target).get(widget)
+        return held or (None if value is None else (value,))
 
     def _output(self, graph: Graph, node: dict, slot: int, wanted: str, visited: set) -> tuple[str, int] | Value | None:
         """What stands behind output ``slot`` of a node."""
@@ -222,6 +257,11 @@ class Converter:
             return inputs[slot]
         exact = [entry for entry in inputs if entry.get("type") == wanted]
         return next(iter(exact or [entry for entry in inputs if fits(entry)]), None)
+
+
+def is_core(info: dict) -> bool:
+    """Whether a node is ComfyUI's own, by its definition."""
+    return str(info.get("python_module", "custom_nodes")).startswith(("nodes", "comfy_extras", "comfy_api_nodes"))
 
 
 def compatible(one: str, other: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config) -> None:
 def load_tool(name: str):
     """A file of ``tools/`` as a module; they are scripts, no package."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

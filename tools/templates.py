@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -39,10 +40,17 @@ CONVERT = """(async (text) => {
 
 @dataclass
 class Compared:
-    """What became of the files of one package on one host and front end."""
+    """What became of the files of one package on one host and front end.
+
+    Attributes:
+        equal: files with the same nodes, values and links; renumbered: those of them whose nodes the front end gave
+            other ids. nulls: files in which all that differs is that the front end sends null, which is no value.
+    """
 
     package: str
     equal: int = 0
+    renumbered: int = 0
+    nulls: list[str] = field(default_factory=list)
     unknown: int = 0
     refused: list[str] = field(default_factory=list)
     different: dict[str, list[str]] = field(default_factory=dict)
@@ -51,7 +59,7 @@ class Compared:
     @property
     def comparable(self) -> int:
         """Files that both sides could be asked about."""
-        return self.equal + len(self.different) + len(self.refused)
+        return self.equal + len(self.nulls) + len(self.different) + len(self.refused)
 
 
 def fetch() -> None:
@@ -109,6 +117,47 @@ def differences(theirs: dict, ours: dict, object_info: dict) -> list[str]:
     return found
 
 
+def same_but_for_ids(theirs: dict, ours: dict, object_info: dict) -> bool:
+    """Whether two prompts are the same graph; the newest front ends give nodes whose ids come twice other ones."""
+    return shapes_of(theirs, object_info) == shapes_of(ours, object_info)
+
+
+def shapes_of(prompt: dict, object_info: dict) -> Counter:
+    """Every node as a digest of its class, values, and of all that leads to it and comes from it; with how many."""
+    from testtime.graph.workflow import is_link
+
+    inputs = {key: meant(node, object_info) for key, node in prompt.items()}
+    takers: dict[str, list] = {key: [] for key in prompt}
+    for key, values in inputs.items():
+        for name, value in values.items():
+            if is_link(value) and value[0] in takers:
+                takers[value[0]].append((key, name, value[1]))
+    shapes = {key: node["class_type"] for key, node in prompt.items()}
+    for _ in range(len(prompt)):  # as many rounds as the longest chain has nodes
+        before, shapes = shapes, {}
+        for key, values in inputs.items():
+            fed = {n: [before.get(v[0]), v[1]] if is_link(v) else {"value": v} for n, v in values.items()}
+            taken = sorted([before[other], name, slot] for other, name, slot in takers[key])
+            text = json.dumps([before[key], fed, taken], sort_keys=True)
+            shapes[key] = hashlib.sha256(text.encode()).hexdigest()
+        if len(set(shapes.values())) == len(set(before.values())):
+            break  # nothing is told apart any further
+    return Counter(shapes.values())
+
+
+def only_nulls(theirs: dict, ours: dict, object_info: dict) -> bool:
+    """Whether all differences are nulls that the front end sends: the file holds null, and no node takes it."""
+    names = {(n["class_type"], name) for n in theirs.values() for name, value in n["inputs"].items() if value is None}
+
+    def rest(prompt: dict) -> dict:
+        return {
+            key: {**n, "inputs": {k: v for k, v in n["inputs"].items() if (n["class_type"], k) not in names}}
+            for key, n in prompt.items()
+        }
+
+    return bool(names) and same_but_for_ids(rest(theirs), rest(ours), object_info)
+
+
 async def compare(browser, object_info: dict, folder: Path, details: Path | None) -> Compared:
     """All workflows of a folder through both conversions; ``details`` gets every difference as soon as it is known."""
     from testtime.graph.convert import to_api
@@ -126,17 +175,22 @@ async def compare(browser, object_info: dict, folder: Path, details: Path | None
             table.failed[name] = f"{type(error).__name__}: {str(error)[:200]}"
             continue
         try:
-            found = differences(theirs, to_api(workflow, object_info, choose=first_choice), object_info)
+            ours = to_api(workflow, object_info, choose=first_choice)
         except BadInput as error:
             table.refused.append(f"{name}: {error}")
             continue
-        if found:
+        found = differences(theirs, ours, object_info)
+        renumbered = bool(found) and same_but_for_ids(theirs, ours, object_info)
+        if found and not renumbered and only_nulls(theirs, ours, object_info):
+            table.nulls.append(name)
+        elif found and not renumbered:
             table.different[name] = found
             if details is not None:
                 with open(details, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"package": folder.name, "file": name, "different": found}) + "\n")
         else:
             table.equal += 1
+            table.renumbered += renumbered
     return table
 
 
@@ -171,7 +225,9 @@ def rows(tables: list[Compared], where: str) -> list[str]:
     lines = []
     for table in tables:
         total = table.comparable + table.unknown + len(table.failed)
-        cells = [where, table.package, total, table.comparable, table.equal, len(table.refused), len(table.different)]
+        equal = f"{table.equal} ({table.renumbered} renumbered)" if table.renumbered else table.equal
+        cells = [where, table.package, total, table.comparable, equal, len(table.nulls), len(table.refused)]
+        cells.append(len(table.different))
         lines.append("| " + " | ".join(map(str, [*cells, table.unknown, len(table.failed)])) + " |")
     return lines
 

@@ -238,6 +238,46 @@ def test_a_primitive_inside_takes_the_value_of_the_instance():
     assert to_api(workflow, INFO)["7:3"]["inputs"]["seed"] == 21
 
 
+def two_behind_a_widget(**instance) -> dict:
+    """The sub-graph's input "steps" feeds the sampler's widget, a socket and a second widget, in this order."""
+    workflow = subgraph()
+    definition = workflow["definitions"]["subgraphs"][0]
+    definition["nodes"].append(node(5, "Show", inputs=[("value", "*", 11, {})]))
+    definition["nodes"].append(node(6, "Latent", values=[5, "fixed", 48], inputs=[widget_socket("size", "INT", 12)]))
+    definition["links"] += [
+        {"id": number, "origin_id": -10, "origin_slot": 1, "target_id": target, "target_slot": 0}
+        for number, target in ((11, 5), (12, 6))
+    ]
+    holder = next(entry for entry in workflow["nodes"] if entry["id"] == 7)
+    holder["inputs"].append({"name": "steps", "type": "INT", "link": None, "widget": {"name": "steps"}})
+    holder |= instance
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("instance", "steps"),
+    [
+        ({"widgets_values": [], "properties": {"proxyWidgets": [["3", "steps"]]}}, 12),
+        ({"widgets_values": []}, 12),
+        ({"widgets_values": [33]}, 33),
+        ({"widgets_values": [None], "properties": {"proxyWidgets": [["3", "steps"]]}}, 12),
+    ],
+)
+def test_everything_behind_a_promoted_widget_is_given_its_value(instance, steps):
+    known = {**INFO, "Show": {"input": {"required": {"value": ["*", {}]}}}}
+    api = to_api(two_behind_a_widget(**instance), known)
+    assert [api["7:3"]["inputs"]["steps"], api["7:5"]["inputs"]["value"], api["7:6"]["inputs"]["size"]] == [steps] * 3
+
+
+@pytest.mark.parametrize(("module", "kept"), [("comfy_extras.nodes_video", False), ("custom_nodes.pack", True)])
+def test_a_link_into_a_widget_of_another_version_is_dropped(module, kept):
+    workflow = base()
+    workflow["nodes"][2]["inputs"].append({"name": "gone", "type": "INT", "link": 9, "widget": {"name": "gone"}})
+    workflow["links"].append([9, 2, 0, 3, 2, "INT"])
+    known = {**INFO, "Sampler": {**INFO["Sampler"], "python_module": module}}
+    assert ("gone" in to_api(workflow, known)["3"]["inputs"]) == kept
+
+
 def nested(outer_proxies, outer_values) -> dict:
     """Top: instance 20 of "bbbb", which holds instance 7 of the sub-graph "aaaa"."""
     inner = subgraph()

@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+# Widgets that are drawn: colours, boxes, 3D views and the like, each known by the type of its input.
+DRAWN = {
+    "AUDIO_RECORD", "BOUNDING_BOX", "BOUNDING_BOXES", "CAMERA_ANGLE_VIEW", "CAMERA_INFO_STATE", "CHART", "COLOR",
+    "COLORS", "COMPOSITOR", "CURVE", "GALLERIA", "IMAGECOMPARE", "LIGHT_INFO_PREVIEW", "LOAD_3D", "LOAD_3D_ADVANCED",
+    "MARKDOWN", "PAINTER", "RANGE", "RESOLUTION_PREVIEW", "TEXTAREA", "VIDEO_EDIT", "WEBCAM",
+}  # fmt: skip
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"} | DRAWN
+BEGIN_WITH = {"IMAGECOMPARE": ["", ""], "LOAD_3D": "", "AUDIO_RECORD": ""}
+"""Values of drawn widgets whose definitions name none."""
+BUTTONS = {"LOAD_3D": ("upload3dmodel", "uploadExtraResources", "clear")}
+"""Values of buttons that are saved before the widget that they belong to."""
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 # Inputs of these names always get a "control after generate" widget, whatever the node says (a front-end convention).
 SEED_NAMES = {"seed", "noise_seed"}
@@ -100,6 +110,10 @@ def slots(info: dict, named: set[str] = frozenset(), values: list | None = None)
             name = prefix + short
             if not has_widget(spec) and name not in named:
                 continue
+            buttons = BUTTONS.get(spec[0], ()) if isinstance(spec[0], str) else ()
+            while values is not None and position < len(values) and values[position] in buttons:
+                position += 1
+                yield SKIPPED
             here = position
             position += 1 + extra_values(name, spec)
             yield name, spec
@@ -157,5 +171,7 @@ def default_value(spec: list) -> Any:
     options = options_of(spec)
     if "default" in options:
         return options["default"]
+    if isinstance(spec[0], str) and spec[0] in BEGIN_WITH:
+        return BEGIN_WITH[spec[0]]
     choices = choices_of(spec) if is_combo(spec) or spec[0] == DYNAMIC_COMBO else []
     return choices[0] if choices else None

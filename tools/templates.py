@@ -95,13 +95,33 @@ def unknown_nodes(workflow: dict, object_info: dict) -> set[str]:
     return used - own - set(object_info)
 
 
+def unknown_choices(prompt: dict, object_info: dict) -> list[str]:
+    """Dynamic combos with an option that the server does not have: the front end has no inputs for it."""
+    from testtime.graph.check import specs_of
+    from testtime.graph.widgets import DYNAMIC_COMBO, choices_of
+
+    found = []
+    for key, node in prompt.items():
+        for name, spec in specs_of(object_info[node["class_type"]], node["inputs"]).items():
+            if spec[0] == DYNAMIC_COMBO and name in node["inputs"] and node["inputs"][name] not in choices_of(spec):
+                found.append(f"{key}.{name}")
+    return found
+
+
 def meant(node: dict, object_info: dict) -> dict:
     """The inputs of a node that the server reads: the front end also sends values of buttons and players."""
     from testtime.graph.check import specs_of
     from testtime.graph.workflow import is_link
 
     known = specs_of(object_info[node["class_type"]], node["inputs"])
-    return {name: v for name, v in node["inputs"].items() if name in known or "." in name or is_link(v)}
+
+    def read(name: str, value):
+        """A number in a text input is its text to the server."""
+        is_text = known.get(name, [""])[0] == "STRING" and isinstance(value, (int, float))
+        return str(value) if is_text and not isinstance(value, bool) else value
+
+    inputs = node["inputs"].items()
+    return {name: read(name, v) for name, v in inputs if name in known or "." in name or is_link(v)}
 
 
 def differences(theirs: dict, ours: dict, object_info: dict) -> list[str]:
@@ -178,6 +198,9 @@ async def compare(browser, object_info: dict, folder: Path, details: Path | None
             ours = to_api(workflow, object_info, choose=first_choice)
         except BadInput as error:
             table.refused.append(f"{name}: {error}")
+            continue
+        if unknown_choices(ours, object_info):
+            table.unknown += 1
             continue
         found = differences(theirs, ours, object_info)
         renumbered = bool(found) and same_but_for_ids(theirs, ours, object_info)

@@ -9,6 +9,7 @@ import pytest
 
 from testtime.graph.convert import to_api
 from testtime.graph.dynamic_prompts import drawn_by, first_choice, resolved, without_comments
+from testtime.graph.widgets import read_values
 from testtime.installation.errors import BadInput
 
 from .test_cli_convert import INFO, base, node, socket, subgraph, widget_socket
@@ -267,6 +268,41 @@ def test_everything_behind_a_promoted_widget_is_given_its_value(instance, steps)
     known = {**INFO, "Show": {"input": {"required": {"value": ["*", {}]}}}}
     api = to_api(two_behind_a_widget(**instance), known)
     assert [api["7:3"]["inputs"]["steps"], api["7:5"]["inputs"]["value"], api["7:6"]["inputs"]["size"]] == [steps] * 3
+
+
+def test_nothing_is_drawn_in_a_text_that_an_instance_shows():
+    workflow = subgraph()
+    inner = workflow["definitions"]["subgraphs"][0]
+    inner["nodes"][0]["inputs"].append({"name": "note", "type": "STRING", "link": 9, "widget": {"name": "note"}})
+    inner["nodes"][0]["widgets_values"] = [7, "fixed", 12, "heun", '{"style": "a|b"}']
+    inner["inputs"].append({"name": "note", "type": "STRING"})
+    inner["links"].append({"id": 9, "origin_id": -10, "origin_slot": 2, "target_id": 3, "target_slot": 2})
+    drawing = {**INFO["Sampler"], "input": {**INFO["Sampler"]["input"]}}
+    drawing["input"]["optional"] = {"note": ["STRING", {"dynamicPrompts": True}]}
+    known = {**INFO, "Sampler": drawing}
+    assert to_api(workflow, known, first_choice)["7:3"]["inputs"]["note"] == '"style": "a'
+    holder = next(entry for entry in workflow["nodes"] if entry["id"] == 7)
+    holder["inputs"].append({"name": "note", "type": "STRING", "link": None, "widget": {"name": "note"}})
+    assert to_api(workflow, known, first_choice)["7:3"]["inputs"]["note"] == '{"style": "a|b"}'
+
+
+@pytest.mark.parametrize(
+    ("values", "view"),
+    [
+        (["a.glb", "", 640, 480], ""),
+        (["a.glb", "upload3dmodel", "uploadExtraResources", "clear", {"image": "x.png"}, 640, 480], {"image": "x.png"}),
+        (["a.glb", "upload3dmodel", "uploadExtraResources", "", 640, 480], ""),
+    ],
+)
+def test_buttons_before_a_drawn_widget_are_skipped(values, view):
+    known = {"required": {"file": ["COMBO", {}], "image": ["LOAD_3D", {}], "width": ["INT", {}], "height": ["INT", {}]}}
+    found = read_values({"input": known}, values)
+    assert found == {"file": "a.glb", "image": view, "width": 640, "height": 480}
+
+
+def test_drawn_widgets_without_a_saved_value_have_the_front_ends():
+    known = {"required": {"view": ["IMAGECOMPARE", {}], "background": ["COLOR", {"default": "#000000"}]}}
+    assert read_values({"input": known}, []) == {"view": ["", ""], "background": "#000000"}
 
 
 @pytest.mark.parametrize(("module", "kept"), [("comfy_extras.nodes_video", False), ("custom_nodes.pack", True)])

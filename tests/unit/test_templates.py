@@ -44,7 +44,13 @@ def test_other_ids_are_the_same_graph(templates):
 
 @pytest.mark.parametrize(
     ("key", "name", "value"),
-    [("4", "seed", 8), ("3", "one", ["2", 0]), ("4", "one", ["1", 0]), ("5", "images", ["3", 0]), ("3", "two", ["2", 1])],
+    [
+        ("4", "seed", 8),
+        ("3", "one", ["2", 0]),
+        ("4", "one", ["1", 0]),
+        ("5", "images", ["3", 0]),
+        ("3", "two", ["2", 1]),
+    ],
 )
 def test_another_value_or_link_is_another_graph(templates, key, name, value):
     other = deepcopy(PROMPT)

@@ -34,12 +34,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as a verifier gets it: its value as far as it is known, and the link of the page that brings it."""
+    """A prompt as a verifier gets it: its value as far as it is known, and the link of the page that brings it.
+
+    ``found``: whether there is one. ``in_words``: whether the sampler is steered by a text at all.
+    """
 
     value: str | None = ""
     source: Source | None = None
     found: bool = True
     notes: tuple[str, ...] = ()
+    in_words: bool = True
 
 
 class Builder:

@@ -35,6 +35,7 @@ class Upgraded:
     Attributes:
         workflow: a changed copy. node: id of the node that samples, on its page.
         prompt: what the verifier is told, as far as it is known before a run. prompt_found: whether there was any.
+        in_words: whether the sampler is steered by a text at all, be it empty; depth maps and upscalers are not.
         notes: sentences for the person.
     """
 
@@ -42,6 +43,7 @@ class Upgraded:
     node: Any
     prompt: str | None = None
     prompt_found: bool = True
+    in_words: bool = True
     notes: list[str] = field(default_factory=list)
 
 
@@ -72,7 +74,7 @@ def upgrade(
         )
     prompt = find_prompt(around)
     done = Builder(catalogue, page, key, wanted, vae, prompt).build()
-    return Upgraded(workflow, key, prompt.value, prompt.found, [*done, *prompt.notes])
+    return Upgraded(workflow, key, prompt.value, prompt.found, prompt.in_words, [*done, *prompt.notes])
 
 
 def check_sampler(page: ApiPage | UiPage, key: Any) -> None:
@@ -86,15 +88,25 @@ def check_sampler(page: ApiPage | UiPage, key: Any) -> None:
 
 def find_prompt(around: Surroundings) -> Prompt:
     """What the sampler's positive conditioning says in words."""
-    texts = prompts_of(around.flow, positive_of(around.flow, around.api_id))
+    positive = positive_of(around.flow, around.api_id)
+    texts = prompts_of(around.flow, positive)
+    if not texts:
+        told = "by no conditioning" if positive is None else f"by {around.flow.label(positive[0])}"
+        why = f"This sampler is told nothing in words (it is steered {told})"
+        return Prompt("", None, False, (f"{why}: type into the search node what its pictures should show.",), False)
     if len(texts) == 1:
         source = around.source_here(texts[0].node, texts[0].name)
         if source is not None:  # the value, too: a sub-graph's input may have none of its own
             return Prompt(around.written(texts[0]), source)
     written = [around.written(text) for text in texts]
     known = [text.strip() for text in written if text and text.strip()]
+    for text, value in zip(texts, written, strict=True):
+        source = around.source_here(text.node, text.name) if value is None else None
+        if source is not None:  # the others are typed, and mostly what is added to it
+            note = f"{len(texts)} texts are combined: the verifier gets the one that is made when it runs."
+            return Prompt(None, source, True, (note,))
     if not known or None in written:
-        why = "the text is only known when it runs" if None in written else "no text leads to the positive conditioning"
+        why = "the text is only known when it runs" if None in written else "the text encoder's text is empty"
         return Prompt("", None, False, (f"The prompt was not found ({why}): type it into the search node.",))
     notes = ()
     if len(known) > 1:

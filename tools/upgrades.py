@@ -45,7 +45,8 @@ class Tried:
     Attributes:
         samplers: all. templates: file that makes images -> whether a sampler of it was upgraded.
         other: by what they make instead of images. upgraded: by class. refused: sentence -> where.
-        prompt_missing, new_errors, elsewhere, not_back: where. validated: workflows that the server knew all nodes of.
+        wordless: samplers that no text steers, where. prompt_missing, new_errors, elsewhere, not_back: where.
+        validated: workflows that the server knew all nodes of.
     """
 
     package: str
@@ -54,6 +55,7 @@ class Tried:
     other: Counter = field(default_factory=Counter)
     upgraded: Counter = field(default_factory=Counter)
     refused: list[str] = field(default_factory=list)
+    wordless: list[str] = field(default_factory=list)
     prompt_missing: list[str] = field(default_factory=list)
     validated: int = 0
     new_errors: list[str] = field(default_factory=list)
@@ -62,13 +64,13 @@ class Tried:
 
     @property
     def images(self) -> int:
-        """Samplers that make images."""
-        return self.samplers - self.other.total()
+        """Samplers that make images from a text."""
+        return self.samplers - self.other.total() - len(self.wordless)
 
     @property
     def done(self) -> int:
         """Samplers that were upgraded without help."""
-        return self.upgraded.total() - len(self.prompt_missing)
+        return self.upgraded.total() - len(self.prompt_missing) - len(self.wordless)
 
     def row(self) -> str:
         """The line of the table."""
@@ -80,6 +82,7 @@ class Tried:
             self.package,
             self.samplers,
             other,
+            len(self.wordless),
             self.images,
             share,
             files,
@@ -128,8 +131,12 @@ async def try_sampler(table: Tried, place: str, workflow: dict, key: str, object
         return
     before, after = converted(workflow), converted(done.workflow)
     table.upgraded[before[key]["class_type"]] += 1
-    table.templates[place.split(" ", 1)[0]] = done.prompt_found or table.templates.get(place.split(" ", 1)[0], False)
-    if not done.prompt_found:
+    file = place.split(" ", 1)[0]
+    if done.in_words or file in table.templates:
+        table.templates[file] = done.prompt_found or table.templates.get(file, False)
+    if not done.in_words:
+        table.wordless.append(f"{place}: {done.notes[-1]}")
+    elif not done.prompt_found:
         table.prompt_missing.append(f"{place}: {done.notes[-1]}")
     table.elsewhere += [f"{place}: {other}" for other in changed_elsewhere(before, after, key, added_by(done.workflow))]
     if back(done.workflow, object_info, key).workflow != workflow:
@@ -195,9 +202,9 @@ def text(tables: list[Tried], version: str) -> str:
     lines = [
         f"With the definitions and the validation of ComfyUI {version}:",
         "",
-        "| package | samplers | not images | images | upgraded without help | files | prompt to be typed | refused | "
-        "validated | new errors | changed elsewhere | not the same after *Back* |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| package | samplers | not images | without a text | images from a text | upgraded without help | files | "
+        "prompt to be typed | refused | validated | new errors | changed elsewhere | not the same after *Back* |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(table.row() for table in tables),
     ]
     total = Counter()
@@ -206,6 +213,7 @@ def text(tables: list[Tried], version: str) -> str:
     lines += ["", "Upgraded by class: " + ", ".join(f"{kind} {count}" for kind, count in total.most_common()) + ".", ""]
     for title, entries in (
         ("Refused", [entry for table in tables for entry in table.refused]),
+        ("Steered without a text", [entry for table in tables for entry in table.wordless]),
         ("The prompt has to be typed", [entry for table in tables for entry in table.prompt_missing]),
         ("New errors", [entry for table in tables for entry in table.new_errors]),
     ):

@@ -40,6 +40,7 @@ SCHEDULER, SAMPLER = [["normal", "karras"]], [["euler", "lcm"]]
 INFO = {
     "Load": define(["MODEL", "CLIP", "VAE"], name=[["a"]]),
     "Encode": define(["CONDITIONING"], text=["STRING", {"multiline": True, "dynamicPrompts": True}], clip=["CLIP"]),
+    "Depth": define(["CONDITIONING"], strength=FLOAT),
     "Guide": define(["CONDITIONING"], conditioning=COND, guidance=FLOAT),
     "Control": define(["CONDITIONING", "CONDITIONING"], ["positive", "negative"], positive=COND, negative=COND),
     "Combine": define(["CONDITIONING"], conditioning_1=COND, conditioning_2=COND),
@@ -252,7 +253,27 @@ def test_without_a_text_the_prompt_is_empty_and_a_note_says_so():
     workflow["2"]["inputs"]["text"] = ""
     done = upgrade(workflow, INFO, "5", WANTED)
     assert not done.prompt_found and search_of(done.workflow)["prompt"] == ""
-    assert "type it into the search node" in done.notes[-1]
+    assert "type it into the search node" in done.notes[-1] and done.in_words
+
+
+def test_a_sampler_without_a_text_encoder_is_told_apart():
+    workflow = plain(positive=["8", 0])
+    add(workflow, "8", "Depth", strength=1.0)
+    for given in (workflow, as_ui(workflow)):
+        done = upgrade(given, INFO, "5", WANTED)
+        assert not done.prompt_found and not done.in_words
+        assert "told nothing in words" in done.notes[-1] and "Depth" in done.notes[-1]
+
+
+def test_of_several_texts_the_one_that_is_made_during_the_run_is_linked():
+    workflow = plain(positive=["11", 0])
+    add(workflow, "8", "Ask", prompt="describe a fox", seed=1)
+    add(workflow, "10", "Encode", text=["8", 0], clip=["1", 1])
+    add(workflow, "11", "Combine", conditioning_1=["2", 0], conditioning_2=["10", 0])
+    for given in (workflow, as_ui(workflow)):
+        done = upgrade(given, INFO, "5", WANTED)
+        held = search_of(to_api(done.workflow, INFO) if "nodes" in done.workflow else done.workflow)
+        assert held["prompt"] == ["8", 0] and done.prompt_found and "2 texts" in done.notes[-1]
 
 
 def refused(workflow: dict, key: str = "5", wanted: Wanted = WANTED) -> str:

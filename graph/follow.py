@@ -21,6 +21,8 @@ FRAMES = ("length", "num_frames", "video_frames", "frames", "frame_count", "n_fr
 PROMPT_NAMES = ("prompt", "text", "user_prompt", "t5xxl", "text_g", "llama", "clip_l", "clip_g", "text_l")
 NO_PROMPTS = ("system", "negative", "template", "name")
 MAKES = {"AUDIO": "sound", "VOXEL": "a mesh", "MESH": "a mesh", "VIDEO": "a video", "SPLAT": "a splat"}
+MAPPERS = ("LotusConditioning",)
+"""Conditionings of models that turn a picture into a map of it, in a way that searches refuse."""
 LONGEST = 4000
 """Links that are followed from one node, against workflows that run in circles."""
 
@@ -142,7 +144,13 @@ def decoder_of(flow: Flow, sampler: str) -> tuple[str, str]:
 
 
 def check_makes_images(flow: Flow, sampler: str, decoder: str) -> None:
-    """Raise ``BadInput`` where a sampler makes a video: a search would make many of them."""
+    """Raise ``BadInput`` where a sampler makes a video: a search would make many of them; or a map of an image."""
+    positive = positive_of(flow, sampler)
+    if positive is not None and flow.workflow.get(positive[0], {}).get("class_type") in MAPPERS:
+        raise BadInput(
+            f"{flow.label(sampler)} makes a map of depths or normals with Lotus, which goes straight from one image to "
+            "another: searches cannot steer it"
+        )
     frames = _frames(flow, sampler)
     if frames == 1:
         return

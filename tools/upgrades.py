@@ -35,7 +35,7 @@ async def validate(request):
              for key, node in errors.items() for e in node["errors"]]
     return web.json_response({"error": (error or {}).get("type", "") if not errors else "", "errors": found})
 """
-NOT_IMAGES = ("a video", "sound", "a mesh", "a splat")
+NOT_IMAGES = ("a video", "sound", "a mesh", "a splat", "a map")
 
 
 @dataclass

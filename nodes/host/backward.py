@@ -4,6 +4,10 @@ ComfyUI computes rotary embeddings, with and without the normalisation before th
 which autograd cannot go through. Most networks take plain ones while the host's switch for training is on
 (``compat.differentiable_kernels``); Cosmos Predict 2, Anima, JoyImage and ERNIE-Image do not. Each of these operations
 is a function of its inputs that the package also has in plain torch: the backward pass is that one's.
+
+Other blocks (of language models, which HiDream-O1 is built of) write a sum over their own input to save memory,
+``x = torch.add(y, z, out=x)``, and go on with what it returns. Autograd refuses that: ``sums_of_their_own`` gives such
+a sum a tensor of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 log = logging.getLogger("testtime")
 
@@ -42,6 +47,18 @@ def register() -> tuple[str, ...]:
             done.append(definition._name)
     log.debug("backward passes registered: %s", ", ".join(done))
     return tuple(done)
+
+
+class sums_of_their_own(TorchFunctionMode):
+    """While it lasts, ``torch.add`` with ``out=`` makes a new tensor where autograd, which refuses it, takes part."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.add and "out" in kwargs and torch.is_grad_enabled():
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            if any(value.requires_grad for value in tensors):
+                kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        return func(*args, **kwargs)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - the name is the library's

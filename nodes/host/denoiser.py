@@ -6,7 +6,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_patcher
@@ -18,6 +18,7 @@ from torch import Tensor
 from ...samplers.processes.denoise import Denoised
 from ...samplers.processes.sharing import SharedRows
 from ..compat import throw_if_interrupted
+from . import backward
 from .conditioning import Conds, GroupConditioning
 from .devices import SHARDS_KEY, Part, RowShards, devices_of
 from .prompts import POSITIVE, PromptConditions
@@ -107,7 +108,9 @@ class HostDenoise:
     def _count(self, executor, x: Tensor, *args, **kwargs):
         with self._lock:  # devices count at the same time
             self._rows += x.shape[0]
-        return executor(x, *args, **kwargs)
+        # Here and not around the search's gradient: a checkpoint runs the network again in the backward pass.
+        with backward.sums_of_their_own() if torch.is_grad_enabled() else nullcontext():
+            return executor(x, *args, **kwargs)
 
     def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:
         """Clean estimates float32 ``[n, ...]`` of states ``x`` at ``sigma``; row i is conditioned as ``group[i]``.

@@ -141,3 +141,29 @@ def test_without_a_gradient_the_search_goes_on_and_says_so(setup, search_ksample
     out = search_ksampler(given, GUIDED, steps=3)
     assert max(scales(out)) == 0 and None not in out.scores.values
     assert any("searching without guidance" in warning for warning in out.trace.meta["warnings"])
+
+
+def test_a_sum_over_the_input_of_its_block_gets_a_tensor_of_its_own_where_autograd_takes_part():
+    from testtime.nodes.host.backward import sums_of_their_own
+
+    def block(x):
+        inner = x + x.sin()
+        return torch.add(inner, inner.square().sin(), out=x)
+
+    start = torch.linspace(0.1, 1.0, 5, dtype=torch.float64)
+    with torch.enable_grad(), sums_of_their_own():
+        leaf = start.clone().requires_grad_()
+        inner = leaf * 1.0
+        (found,) = torch.autograd.grad(block(block(inner)).sum(), leaf)
+        assert torch.equal(inner, leaf)  # nothing was written over what the backward pass needs
+        (expected,) = torch.autograd.grad(plain_block(plain_block(leaf)).sum(), leaf)
+        torch.testing.assert_close(found, expected)
+        untouched = start.clone()
+        assert block(untouched) is untouched  # saves memory as before
+    with torch.enable_grad(), pytest.raises(RuntimeError, match="out="):
+        block(start.clone().requires_grad_() * 1.0)
+
+
+def plain_block(x):
+    inner = x + x.sin()
+    return inner + inner.square().sin()

@@ -113,6 +113,11 @@ def marked(kinds):
     return [pytest.param(kind, marks=pytest.mark.slow) if kind in KIN else kind for kind in kinds]
 
 
+def rows_of(out) -> list[dict]:
+    """Finalists of two particles as LATENTs of one."""
+    return [{"samples": out.finalists["samples"][row : row + 1]} for row in range(2)]
+
+
 @pytest.mark.parametrize("kind", marked(SEARCHED))
 def test_a_model_of_the_zoo(zoo, search_ksampler, ksampler, monkeypatch, kind):
     from testtime.nodes.host import process
@@ -124,7 +129,7 @@ def test_a_model_of_the_zoo(zoo, search_ksampler, ksampler, monkeypatch, kind):
     assert apart < 2e-5 or apart < 3 * rounding(given, ksampler, stock)
 
     two = search_ksampler(given, BestOfN(2), eta=0.0, steps=STEPS)
-    rows = [{"samples": two.finalists["samples"][row : row + 1]} for row in range(2)]
+    rows = rows_of(two)
     assert min(gap(row, one.best) for row in rows) < 1e-4 and gap(*rows) > 1e-2
 
     out = search_ksampler(given, SVDD(3), steps=STEPS)
@@ -142,6 +147,9 @@ def test_a_model_of_the_zoo(zoo, search_ksampler, ksampler, monkeypatch, kind):
     else:
         assert scale > 0 and warnings == []
     assert torch.isfinite(guided.best["samples"]).all()
+    hardly = search_ksampler(given, DAS(2, alpha=Alpha(1e12), start=0.0), steps=STEPS)
+    drawn = search_ksampler(given, BestOfN(2), steps=STEPS)  # the same predictions, without a gradient
+    assert max(min(gap(a, b) for b in rows_of(drawn)) for a in rows_of(hardly)) < 1e-3
     note(kind, gap=apart, gradient=scale > 0, warnings=warnings)
 
 

@@ -374,7 +374,7 @@ ZOO: dict[str, ImageModel] = {
     "pid": ImageModel("PiD", "PiD", PID, 3, (64, 64), 1, "pixels", extra=_low_quality),
     "hidream_o1": ImageModel(
         "HiDream-O1", "HiDreamO1", HIDREAM_O1, 3, (64, 64), 1, "pixels", extra=_tokens,
-        no_gradient="add(): functions with out=", remark="noise eight times as strong",
+        remark="noise eight times as strong",
     ),
     "boogu": ImageModel(
         "Boogu-Image", "Boogu",

@@ -40,6 +40,7 @@ SCHEDULER, SAMPLER = [["normal", "karras"]], [["euler", "lcm"]]
 INFO = {
     "Load": define(["MODEL", "CLIP", "VAE"], name=[["a"]]),
     "Encode": define(["CONDITIONING"], text=["STRING", {"multiline": True, "dynamicPrompts": True}], clip=["CLIP"]),
+    "LotusConditioning": define(["CONDITIONING"], strength=FLOAT),
     "Depth": define(["CONDITIONING"], strength=FLOAT),
     "Guide": define(["CONDITIONING"], conditioning=COND, guidance=FLOAT),
     "Control": define(["CONDITIONING", "CONDITIONING"], ["positive", "negative"], positive=COND, negative=COND),
@@ -263,6 +264,12 @@ def test_a_sampler_without_a_text_encoder_is_told_apart():
         done = upgrade(given, INFO, "5", WANTED)
         assert not done.prompt_found and not done.in_words
         assert "told nothing in words" in done.notes[-1] and "Depth" in done.notes[-1]
+
+
+def test_maps_of_lotus_are_refused():
+    workflow = plain(positive=["8", 0])
+    add(workflow, "8", "LotusConditioning", strength=1.0)
+    assert "searches cannot steer it" in refused(workflow)
 
 
 def test_of_several_texts_the_one_that_is_made_during_the_run_is_linked():

@@ -193,14 +193,11 @@ class Converter:
         return self._output(graph, graph.nodes[link.origin], link.origin_slot, wanted, visited)
 
     def _shown_outside(self, graph: Graph, link: LinkEnds) -> tuple[Any] | None:
-        """(value,) of the widget that a sub-graph's instance shows for a border input and holds no value for.
+        """(value,) of the widget that a sub-graph's instance shows for a border input that it holds no value for.
 
         It is that of the first inner node with a widget there, as it is written: nothing is drawn in it. Whatever else
         the border input feeds is given it, too.
         """
-        name = graph.definition["inputs"][link.origin_slot]["name"]
-        if not any(entry["name"] == name and entry.get("widget") for entry in graph.instance.get("inputs") or []):
-            return None
         shown = ((target, e["widget"]["name"]) for target, e in graph.behind_input(link.origin_slot) if e.get("widget"))
         target, widget = next(shown, (None, ""))
         if target is None or target["type"] not in self.object_info:

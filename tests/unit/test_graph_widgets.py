@@ -280,10 +280,9 @@ def test_nothing_is_drawn_in_a_text_that_an_instance_shows():
     drawing = {**INFO["Sampler"], "input": {**INFO["Sampler"]["input"]}}
     drawing["input"]["optional"] = {"note": ["STRING", {"dynamicPrompts": True}]}
     known = {**INFO, "Sampler": drawing}
-    assert to_api(workflow, known, first_choice)["7:3"]["inputs"]["note"] == '"style": "a'
-    holder = next(entry for entry in workflow["nodes"] if entry["id"] == 7)
-    holder["inputs"].append({"name": "note", "type": "STRING", "link": None, "widget": {"name": "note"}})
     assert to_api(workflow, known, first_choice)["7:3"]["inputs"]["note"] == '{"style": "a|b"}'
+    inner["nodes"][0]["inputs"][-1]["link"] = None  # a widget of its own again
+    assert to_api(workflow, known, first_choice)["7:3"]["inputs"]["note"] == '"style": "a'
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ is a function of its inputs that the package also has in plain torch: the backwa
 
 Other blocks (of language models, which HiDream-O1 is built of) write a sum over their own input to save memory,
 ``x = torch.add(y, z, out=x)``, and go on with what it returns. Autograd refuses that: ``sums_of_their_own`` gives such
-a sum a tensor of its own.
+a sum a tensor of its own. Its network also keeps keys and values of the prompt from one call to the next; a pass that
+is recomputed for its gradient would find them and save other tensors than the first time, so ``passes_of`` begins each
+differentiated pass without.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +29,8 @@ log = logging.getLogger("testtime")
 
 _PLAIN = ("comfy_kitchen.backends.eager.rope",)
 """Modules that hold an operation's definition, and under its name the same in plain torch."""
+PREFIX_CACHE = "_kv_cache_entries"
+"""Where networks keep keys and values of the prompt."""
 
 
 @functools.cache
@@ -59,6 +64,23 @@ class sums_of_their_own(TorchFunctionMode):
             if any(value.requires_grad for value in tensors):
                 kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         return func(*args, **kwargs)
+
+
+@contextmanager
+def passes_of(network: Any) -> Iterator[None]:
+    """A pass of a network that autograd takes part in, or its recomputation; of others nothing changes."""
+    if not torch.is_grad_enabled():
+        yield
+        return
+    kept = getattr(network, PREFIX_CACHE, None)
+    if kept is not None:
+        setattr(network, PREFIX_CACHE, [])
+    try:
+        with sums_of_their_own():
+            yield
+    finally:
+        if kept is not None:
+            setattr(network, PREFIX_CACHE, kept)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - the name is the library's

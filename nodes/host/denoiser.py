@@ -6,7 +6,7 @@ import math
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_patcher
@@ -109,7 +109,7 @@ class HostDenoise:
         with self._lock:  # devices count at the same time
             self._rows += x.shape[0]
         # Here and not around the search's gradient: a checkpoint runs the network again in the backward pass.
-        with backward.sums_of_their_own() if torch.is_grad_enabled() else nullcontext():
+        with backward.passes_of(executor.class_obj.diffusion_model):
             return executor(x, *args, **kwargs)
 
     def __call__(self, x: Tensor, sigma: float, group: Tensor, prompts: Sequence[str | None] | None = None) -> Denoised:

@@ -12,6 +12,7 @@ MODULES = (
     "old_nodes",
     "method_nodes",
     "flow_method_nodes",
+    "noise_method_nodes",
     "ttgen_nodes",
     "rewriter_nodes",
     "value_nodes",

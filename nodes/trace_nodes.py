@@ -17,7 +17,7 @@ from ..samplers.protocols import SearchError
 from .choices import open_ended
 from .folders import Lister, find_inside, is_inside
 from .host.saved import thumbs_of, with_essentials, write_trace
-from .method_nodes import search_output
+from .method_inputs import search_output
 from .replay_node import particle_input
 from .report_nodes import finalists_of
 from .types import CATEGORY, ScoresType, SearchType, TraceType

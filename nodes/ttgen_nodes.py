@@ -9,7 +9,7 @@ from ..samplers.methods.ttgen import AFTER, CHOICES
 from ..samplers.protocols import SearchError
 from ..samplers.rewriting import Rewriting, Rounds
 from .host.prompts import ClipEncoder
-from .method_nodes import MODIFIER_CATEGORY, method_schema, search_output, search_schema
+from .method_inputs import MODIFIER_CATEGORY, method_schema, search_output, search_schema
 from .types import RewriterType, SearchType
 
 

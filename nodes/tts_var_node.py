@@ -10,7 +10,7 @@ from ..samplers.methods.population_plan import NAMED_PLANS, PopulationPlan
 from ..samplers.methods.tts_var import CLUSTER_BY, POTENTIALS, TOP
 from ..samplers.protocols import SearchError
 from ..samplers.smc.resampling import SCHEMES
-from .method_nodes import method_schema, search_output
+from .method_inputs import method_schema, search_output
 from .types import ExtractorType, ValueType
 
 

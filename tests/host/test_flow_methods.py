@@ -34,9 +34,10 @@ def run(family, search, **changes):
 
 
 def node(name, **inputs):
-    from testtime.nodes import flow_method_nodes
+    from testtime.nodes import flow_method_nodes, noise_method_nodes
 
-    return getattr(flow_method_nodes, name).execute(**inputs).args[0]
+    home = flow_method_nodes if hasattr(flow_method_nodes, name) else noise_method_nodes
+    return getattr(home, name).execute(**inputs).args[0]
 
 
 def make(name):
@@ -107,7 +108,7 @@ def test_the_budget_is_kept(family):
 
 
 def test_settings_that_cannot_work_are_named(family):
-    from testtime.nodes.flow_method_nodes import PathSearchNode, RandomSearchNode
+    from testtime.nodes.noise_method_nodes import PathSearchNode, RandomSearchNode
     from testtime.samplers.protocols import SearchError
 
     assert "halvings is 'half'" in RandomSearchNode.validate_inputs(halvings="half")

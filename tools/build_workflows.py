@@ -22,6 +22,7 @@ import workflow_uses
 import workflow_video
 from thumbnails import card, thumbnail
 from workflow_graph import dump
+from workflow_names import NEEDS, TITLES
 
 from testtime.installation.comfyui import HeadlessOptions
 from testtime.installation.running import server_for
@@ -36,7 +37,7 @@ PARTS = (
     workflow_video,
 )
 DESCRIPTIONS = {function.__name__: function for part in PARTS for function in part.WORKFLOWS}
-"""Every workflow by its file name, which is what users see in ComfyUI's template browser."""
+"""Every workflow by its short name; ``TITLES`` has those that users see in ComfyUI's template browser."""
 NEED_CHECKPOINT = {name for part in PARTS for name in getattr(part, "NEED_CHECKPOINT", ())}
 FOLDER = Path(__file__).resolve().parent.parent / "workflows"
 
@@ -49,7 +50,7 @@ def files(object_info: dict, names: list[str]) -> dict[Path, str]:
         if missing := workflow.unknown(object_info):
             print(f"{name} is left as it is: this ComfyUI has no {', '.join(missing)}")
             continue
-        result[FOLDER / f"{name}.json"] = dump(workflow.ui(object_info))
+        result[FOLDER / f"{TITLES[name]}.json"] = dump(workflow.ui(object_info))
         result[FOLDER / "api" / f"{name}.json"] = dump(workflow.api(object_info))
     return result
 
@@ -67,15 +68,16 @@ def differences(expected: dict[Path, str]) -> list[str]:
 
 def strangers() -> list[Path]:
     """Files of workflows that are not described."""
-    found = [path for pattern in ("*.json", "api/*.json", "*.jpg") for path in FOLDER.glob(pattern)]
-    return sorted(path for path in found if path.stem not in DESCRIPTIONS)
+    shown = {TITLES[name] for name in DESCRIPTIONS}
+    found = [path for pattern in ("*.json", "*.jpg") for path in FOLDER.glob(pattern) if path.stem not in shown]
+    return sorted(found + [path for path in FOLDER.glob("api/*.json") if path.stem not in DESCRIPTIONS])
 
 
 def make_picture(name: str, url: str) -> None:
     """Write the picture of a workflow."""
-    target = FOLDER / f"{name}.jpg"
+    target = FOLDER / f"{TITLES[name]}.jpg"
     if name in NEED_CHECKPOINT:
-        card(name, target)
+        card(*TITLES[name].removesuffix(NEEDS).strip().split(" - "), target)
     else:
         thumbnail(FOLDER / "api" / f"{name}.json", url, target)
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from testtime.cli.main import main as testtime
 from testtime.reports.canvas import DARK, Canvas
-from testtime.reports.names import method_name
 from testtime.reports.tree import draw_tree
 from testtime.samplers.run.trace import Trace
 
@@ -78,13 +77,10 @@ def mosaic(images: list[Image.Image]) -> Image.Image:
     return picture
 
 
-def card(name: str, target: Path) -> None:
+def card(model: str, method: str, target: Path) -> None:
     """A title card, for a workflow whose checkpoint is not at hand."""
-    family, _, method = name.partition("_")
     canvas = Canvas(SIDE, SIDE, DARK)
     canvas.panel((24, 24, SIDE - 24, SIDE - 24), 16)
-    families = {"sd15": "SD 1.5", "sdxl": "SDXL", "sd3": "SD 3"}
-    canvas.text((SIDE // 2, 225), families.get(family, family.capitalize()), 64, DARK.accent, "mm")
-    titles = {"fk_steering": "FK Steering", "sampler": "Sampler"}
-    canvas.text((SIDE // 2, 305), titles.get(method, method_name(method)), 34, anchor="mm")
+    canvas.text((SIDE // 2, 225), model, 64 if len(model) < 12 else 50, DARK.accent, "mm")
+    canvas.text((SIDE // 2, 305), method, 34 if len(method) < 24 else 28, anchor="mm")
     write(Image.fromarray(canvas.finish()), target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workflow_graph import Group, Link, Node, Workflow, note
-from workflow_parts import MODEL_BLUE, SEARCH_BROWN, encode, lowered, one_search, results, text_node
+from workflow_parts import MODEL_BLUE, NARROW, PREVIEW, SEARCH_BROWN, encode, lowered, one_search, results, text_node
 from workflow_uses import JUDGE
 
 NEED_CHECKPOINT = ("sd3_svdd", "flux_rbf")
@@ -33,16 +33,15 @@ def flow_budget() -> Workflow:
     text = """
     ## Fit to Budget
     Say what an image may cost, not how many particles: **Fit to Budget** chooses them, and fewer steps where the budget
-    would not pay for enough particles. Any method, with or without a path.
+    would not pay for enough particles. It goes behind any method, also behind **Set SDE**.
 
     - **nfe** counts forward passes per image; under CFG a step costs two.
     - **seconds** is measured on your machine before the search begins. Whichever is reached first counts.
     """
     method = Node("TestTimeSVDD", {})
-    path = Node("TestTimeSetSDE", {"search": method["search"], "path": "linear", "spacing": "sampler"})
-    budget = Node("TestTimeFitToBudget", {"search": path["search"], "nfe": 300})
+    budget = Node("TestTimeFitToBudget", {"search": method["search"], "nfe": 300})
     changes = {"model": "flow", "scheduler": "simple"}
-    return one_search("flow_budget", "three red triangles", text, method, path, budget, **changes)
+    return one_search("flow_budget", "three red triangles", text, method, budget, **changes)
 
 
 def _file(kind: str, name: str, url: str) -> dict[str, str]:
@@ -58,7 +57,7 @@ def _search(
     positive = encode(clip, prompt["STRING"], "Positive prompt")
     negative = encode(clip, "", "Negative prompt")
     size = {"width": 1024, "height": 1024, "batch_size": 1}
-    latent = Node("EmptySD3LatentImage", size, "Empty latent", width=320)
+    latent = Node("EmptySD3LatentImage", size, "Empty latent", width=NARROW)
     inputs = {
         "model": model,
         "positive": positive["CONDITIONING"],
@@ -71,13 +70,14 @@ def _search(
         "seed": 7,
         **changes,
     }
-    sampler = Node("TestTimeSearchKSampler", inputs, width=340, lines=2)
-    columns = [lowered(method) for method in methods]
-    columns[-1].append(latent)
+    sampler = Node("TestTimeSearchKSampler", inputs, width=340, lines=2, picture=PREVIEW)
+    last = methods[-1]
+    last.width = NARROW
     groups = [
-        Group("", [[note(text)]]),
-        Group("Model, judge and prompt", [[*loaders, judge, prompt], lowered(positive, negative)], MODEL_BLUE),
-        Group("Search", [*columns, [sampler]], SEARCH_BROWN),
+        Group("Model, judge and prompt", [[prompt, *loaders, judge], lowered(positive, negative, latent)], MODEL_BLUE),
+        Group("Method", [methods[:-1], [last]], SEARCH_BROWN, below=True),
+        Group("Search", [[sampler]], SEARCH_BROWN),
+        Group("", [[note(text, 340)]], below=True),
         results(vae, sampler, name),
     ]
     return Workflow(name, groups)

@@ -6,18 +6,22 @@ drift apart. Nodes are placed in columns from left to right; columns belong to g
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from workflow_wires import Wire, route
+
 from testtime.graph.widgets import UPLOADS, chosen_inputs, default_value, extra_values, has_widget, ordered_inputs
 
 TITLE, SLOT, WIDGET, MARGIN = 30, 20, 24, 10
-GAP_X, GAP_Y = 60, 64  # Nodes 2.0 are a little higher than classic ones
-GROUP_PADDING, GROUP_TITLE = 20, 44
+GAP_X, GAP_Y = 50, 34
+GROUP_PADDING, GROUP_TITLE, GROUP_GAP = 20, 44, 18
+GROUP_LETTER, BADGE = 13, 18
 NOTE_WIDTH, NOTE_CHARACTERS, NOTE_LINE = 290, 50, 14
-VIEW = {"scale": 0.6, "offset": [650, 230]}
+VIEW = {"scale": 0.6, "offset": [650, 250]}
 """What is seen when a workflow opens: prompt, search and result, right of an open sidebar, with text still drawn."""
 NOTE = "MarkdownNote"
 OUR_PREFIX, OUR_PACK = "TestTime", "test-time-scaling"
@@ -134,7 +138,7 @@ class Workflow:
             "links": links,
             "groups": boxes,
             "config": {},
-            "extra": {"ds": VIEW},
+            "extra": {"ds": VIEW, **self._reroutes(object_info, places, boxes, links)},
             "version": 0.4,
         }
 
@@ -193,29 +197,72 @@ class Workflow:
         """({node number: (x, y, width, height)}, group boxes)."""
         places: dict[int, tuple] = {}
         boxes: list[dict] = []
-        start = low = across = 0
-        for group in self.groups:
-            if group.below:  # a second row: beginning where the group above begins
-                x, floor = start, low + GROUP_PADDING + GROUP_TITLE + 2 * TITLE
-            else:
-                x, floor = across, 0
-            start, left, bottom = x, x, floor
-            for column in group.columns:
-                y, width = floor, max(node.width for node in column)
-                for node in column:
-                    height = height_of(node, object_info)
-                    places[node.number] = (x, y + node.drop, width, height)
-                    y += node.drop + height + TITLE + GAP_Y
-                bottom = max(bottom, y - TITLE - GAP_Y)
-                x += width + GAP_X
-            if group.title:
-                top = floor - TITLE - GROUP_TITLE
-                bounding = [left - GROUP_PADDING, top, x - GAP_X - left + 2 * GROUP_PADDING]
-                bounding.append(bottom - top + GROUP_PADDING)
-                box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
-                boxes.append(box | {"font_size": 24, "flags": {}})
-            low, across = bottom, max(across, x + GROUP_PADDING)
+        left = 0
+        for stack in self._stacks():
+            floor, right = 0, left
+            widths = [
+                max(node.width for column in columns for node in column)
+                for columns in itertools.zip_longest(*(group.columns for group in stack), fillvalue=[])
+            ]
+            for group in stack:
+                x, bottom = left, floor
+                for column, width in zip(group.columns, widths, strict=False):
+                    y = floor
+                    for node in column:
+                        places[node.number] = (x, y + node.drop, width, height_of(node, object_info))
+                        y += node.drop + shown_height(node, object_info) + GAP_Y + TITLE
+                    bottom = max(bottom, y - GAP_Y - TITLE)
+                    x += width + GAP_X
+                if group.title:
+                    top = floor - TITLE - GROUP_TITLE
+                    bounding = [left - GROUP_PADDING, top, x - GAP_X - left + 2 * GROUP_PADDING]
+                    bounding.append(bottom - top + GROUP_PADDING)
+                    box = {"id": len(boxes) + 1, "title": group.title, "bounding": bounding, "color": group.colour}
+                    boxes.append(box | {"font_size": 24, "flags": {}})
+                floor, right = bottom + GROUP_PADDING + GROUP_GAP + GROUP_TITLE + TITLE, max(right, x - GAP_X)
+            left = right + 2 * GROUP_PADDING + GROUP_GAP
         return places, boxes
+
+    def _stacks(self) -> list[list[Group]]:
+        """Groups that stand below one another."""
+        stacks: list[list[Group]] = []
+        for group in self.groups:
+            if group.below:
+                stacks[-1].append(group)
+            else:
+                stacks.append([group])
+        return stacks
+
+    def _reroutes(self, object_info: dict, places: dict, boxes: list[dict], links: list[list]) -> dict:
+        """What ``extra`` says about links that would run behind a node: reroutes, and which links they carry."""
+        obstacles = {}
+        for node in self.nodes:
+            x, y, width, _ = places[node.number]
+            top = y - TITLE - (BADGE if node.kind.startswith(OUR_PREFIX) else 0)  # the name of the pack is shown there
+            obstacles[node.number] = (x, top, x + width, y + shown_height(node, object_info))
+        for box in boxes:
+            left, top, *_ = box["bounding"]
+            obstacles[-box["id"]] = (left, top, left + GROUP_LETTER * len(box["title"]), top + GROUP_TITLE - MARGIN)
+        wires = []
+        for number, source, slot, target, index, _ in links:
+            x, y, width, _ = places[source]
+            start = (x + width, y + MARGIN + SLOT * slot + 4)
+            left, top, *_ = places[target]
+            node = self.nodes[target - 1]
+            end = (left, top + socket_height(node, sockets_of(node, object_info)[index][0], object_info))
+            wires.append(Wire(number, (source, slot), start, end, (source, target)))
+        reroutes: dict[tuple, dict] = {}
+        last = []
+        for number, points in route(wires, obstacles).items():
+            output, before = next(wire.output for wire in wires if wire.number == number), ()
+            for point in points:
+                before = (*before, point)
+                entry = reroutes.setdefault((output, before), {"id": len(reroutes) + 1, "pos": list(point)})
+                if len(before) > 1:
+                    entry["parentId"] = reroutes[output, before[:-1]]["id"]
+                entry.setdefault("linkIds", []).append(number)
+            last.append({"id": number, "parentId": reroutes[output, before]["id"]})
+        return {"linkExtensions": sorted(last, key=lambda one: one["id"]), "reroutes": list(reroutes.values())}
 
 
 def definition(node: Node, object_info: dict) -> dict:
@@ -305,6 +352,32 @@ def height_of(node: Node, object_info: dict) -> int:
         multiline = len(spec) > 1 and spec[1].get("multiline")
         height += (node.lines * SLOT + MARGIN if multiline else WIDGET) + WIDGET * extra_values(name, spec)
     return height + node.picture + MARGIN
+
+
+def shown_height(node: Node, object_info: dict) -> int:
+    """``height_of``, or what Nodes 2.0 need: higher rows, and a badge or a warning below."""
+    if node.kind == NOTE:
+        return height_of(node, object_info) + MARGIN
+    widgets = [spec for spec in ordered_inputs(definition(node, object_info)).values() if has_widget(spec)]
+    texts = sum(bool(len(spec) > 1 and spec[1].get("multiline")) for spec in widgets)
+    badge = 20 if node.kind.startswith(OUR_PREFIX) or node.models else 0
+    return height_of(node, object_info) + badge + 4 * len(widgets) + MARGIN * texts
+
+
+def socket_height(node: Node, name: str, object_info: dict) -> int:
+    """How far below the top of its node an input lies: sockets come first, then the widgets in their order."""
+    specs = ordered_inputs(definition(node, object_info))
+    sockets = [key for key, spec in specs.items() if not has_widget(spec)]
+    if name in sockets:
+        return MARGIN + 4 + SLOT * sockets.index(name)
+    height = max(len(sockets), len(object_info[node.kind]["output"])) * SLOT + MARGIN
+    for key, spec in specs.items():
+        if key == name:
+            break
+        if has_widget(spec):
+            multiline = len(spec) > 1 and spec[1].get("multiline")
+            height += (node.lines * SLOT + MARGIN if multiline else WIDGET) + WIDGET * extra_values(key, spec)
+    return height + WIDGET // 2
 
 
 def dump(workflow: dict) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workflow_graph import Group, Link, Node, Workflow
-from workflow_parts import RESULT_VIOLET, SEARCH_BROWN, START_GREEN, World, decode, lowered, save
+from workflow_parts import RESULT_VIOLET, SEARCH_BROWN, START_GREEN, World, decode, save
 
 
 def save_search(images: Link, sampler: Node, prefix: str, scores: bool = False) -> Node:
@@ -29,9 +29,9 @@ def pick_by_hand() -> Workflow:
     judge = Node("TestTimePickByHand", {"fallback": world.load["verifier"], "ask_at": "50%, end"})
     sampler = world.search(method, verifier=judge["verifier"])
     best = decode(sampler["best"], world.load["vae"], "Decode the best")
-    columns = [lowered(judge, method, world.latent), [sampler]]
     result = [[best], [save_search(best["IMAGE"], sampler, name)]]
-    groups = [*world.before(text), Group("Search", columns, SEARCH_BROWN), Group("Result", result, RESULT_VIOLET)]
+    groups = world.before(text, [judge], [method, world.latent])
+    groups += [Group("Search", [[sampler]], SEARCH_BROWN), Group("Result", result, RESULT_VIOLET)]
     return Workflow(name, groups)
 
 
@@ -50,21 +50,23 @@ def continue_search() -> Workflow:
     world = World("three green rings")
     first = world.search(Node("TestTimeSMC", {"particles": 6}))
     first.title = "First search"
-    method = Node("TestTimeSVDD", {"candidates": 4}, "SVDD goes on")
+    start, method = first.inputs["search"].node, Node("TestTimeSVDD", {"candidates": 4}, "SVDD goes on")
     settings = {"search": method["search"], "trace": first["trace"], "step": 8, "new_noise": 1}
-    going_on = Node("TestTimeContinueSearch", settings, width=320)
+    going_on = Node("TestTimeContinueSearch", settings)
     second = world.search(going_on)
     second.title = "Second search"
     before = decode(first["best"], world.load["vae"], "Decode the first")
     after = decode(second["best"], world.load["vae"], "Decode the second")
-    pictures = [save(before["IMAGE"], f"{name}_first", "The first search", 340)]
+    after.drop = 230
+    pictures = [save(before["IMAGE"], f"{name}_first", "The first search", 240)]
     pictures += [save_search(after["IMAGE"], second, name)]
-    after.drop = 240
-    groups = world.before(text)
-    start = [lowered(first.inputs["search"].node, world.latent), [first]]
-    groups.append(Group("A search", start, START_GREEN))
-    groups.append(Group("Go on from its winner", [lowered(method, going_on), [second]], SEARCH_BROWN))
-    groups.append(Group("Result", [lowered(before, after), pictures], RESULT_VIOLET))
+    for node, width in ((first, 290), (second, 290), (pictures[1], 240)):
+        node.width = width
+    groups = world.before(text, [method], [start, world.latent], "Methods")
+    groups.append(Group("A search", [[first]], START_GREEN))
+    groups.append(Group("Go on from its winner", [[going_on]], SEARCH_BROWN, below=True))
+    groups.append(Group("From there on", [[second]], SEARCH_BROWN))
+    groups.append(Group("Result", [[before, after], pictures], RESULT_VIOLET))
     return Workflow(name, groups)
 
 

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from workflow_graph import Group, Link, Node, Workflow, note
-from workflow_parts import MODEL_BLUE, RESULT_VIOLET, SEARCH_BROWN, decode, encode, lowered, results, save, text_node
+from workflow_parts import (
+    MODEL_BLUE,
+    NARROW,
+    PREVIEW,
+    RESULT_VIOLET,
+    SEARCH_BROWN,
+    decode,
+    encode,
+    lowered,
+    results,
+    save,
+    text_node,
+)
 
 PROMPT = "a photograph of a red fox sitting left of a blue bicycle, autumn leaves"
 # Not offered for download: the front end takes nothing but .safetensors. The loader says where they are from.
@@ -26,8 +38,8 @@ def _sampled(name: str, text: str, model: tuple[Node, Node, Node], positive: Lin
     sampler = Node("TestTimeInfinitySampler", inputs, width=340, picture=300)
     image = decode(sampler["latent"], load["vae"])
     groups = [
-        Group("", [[note(text)]]),
         Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
+        Group("", [[note(text, load.width)]], below=True),
         Group("Sampling", [[sampler]], SEARCH_BROWN),
         Group("Result", [[image], [save(image["IMAGE"], name, "Image", 340)]], RESULT_VIOLET),
     ]
@@ -63,8 +75,8 @@ def infinity_tts_var() -> Workflow:
     load, prompt, encoded = _model()
     files = {"model": "ImageReward.pt", "tokenizer": "bert-base-uncased"}
     judge = Node("TestTimeImageReward", files, width=360)
-    features = Node("TestTimeLoadFeatures", {"model": "facebook--dinov2-with-registers-large"}, width=320)
-    method = Node("TestTimeTTSVAR", {"extractor": features["extractor"]}, width=320)
+    features = Node("TestTimeLoadFeatures", {"model": "facebook--dinov2-with-registers-large"}, width=360)
+    method = Node("TestTimeTTSVAR", {"extractor": features["extractor"]}, width=NARROW)
     inputs = {
         "infinity": load["infinity"],
         "positive": encoded["conditioning"],
@@ -74,11 +86,11 @@ def infinity_tts_var() -> Workflow:
         "prompt": prompt["STRING"],
         "seed": 7,
     }
-    sampler = Node("TestTimeInfinitySearch", inputs, width=340, lines=2)
+    sampler = Node("TestTimeInfinitySearch", inputs, width=340, lines=2, picture=PREVIEW)
     groups = [
-        Group("", [[note(text)]]),
         Group("Model, judge and prompt", [[load, judge, prompt], lowered(encoded)], MODEL_BLUE),
-        Group("Search", [lowered(features, method), [sampler]], SEARCH_BROWN),
+        Group("Method", [[note(text, 360), features], [method]], SEARCH_BROWN, below=True),
+        Group("Search", [[sampler]], SEARCH_BROWN),
         results(load["vae"], sampler, name),
     ]
     return Workflow(name, groups)
@@ -120,7 +132,7 @@ def tts_var() -> Workflow:
     """
     name = "tts_var"
     load, prompt, encoded = _embedded("an orange crescent")
-    method = Node("TestTimeTTSVAR", {"extractor": load["extractor"]}, width=320)
+    method = Node("TestTimeTTSVAR", {"extractor": load["extractor"]}, width=NARROW)
     inputs = {
         **{slot: load[slot] for slot in ("infinity", "vae", "verifier", "held_out")},
         "positive": encoded["CONDITIONING"],
@@ -129,11 +141,11 @@ def tts_var() -> Workflow:
         "seed": 7,
         **DRAWN,
     }
-    sampler = Node("TestTimeInfinitySearch", inputs, width=340, lines=2)
+    sampler = Node("TestTimeInfinitySearch", inputs, width=340, lines=2, picture=PREVIEW)
     groups = [
-        Group("", [[note(text)]]),
         Group("Model and prompt", [[load, prompt], lowered(encoded)], MODEL_BLUE),
-        Group("Search", [lowered(method), [sampler]], SEARCH_BROWN),
+        Group("Method", [[note(text)], [method]], SEARCH_BROWN, below=True),
+        Group("Search", [[sampler]], SEARCH_BROWN),
         results(load["vae"], sampler, name),
     ]
     return Workflow(name, groups)

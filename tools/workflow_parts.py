@@ -1,23 +1,26 @@
 """What the example workflows share: the embedded model with a prompt, the search in the middle, results on the right.
 
-From left to right: model and prompt with the method and a note below, the search, its results. The loader stands at
-the top; what stands between it and the sampler begins ``WIRES`` lower, so that its wires run over the other nodes and
-not behind them.
+From left to right: model and prompt with a note and the method below, the search, its results. All of it is seen at
+once when a workflow opens (``workflow_graph.VIEW``), beside the open panel. The loader stands at the top; the prompts
+begin ``WIRES`` lower, so that the loader's wires run straight over them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workflow_graph import Group, Link, Node, Workflow, note
 
 MODEL_BLUE, START_GREEN, SEARCH_BROWN, RESULT_VIOLET = "#3f789e", "#3f6e4e", "#8a5a2b", "#5a4a8a"
-WIRES = 130
-"""Room for wires above the nodes in the middle, in pixels."""
+WIRES = 140
+"""Room for wires above the prompts, in pixels."""
 PREVIEW = 200
 """Room for the preview that a sampler shows while it runs, in pixels."""
-REPORT_DROP = 284
+REPORT_DROP = 290
 """Puts the decoder of the finalists beside the report, in pixels."""
+NARROW, SEARCH = 290, 340
+"""Widths of most nodes, and of those that search, in pixels."""
 
 
 def lowered(*nodes: Node, drop: int = WIRES) -> list[Node]:
@@ -47,11 +50,12 @@ class World:
         size = {"width": 128, "height": 128, "batch_size": batch}
         self.latent = Node("EmptyLatentImage", size, "Empty latent", width=320)
 
-    def before(self, text: str, *more: Node) -> list[Group]:
-        """The note, and the group of model and prompts; ``more`` nodes stand under the prompts."""
-        prompts = lowered(self.positive, self.negative, *more)
-        model = Group("Model and prompt", [[self.load, self.prompt], prompts], MODEL_BLUE)
-        return [model, Group("", [[note(text)]], below=True)]
+    def before(self, text: str, left: Sequence[Node], right: Sequence[Node], title: str = "Method") -> list[Group]:
+        """The group of model and prompts, and that below it: the note over ``left``, beside it ``right``."""
+        model = Group("Model and prompt", [[self.load, self.prompt], lowered(self.positive, self.negative)], MODEL_BLUE)
+        for node in (*left, *right):
+            node.width = NARROW
+        return [model, Group(title, [[note(text), *left], [*right]], SEARCH_BROWN, below=True)]
 
     def plain(self, **changes) -> dict:
         """Inputs of a stock KSampler."""
@@ -68,12 +72,12 @@ class World:
             **changes,
         }
 
-    def search(self, search: Node, **changes) -> Node:
+    def search(self, search: Node, width: int = SEARCH, **changes) -> Node:
         """Search KSampler with the search that comes out of a node."""
         judged = {name: self.load[name] for name in ("vae", "verifier", "held_out")}
         own = {**judged, "search": search["search"], "prompt": self.prompt["STRING"], "sampler_name": "euler"}
         inputs = {**self.plain(), **own, **changes}
-        return Node("TestTimeSearchKSampler", inputs, width=340, lines=2, picture=PREVIEW)
+        return Node("TestTimeSearchKSampler", inputs, width=width, lines=2, picture=PREVIEW)
 
 
 def save(images: Link, prefix: str, title: str, size: int = 300) -> Node:
@@ -82,14 +86,14 @@ def save(images: Link, prefix: str, title: str, size: int = 300) -> Node:
 
 
 def decode(samples: Link, vae: Link, title: str = "") -> Node:
-    """VAE Decode."""
-    return Node("VAEDecode", {"samples": samples, "vae": vae}, title, width=220)
+    """VAE Decode; Nodes 2.0 are never narrower."""
+    return Node("VAEDecode", {"samples": samples, "vae": vae}, title, width=225)
 
 
 def best_only(vae: Link, samples: Link, prefix: str) -> Group:
     """The best image, decoded and saved."""
     best = decode(samples, vae, "Decode the best")
-    return Group("Result", [[best], [save(best["IMAGE"], prefix, "Best image", 340)]], RESULT_VIOLET)
+    return Group("Result", [[best], [save(best["IMAGE"], prefix, "Best image", 240)]], RESULT_VIOLET)
 
 
 def results(vae: Link, sampler: Node, prefix: str) -> Group:
@@ -102,18 +106,15 @@ def results(vae: Link, sampler: Node, prefix: str) -> Group:
     return Group("Result", [[best, rest], [save(best["IMAGE"], prefix, "Best image"), report]], RESULT_VIOLET)
 
 
-def one_search(name: str, prompt: str, text: str, *methods: Node, model: str = "diffusion", **changes) -> Workflow:
+def one_search(
+    name: str, prompt: str | World, text: str, *methods: Node, model: str = "diffusion", **changes
+) -> Workflow:
     """The standard workflow: a method (the last of a chain of nodes) on the embedded model."""
-    world = World(prompt, model)
+    world = World(prompt, model) if isinstance(prompt, str) else prompt
     sampler = world.search(methods[-1], **changes)
-    model, read_me = world.before(text)
-    columns = [[method] for method in methods]
-    columns[-1].append(world.latent)
-    for node in (*methods, world.latent):
-        node.width = 290
-    method = Group("Method", [*read_me.columns, *columns], SEARCH_BROWN, below=True)
-    groups = [model, method, Group("Search", [[sampler]], SEARCH_BROWN)]
-    return Workflow(name, [*groups, results(world.load["vae"], sampler, name)])
+    before = world.before(text, methods[:-1], [methods[-1], world.latent])
+    search = Group("Search", [[sampler]], SEARCH_BROWN)
+    return Workflow(name, [*before, search, results(world.load["vae"], sampler, name)])
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def with_checkpoint(name: str, checkpoint: Checkpoint, text: str, method: Node) 
     positive = encode(load["CLIP"], prompt["STRING"], "Positive prompt")
     negative = encode(load["CLIP"], "blurry, deformed", "Negative prompt")
     size = {"width": checkpoint.side, "height": checkpoint.side, "batch_size": 1}
-    latent = Node("EmptyLatentImage", size, "Empty latent", width=320)
+    latent = Node("EmptyLatentImage", size, "Empty latent", width=NARROW)
+    method.width = NARROW
     inputs = {
         "model": load["MODEL"],
         "positive": positive["CONDITIONING"],
@@ -154,11 +156,11 @@ def with_checkpoint(name: str, checkpoint: Checkpoint, text: str, method: Node) 
         "cfg": checkpoint.cfg,
         "scheduler": "karras",
     }
-    sampler = Node("TestTimeSearchKSampler", inputs, width=340, lines=2)
+    sampler = Node("TestTimeSearchKSampler", inputs, width=340, lines=2, picture=PREVIEW)
     groups = [
         Group("Model, judge and prompt", [[load, judge, prompt], lowered(positive, negative)], MODEL_BLUE),
-        Group("", [[note(text, 360)]], below=True),
-        Group("Search", [lowered(method, latent), [sampler]], SEARCH_BROWN),
+        Group("Method", [[note(text, 360)], [method, latent]], SEARCH_BROWN, below=True),
+        Group("Search", [[sampler]], SEARCH_BROWN),
         results(load["VAE"], sampler, name),
     ]
     return Workflow(name, groups)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from workflow_graph import Group, Node, Workflow, note
-from workflow_parts import MODEL_BLUE, SEARCH_BROWN, World, encode, lowered, results, text_node
+from workflow_parts import (
+    MODEL_BLUE,
+    NARROW,
+    PREVIEW,
+    SEARCH_BROWN,
+    World,
+    encode,
+    lowered,
+    one_search,
+    results,
+    text_node,
+)
 from workflow_uses import SD15
 
 NEED_CHECKPOINT = ("sd15_ttgen",)
-
-
-def _embedded(name: str, text: str, nodes: list[Node], world: World, **changes) -> Workflow:
-    """The standard layout: rewriter and search between the prompts and the sampler."""
-    *before, method = nodes
-    sampler = world.search(method, **changes)
-    groups = [*world.before(text), Group("Search", [lowered(*before, method, world.latent), [sampler]], SEARCH_BROWN)]
-    return Workflow(name, [*groups, results(world.load["vae"], sampler, name)])
 
 
 def ttgen() -> Workflow:
@@ -28,10 +31,10 @@ def ttgen() -> Workflow:
     - **eta** 0 as in the paper: the prompt, not the noise, makes the difference.
     """
     world = World("a photo of a ring and a triangle")
-    rewriter = Node("TestTimeShapesRewriter", {}, width=320)
+    rewriter = Node("TestTimeShapesRewriter", {})
     inputs = {"rewriter": rewriter["rewriter"], "clip": world.load["clip"], "rewrites": 3, "injection_step": 10}
-    method = Node("TestTimeTTGen", inputs, width=320)
-    return _embedded("ttgen", text, [rewriter, method], world, eta=0.0, seed=2)
+    method = Node("TestTimeTTGen", inputs)
+    return one_search("ttgen", world, text, rewriter, method, eta=0.0, seed=2)
 
 
 def svdd_reprompted() -> Workflow:
@@ -44,11 +47,11 @@ def svdd_reprompted() -> Workflow:
     - **interval** 2 asks the rewriter at every other step.
     """
     world = World("a red square and a blue ring")
-    rewriter = Node("TestTimeShapesRewriter", {}, width=320)
-    svdd = Node("TestTimeSVDD", {"candidates": 4}, width=320)
+    rewriter = Node("TestTimeShapesRewriter", {})
+    svdd = Node("TestTimeSVDD", {"candidates": 4})
     inputs = {"search": svdd["search"], "rewriter": rewriter["rewriter"], "clip": world.load["clip"], "interval": 2}
-    method = Node("TestTimeAddRewriting", inputs, width=320)
-    return _embedded("svdd_reprompted", text, [rewriter, svdd, method], world, seed=3)
+    method = Node("TestTimeAddRewriting", inputs)
+    return one_search("svdd_reprompted", world, text, rewriter, svdd, method, seed=3)
 
 
 def sd15_ttgen() -> Workflow:
@@ -69,10 +72,11 @@ def sd15_ttgen() -> Workflow:
     prompt = text_node("a photograph of a red fox sitting left of a blue bicycle, autumn leaves", 360)
     positive = encode(load["CLIP"], prompt["STRING"], "Positive prompt")
     negative = encode(load["CLIP"], "", "Negative prompt")
-    latent = Node("EmptyLatentImage", {"width": SD15.side, "height": SD15.side, "batch_size": 1}, "Empty latent", 340)
-    rewriter = Node("TestTimeEndpointRewriter", {"model": "Qwen/Qwen3-VL-4B-Instruct"}, width=400)
+    size = {"width": SD15.side, "height": SD15.side, "batch_size": 1}
+    latent = Node("EmptyLatentImage", size, "Empty latent", NARROW)
+    rewriter = Node("TestTimeEndpointRewriter", {"model": "Qwen/Qwen3-VL-4B-Instruct"}, width=360)
     inputs = {"rewriter": rewriter["rewriter"], "clip": load["CLIP"], "interval": 2}
-    method = Node("TestTimeTTGen", inputs, width=340)
+    method = Node("TestTimeTTGen", inputs, width=NARROW)
     sampling = {
         "model": load["MODEL"],
         "positive": positive["CONDITIONING"],
@@ -88,11 +92,12 @@ def sd15_ttgen() -> Workflow:
         "scheduler": "ddim_uniform",
         "eta": 0.0,
     }
-    sampler = Node("TestTimeSearchKSampler", sampling, width=340, lines=2)
+    sampler = Node("TestTimeSearchKSampler", sampling, width=340, lines=2, picture=PREVIEW)
     groups = [
-        Group("", [[note(text)]]),
         Group("Model, judge and prompt", [[load, judge, prompt], lowered(positive, negative)], MODEL_BLUE),
-        Group("Search", [lowered(rewriter), lowered(method, latent), [sampler]], SEARCH_BROWN),
+        Group("Method", [[rewriter], [method, latent]], SEARCH_BROWN, below=True),
+        Group("Search", [[sampler]], SEARCH_BROWN),
+        Group("", [[note(text, 340)]], below=True),
         results(load["VAE"], sampler, "sd15_ttgen"),
     ]
     return Workflow("sd15_ttgen", groups)

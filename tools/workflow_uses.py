@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from workflow_graph import Group, Node, Workflow
 from workflow_parts import (
+    NARROW,
+    PREVIEW,
     RESULT_VIOLET,
     SEARCH_BROWN,
     START_GREEN,
-    WIRES,
     Checkpoint,
     World,
     best_only,
     decode,
     encode,
-    lowered,
     save,
     with_checkpoint,
 )
@@ -39,10 +39,10 @@ def compare_with_ksampler() -> Workflow:
     one = decode(plain["LATENT"], world.load["vae"], "Decode the one")
     best = decode(sampler["best"], world.load["vae"], "Decode the best")
     pictures = [save(best["IMAGE"], f"{name}_search", "Best of eight"), save(one["IMAGE"], name, "KSampler")]
-    one.drop = 240
-    groups = world.before(text)
-    groups.append(Group("One image, and a search", [lowered(method, world.latent), [sampler, plain]], SEARCH_BROWN))
-    groups.append(Group("Result", [lowered(best, one), pictures], RESULT_VIOLET))
+    one.drop = 290
+    groups = world.before(text, [], [method, world.latent])
+    groups.append(Group("A search, and one image", [[sampler, plain]], SEARCH_BROWN))
+    groups.append(Group("Result", [[best, one], pictures], RESULT_VIOLET))
     return Workflow(name, groups)
 
 
@@ -60,28 +60,27 @@ def search_sampler() -> Workflow:
     method = Node("TestTimeSVDD", {"candidates": 4})
     judged = {name: load[name] for name in ("verifier", "vae", "held_out")}
     inputs = {**judged, "search": method["search"], "prompt": world.prompt["STRING"]}
-    sampler = Node("TestTimeSearchSampler", inputs, width=320, lines=2)
+    sampler = Node("TestTimeSearchSampler", inputs, width=300, lines=2)
     prompts = {"positive": world.positive["CONDITIONING"], "negative": world.negative["CONDITIONING"]}
-    guider = Node("CFGGuider", {**prompts, "model": load["model"], "cfg": 2.5})
-    noise = Node("RandomNoise", {"noise_seed": 7})
-    scheduler = Node("BasicScheduler", {"model": load["model"], "scheduler": "simple", "steps": 20})
+    guider = Node("CFGGuider", {**prompts, "model": load["model"], "cfg": 2.5}, width=300)
+    noise = Node("RandomNoise", {"noise_seed": 7}, width=NARROW)
+    scheduler = Node("BasicScheduler", {"model": load["model"], "scheduler": "simple", "steps": 20}, width=300)
     parts = {"noise": noise["NOISE"], "guider": guider["GUIDER"], "sampler": sampler["sampler"]}
     parts |= {"sigmas": scheduler["SIGMAS"], "latent_image": world.latent["LATENT"]}
-    run = Node("SamplerCustomAdvanced", parts, width=270)
-    groups = world.before(text)
-    groups.append(Group("Search", [lowered(method), [sampler, guider]], SEARCH_BROWN))
-    groups.append(Group("Sampling", [lowered(noise, scheduler, world.latent), [run]], START_GREEN))
+    run = Node("SamplerCustomAdvanced", parts, width=280, picture=PREVIEW)
+    groups = world.before(text, [noise], [method, world.latent])
+    groups.append(Group("Search", [[sampler, guider, scheduler]], SEARCH_BROWN))
+    groups.append(Group("Sampling", [[run]], START_GREEN))
     return Workflow(name, [*groups, best_only(load["vae"], run["output"], name)])
 
 
 def _start(world: World) -> tuple[Node, Group]:
     """(prompt, group) of a plain KSampler that makes the picture a workflow begins with."""
     prompt = encode(world.load["clip"], "a red circle", "Prompt of the start")
-    sampler = Node("KSampler", world.plain(positive=prompt["CONDITIONING"]), width=290)
+    sampler = Node("KSampler", world.plain(positive=prompt["CONDITIONING"]), width=260, picture=PREVIEW)
     shown = decode(sampler["LATENT"], world.load["vae"])
-    preview = Node("PreviewImage", {"images": shown["IMAGE"]}, "Start image", width=240, picture=220)
-    columns = [lowered(sampler), lowered(shown, preview, drop=WIRES + 90)]
-    return prompt, Group("Start image", columns, START_GREEN)
+    preview = Node("PreviewImage", {"images": shown["IMAGE"]}, "Start image", width=260, picture=230)
+    return prompt, Group("Start image", [[sampler, shown, preview]], START_GREEN)
 
 
 def image_to_image() -> Workflow:
@@ -96,9 +95,9 @@ def image_to_image() -> Workflow:
     world = World("a blue star")
     prompt, start = _start(world)
     method = Node("TestTimeBestOfN", {"particles": 8})
-    sampler = world.search(method, latent_image=start.columns[0][0]["LATENT"], denoise=0.75)
-    groups = [*world.before(text, prompt, world.latent), start]
-    groups.append(Group("Search", [lowered(method), [sampler]], SEARCH_BROWN))
+    sampler = world.search(method, 320, latent_image=start.columns[0][0]["LATENT"], denoise=0.75)
+    groups = [*world.before(text, [world.latent], [prompt, method], "Start and method"), start]
+    groups.append(Group("Search", [[sampler]], SEARCH_BROWN))
     return Workflow("image_to_image", [*groups, best_only(world.load["vae"], sampler["best"], "image_to_image")])
 
 
@@ -112,16 +111,16 @@ def inpainting() -> Workflow:
     """
     world = World("a red circle left of a blue star")
     prompt, start = _start(world)
-    keep = Node("SolidMask", {"value": 0.0, "width": 128, "height": 128}, "Keep: everything", width=230)
-    draw = Node("SolidMask", {"value": 1.0, "width": 64, "height": 128}, "Draw anew: a half", width=230)
+    keep = Node("SolidMask", {"value": 0.0, "width": 128, "height": 128}, "Keep: everything", width=NARROW)
+    draw = Node("SolidMask", {"value": 1.0, "width": 64, "height": 128}, "Draw anew: a half", width=NARROW)
     placed = {"destination": keep["MASK"], "source": draw["MASK"], "x": 64, "y": 0, "operation": "add"}
-    mask = Node("MaskComposite", placed, "Put it to the right", width=230)
-    masked = Node("SetLatentNoiseMask", {"samples": start.columns[0][0]["LATENT"], "mask": mask["MASK"]}, width=230)
+    mask = Node("MaskComposite", placed, "Put it to the right", width=NARROW)
+    masked = Node("SetLatentNoiseMask", {"samples": start.columns[0][0]["LATENT"], "mask": mask["MASK"]}, width=NARROW)
     method = Node("TestTimeSVDD", {"candidates": 4}, width=290)
-    sampler = world.search(method, latent_image=masked["LATENT"])
-    groups = [*world.before(text, prompt, world.latent), start]
-    groups.append(Group("Mask", [lowered(keep, draw, drop=WIRES + 90), lowered(masked, mask)], START_GREEN))
-    groups.append(Group("Search", [lowered(method), [sampler]], SEARCH_BROWN))
+    sampler = world.search(method, 320, latent_image=masked["LATENT"])
+    groups = world.before(text, [world.latent], [prompt, method], "Start and method")
+    groups.append(Group("Mask", [[keep, draw], [mask, masked]], START_GREEN, below=True))
+    groups += [start, Group("Search", [[sampler]], SEARCH_BROWN)]
     return Workflow("inpainting", [*groups, best_only(world.load["vae"], sampler["best"], "inpainting")])
 
 
@@ -136,16 +135,16 @@ def rank_images() -> Workflow:
     - **combine**: rank takes the mean of the places, zscore the mean of scores on a fixed scale.
     """
     world = World("a pink heart", batch=8)
-    sampler = Node("KSampler", world.plain(), width=290)
+    sampler = Node("KSampler", world.plain(), width=NARROW, picture=PREVIEW)
     images = decode(sampler["LATENT"], world.load["vae"])
     voices = {"verifier_1": world.load["verifier"], "verifier_2": world.load["held_out"], "combine": "rank"}
-    ensemble = Node("TestTimeEnsemble", voices, width=300)
+    ensemble = Node("TestTimeEnsemble", voices)
     inputs = {"images": images["IMAGE"], "verifier": ensemble["verifier"], "prompt": world.prompt["STRING"]}
-    score = Node("TestTimeScoreImages", inputs, width=340, lines=2)
-    groups = world.before(text, world.latent)
-    groups.append(Group("Images", [lowered(sampler), lowered(images)], START_GREEN))
-    groups.append(Group("Judgement", [[ensemble], lowered(score)], SEARCH_BROWN))
-    groups.append(Group("Result", [lowered(save(score["images"], "rank_images", "Best first", 420))], RESULT_VIOLET))
+    score = Node("TestTimeScoreImages", inputs, width=320, lines=2)
+    groups = world.before(text, [], [ensemble, world.latent], "Judges")
+    groups.append(Group("Images", [[sampler, images]], START_GREEN))
+    groups.append(Group("Ranking", [[score]], SEARCH_BROWN))
+    groups.append(Group("Result", [[save(score["images"], "rank_images", "Best first", 420)]], RESULT_VIOLET))
     return Workflow("rank_images", groups)
 
 
@@ -160,19 +159,19 @@ def replay_winner() -> Workflow:
     name = "replay_winner"
     world = World("a yellow ring")
     method = Node("TestTimeSMC", {"particles": 8})
-    sampler = world.search(method)
+    sampler = world.search(method, 320)
     kept = ("model", "positive", "negative", "latent_image", "seed", "steps", "cfg", "scheduler")
     inputs = {"trace": sampler["trace"], **{key: sampler.inputs[key] for key in kept}}
-    replay = Node("TestTimeRerenderParticle", inputs, width=320)
+    replay = Node("TestTimeRerenderParticle", inputs, width=260, picture=PREVIEW)
     best = decode(sampler["best"], world.load["vae"], "Decode the winner")
     again = decode(replay["latent"], world.load["vae"], "Decode the replay")
-    pictures = [save(best["IMAGE"], name, "The winner of the search")]
-    pictures += [save(again["IMAGE"], f"{name}_again", "The winner, made alone")]
-    again.drop = 240
-    groups = world.before(text)
-    groups.append(Group("Search", [lowered(method, world.latent), [sampler]], SEARCH_BROWN))
-    groups.append(Group("Replay", [lowered(replay)], START_GREEN))
-    groups.append(Group("Result", [lowered(best, again), pictures], RESULT_VIOLET))
+    pictures = [save(best["IMAGE"], name, "The winner of the search", 240)]
+    pictures += [save(again["IMAGE"], f"{name}_again", "The winner, made alone", 240)]
+    again.drop = 230
+    groups = world.before(text, [], [method, world.latent])
+    groups.append(Group("Search", [[sampler]], SEARCH_BROWN))
+    groups.append(Group("Replay", [[replay]], START_GREEN))
+    groups.append(Group("Result", [[best, again], pictures], RESULT_VIOLET))
     return Workflow(name, groups)
 
 

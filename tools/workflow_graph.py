@@ -361,7 +361,7 @@ def shown_height(node: Node, object_info: dict) -> int:
     widgets = [spec for spec in ordered_inputs(definition(node, object_info)).values() if has_widget(spec)]
     texts = sum(bool(len(spec) > 1 and spec[1].get("multiline")) for spec in widgets)
     badge = 20 if node.kind.startswith(OUR_PREFIX) or node.models else 0
-    return height_of(node, object_info) + badge + 4 * len(widgets) + MARGIN * texts
+    return height_of(node, object_info) + badge + 5 * len(widgets) + MARGIN * texts
 
 
 def socket_height(node: Node, name: str, object_info: dict) -> int:

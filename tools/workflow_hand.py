@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workflow_graph import Group, Link, Node, Workflow
-from workflow_parts import RESULT_VIOLET, SEARCH_BROWN, START_GREEN, World, decode, save
+from workflow_parts import NARROW, RESULT_VIOLET, SEARCH_BROWN, START_GREEN, World, decode, save
 
 
 def save_search(images: Link, sampler: Node, prefix: str, scores: bool = False) -> Node:
@@ -52,7 +52,7 @@ def continue_search() -> Workflow:
     first.title = "First search"
     start, method = first.inputs["search"].node, Node("TestTimeSVDD", {"candidates": 4}, "SVDD goes on")
     settings = {"search": method["search"], "trace": first["trace"], "step": 8, "new_noise": 1}
-    going_on = Node("TestTimeContinueSearch", settings)
+    going_on = Node("TestTimeContinueSearch", settings, width=NARROW)
     second = world.search(going_on)
     second.title = "Second search"
     before = decode(first["best"], world.load["vae"], "Decode the first")
@@ -60,7 +60,7 @@ def continue_search() -> Workflow:
     after.drop = 230
     pictures = [save(before["IMAGE"], f"{name}_first", "The first search", 240)]
     pictures += [save_search(after["IMAGE"], second, name)]
-    for node, width in ((first, 290), (second, 290), (pictures[1], 240)):
+    for node, width in ((first, NARROW), (second, NARROW), (pictures[1], 240)):
         node.width = width
     groups = world.before(text, [method], [start, world.latent], "Methods")
     groups.append(Group("A search", [[first]], START_GREEN))

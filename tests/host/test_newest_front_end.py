@@ -12,9 +12,10 @@ import pytest
 from ..axe import find_axe, violations
 from ..browser import Browser, find_chromium
 from ..conftest import load_tool
+from ..workflow_files import load
 from .test_panel import ready
 from .test_panel_hands import ASK, CLIENT, OPEN, STATUS, finished, press
-from .test_workflows import check_opened, complaints, load, open_all, setting
+from .test_workflows import check_opened, complaints, open_all, setting
 
 pytestmark = [
     pytest.mark.host,
@@ -43,7 +44,7 @@ def test_a_search_from_opening_to_its_report(renderer, newest_server):
 
     async def use():
         seen = {}
-        async with Browser(1500, 1300) as browser:
+        async with Browser(1600, 1300) as browser:
             await ready(browser, url)
             seen["opened"] = await open_all(browser, url)
             await into_the_graph(browser, "pick_by_hand", steps=10, particles=6, seed=21 + len(renderer))

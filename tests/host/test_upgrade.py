@@ -13,8 +13,8 @@ from testtime.cli.main import main
 from testtime.installation.errors import EXIT_BAD_INPUT
 
 from ..browser import Browser, find_chromium
+from ..workflow_files import load
 from .test_panel import ready
-from .test_workflows import load
 
 pytestmark = pytest.mark.host
 NAME = "compare_with_ksampler"

@@ -1,4 +1,4 @@
-"""The example workflows by their short names, which files in API format have; those of the browser are called otherwise."""
+"""The example workflows by their short names, which are those of the files in API format."""
 
 from __future__ import annotations
 

@@ -138,8 +138,8 @@ def wan22_t2v() -> Workflow:
 def wan22_i2v() -> Workflow:
     text = """
     ## Wan 2.2, image to video
-    As *Wan 2.2 - Text to video*, from a picture of yours: WanImageToVideo gives it to both models. The first frame is the same in
-    every clip.
+    As *Wan 2.2 - Text to video*, from a picture of yours: WanImageToVideo gives it to both models. The first frame is
+    the same in every clip.
 
     - Put **Motion Verifier** beside the judge (in **Verifier Ensemble**) against clips that stand still.
     """

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.docs
+from ..conftest import load_tool
+from ..workflow_files import EMBEDDED, FOLDER, NAMES, NEEDS, OTHERS, SHOWN, load
 
-FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+pytestmark = pytest.mark.docs
 METHODS = {"best_of_n", "importance_sampling", "svdd", "smc", "das", "fk_steering", "flow_rbf", "beam_search"}
 METHODS |= {"random_search", "zero_order_search", "path_search", "ttgen"}
 
@@ -23,13 +21,25 @@ def test_every_method_has_a_workflow():
 
 
 def test_every_workflow_has_its_twin_and_its_picture():
-    assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == NAMES
-    assert sorted(path.stem for path in FOLDER.glob("*.jpg")) == NAMES
+    shown = sorted(path.name for path in SHOWN.values() if path)
+    assert len(shown) == len(NAMES) and shown == sorted(path.name for path in FOLDER.glob("*.json"))
+    assert sorted(path.stem for path in FOLDER.glob("*.jpg")) == sorted(path.stem for path in SHOWN.values())
+
+
+def test_names_say_what_to_open_first_and_what_needs_weights():
+    """The template browser shows names of files, in no order; what is downloaded is said by loaders of the graph."""
+    assert [path.stem for path in SHOWN.values() if path.stem.startswith("1 ")] == ["1 Best-of-N (start here)"]
+    for name, path in SHOWN.items():
+        kinds = {node["type"] for node in load(name)["nodes"]}
+        own = {"TestTimeLoadShapesWorld", "TestTimeLoadShapesWorldVAR"} & kinds
+        assert path.stem.endswith(NEEDS) == (not own), path.name
+        assert not set(path.name) & set('<>:"/\\|?*#%'), f"{path.name} is no file name everywhere, or no address"
+    assert len(OTHERS) > 5 and len(EMBEDDED) > 20
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_small(name):
-    path = FOLDER / f"{name}.jpg"
+    path = SHOWN[name].with_name(f"{SHOWN[name].stem}.jpg")
     assert path.stat().st_size < 40_000
     with Image.open(path) as image:
         assert image.width == image.height >= 256
@@ -38,7 +48,7 @@ def test_pictures_are_small(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_nodes_do_not_overlap(name):
     """Boxes of nodes (with their titles) are apart, so the graph can be read when it opens."""
-    nodes = json.loads((FOLDER / f"{name}.json").read_text())["nodes"]
+    nodes = load(name)["nodes"]
     boxes = [(n["pos"][0], n["pos"][1] - 30, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in nodes]
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
@@ -48,7 +58,7 @@ def test_nodes_do_not_overlap(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_nodes_stand_in_aligned_columns_inside_their_groups(name):
     """Nodes of a column share left edge and width, and no box of a group cuts through a node or another box."""
-    workflow = json.loads((FOLDER / f"{name}.json").read_text())
+    workflow = load(name)
     widths: dict[float, set[float]] = {}
     groups = [group["bounding"] for group in workflow["groups"]]
     for node in workflow["nodes"]:
@@ -64,15 +74,50 @@ def test_nodes_stand_in_aligned_columns_inside_their_groups(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_link_runs_behind_a_node(name):
+    """By the front end's formulas; ``tests/host/test_workflows.py`` looks at what is really drawn."""
+    wires = load_tool("workflow_wires")
+    workflow = load(name)
+    boxes = {n["id"]: (*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in workflow["nodes"]}
+    boxes = {number: (x, y - 30, right, low) for number, (x, y, right, low) in boxes.items()}
+    reroutes = {reroute["id"]: reroute for reroute in workflow["extra"]["reroutes"]}
+    last = {entry["id"]: entry["parentId"] for entry in workflow["extra"]["linkExtensions"]}
+    for number, source, slot, target, place, _ in workflow["links"]:
+        way, at = [], last.get(number)
+        while at is not None:
+            assert number in reroutes[at]["linkIds"]
+            way.insert(0, tuple(reroutes[at]["pos"]))
+            at = reroutes[at].get("parentId")
+        start = (boxes[source][2], boxes[source][1] + 44 + 20 * slot)
+        end = (boxes[target][0], boxes[target][1] + 44 + 20 * place)
+        widget = "widget" in next(n for n in workflow["nodes"] if n["id"] == target)["inputs"][place]
+        path = [start, *way] if widget else [start, *way, end]  # how low a widget lies is known to the front end alone
+        assert len(path) < 2 or not wires.behind(path, boxes, (source, target)), number
+
+
+def test_a_link_behind_a_node_is_noticed():
+    wires = load_tool("workflow_wires")
+    boxes = {1: (0, 0, 100, 100), 2: (200, 0, 300, 100), 3: (400, 0, 500, 100)}
+    assert wires.behind([(100, 50), (400, 50)], boxes, (1, 3)) == [2]
+    assert wires.behind([(100, 50), (0, 90)], boxes, (1, 1)) == [1]  # back behind the node that it comes from
+    wire = wires.Wire(7, (1, 0), (100.0, 50.0), (400.0, 50.0), (1, 3))
+    way = wires.route([wire], boxes)[7]
+    assert way and not wires.behind([wire.start, *way, wire.end], boxes, (1, 3))
+    wall = {1: (0, 0, 100, 100), 2: (130, -3000, 370, 3000), 3: (400, 0, 500, 100)}
+    with pytest.raises(ValueError, match="no way for link 7"):
+        wires.route([wire], wall)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_note_says_what_it_does(name):
-    notes = [n for n in json.loads((FOLDER / f"{name}.json").read_text())["nodes"] if n["type"] == "MarkdownNote"]
-    assert len(notes) == 1 and notes[0]["pos"][0] == 0
+    notes = [n for n in load(name)["nodes"] if n["type"] == "MarkdownNote"]
+    assert len(notes) == 1
     assert notes[0]["widgets_values"][0].startswith("## ")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_are_consistent(name):
-    workflow = json.loads((FOLDER / f"{name}.json").read_text())
+    workflow = load(name)
     nodes = {node["id"]: node for node in workflow["nodes"]}
     for number, source, slot, target, place, kind in workflow["links"]:
         assert number in nodes[source]["outputs"][slot]["links"]

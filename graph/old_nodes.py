@@ -1,4 +1,4 @@
-"""Nodes that were renamed or merged: old id -> the node of today, for workflow files of either format.
+"""Nodes that were renamed, merged or given other inputs: what they are today, for workflow files of either format.
 
 ``testtime run``, the server (for what is queued through its API) and the browser (``web/old_nodes.json``, made from
 this table by ``tools/build_schema.py``) read the same rows; newer hosts are told them as node replacements, too.
@@ -25,6 +25,10 @@ class Replacement:
         values: what inputs that the old node did not have are set to.
         outputs: old output -> new output, of those that lie elsewhere.
         old_widgets, new_widgets: names in the order in which UI files keep their values; ``SAME``.
+        choices: input -> old value -> new value, of options that are called otherwise.
+
+    Where ``old`` is ``new``, the node kept its id: it is old where an input has its old name, a value its old word, an
+    input of ``values`` is missing, or a UI file has as many values as there are ``old_widgets``.
     """
 
     old: str
@@ -35,10 +39,17 @@ class Replacement:
     outputs: dict[int, int] = field(default_factory=dict)
     old_widgets: tuple[str, ...] | None = SAME
     new_widgets: tuple[str, ...] | None = SAME
+    choices: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
         """What a person is told."""
+        if self.old == self.new:
+            said = [f"{old} is now {new}" for old, new in self.inputs.items()]
+            said += [f"{name} {old} is now {new}" for name, ways in self.choices.items() for old, new in ways.items()]
+            return f"{self.name} ({self.new}): " + "; ".join(
+                said + [f"{k} is set to {v}" for k, v in self.values.items()]
+            )
         set_to = ", ".join(f"{name} {value}" for name, value in self.values.items() if isinstance(value, str))
         return f"{self.old} is now {self.name} ({self.new})" + (f" with {set_to}" if set_to else "")
 
@@ -88,7 +99,29 @@ REPLACEMENTS = (
         outputs={1: 4, 2: 5}, old_widgets=("prompt", "keep"), new_widgets=("prompt", "keep", "order"),
     ),
 )  # fmt: skip
-OLD_NODES: Mapping[str, Replacement] = {row.old: row for row in REPLACEMENTS}
+_SEED = ("seed", "control_after_generate")
+_STEPS, _LIMITS = ("steps", "cfg"), ("prompt", "max_nfe", "max_seconds", "on_cancel")
+_SCALES = (*_SEED, "cfg", "tau", "top_p", "aspect_ratio", "pixels", "batch_size", *_LIMITS)
+REVISIONS = (
+    Replacement("TestTimeSVDD", "TestTimeSVDD", "SVDD", {"value": "value_function"}),
+    Replacement("TestTimeSMC", "TestTimeSMC", "SMC", {"value": "value_function"}),
+    Replacement("TestTimeTTSVAR", "TestTimeTTSVAR", "TTS-VAR", {"value": "value_function"}),
+    Replacement(
+        "TestTimeFKSteering", "TestTimeFKSteering", "FK Steering", choices={"potential": {"add": "sum"}},
+        old_widgets=(*_FK, "potential", *_WINDOW), new_widgets=(*_FK, "potential", *_WINDOW),
+    ),
+    Replacement(
+        "TestTimeSearchKSampler", "TestTimeSearchKSampler", "Search KSampler", values={"sampler_name": "euler"},
+        old_widgets=(*_SEED, *_STEPS, "scheduler", "denoise", "eta", *_LIMITS),
+        new_widgets=(*_SEED, *_STEPS, "sampler_name", "scheduler", "denoise", "eta", *_LIMITS),
+    ),
+    Replacement(
+        "TestTimeInfinitySearch", "TestTimeInfinitySearch", "Infinity Search", values={"output": "score"},
+        old_widgets=(*_SCALES, "cfg_layer"), new_widgets=(*_SCALES, "output", "cfg_layer"),
+    ),
+)  # fmt: skip
+"""Nodes that kept their id."""
+OLD_NODES: Mapping[str, Replacement] = {row.old: row for row in (*REPLACEMENTS, *REVISIONS)}
 
 
 def as_json() -> dict[str, Any]:
@@ -101,13 +134,14 @@ def renewed(workflow: dict) -> tuple[dict, list[str]]:
 
     Entries that are no nodes stay as they are: the server says what is wrong with them.
     """
-    old = {key: OLD_NODES[node["class_type"]] for key, node in workflow.items() if _is_old(node, "class_type")}
+    old = {key: OLD_NODES[node["class_type"]] for key, node in workflow.items() if _is_old_api(node)}
     if not old:
         return workflow, []
     made = deepcopy(workflow)
     for key, row in old.items():
         node = made[key]
         inputs = {row.inputs.get(name, name): value for name, value in node.get("inputs", {}).items()}
+        inputs = {name: _chosen(row, name, value) for name, value in inputs.items()}
         node |= {"class_type": row.new, "inputs": {**row.values, **inputs}}
     for node in made.values():
         inputs = node.get("inputs") if isinstance(node, dict) else None
@@ -120,13 +154,13 @@ def renewed(workflow: dict) -> tuple[dict, list[str]]:
 def renewed_ui(workflow: dict) -> tuple[dict, list[str]]:
     """The same for a workflow as the front end saves it, subgraphs included."""
     told: list[str] = []
-    if not any(True for graph in _graphs(workflow) for node in graph["nodes"] if _is_old(node, "type")):
+    if not any(_is_old_ui(node) for graph in _graphs(workflow) for node in graph["nodes"]):
         return workflow, told
     made = deepcopy(workflow)
     for graph in _graphs(made):
-        old = {node.get("id"): OLD_NODES[node["type"]] for node in graph["nodes"] if _is_old(node, "type")}
+        old = {node.get("id"): OLD_NODES[node["type"]] for node in graph["nodes"] if _is_old_ui(node)}
         for node in graph["nodes"]:
-            if node.get("id") in old and _is_old(node, "type"):
+            if _is_old_ui(node):
                 told.append(f"node {node.get('id')}: {old[node['id']].sentence}")
                 _renew(node, old[node["id"]])
         for link in graph.get("links") or []:
@@ -134,8 +168,40 @@ def renewed_ui(workflow: dict) -> tuple[dict, list[str]]:
     return made, told
 
 
-def _is_old(node: Any, key: str) -> bool:
-    return isinstance(node, dict) and isinstance(node.get(key), str) and node[key] in OLD_NODES
+def _row_of(node: Any, key: str) -> Replacement | None:
+    return OLD_NODES.get(node[key]) if isinstance(node, dict) and isinstance(node.get(key), str) else None
+
+
+def _is_old_api(node: Any) -> bool:
+    row = _row_of(node, "class_type")
+    if row is None or row.old != row.new:
+        return row is not None
+    inputs = node.get("inputs")
+    if not isinstance(inputs, dict):
+        return False
+    required = set() if row.old_widgets is None else set(row.values) - {"output"}
+    renamed = any(old in inputs and new not in inputs for old, new in row.inputs.items())
+    return renamed or not required <= set(inputs) or any(_chosen(row, k, v) != v for k, v in inputs.items())
+
+
+def _is_old_ui(node: Any) -> bool:
+    row = _row_of(node, "type")
+    if row is None or row.old != row.new:
+        return row is not None
+    slots, values = node.get("inputs") or [], node.get("widgets_values")
+    if any(isinstance(slot, dict) and slot.get("name") in row.inputs for slot in slots):
+        return True
+    if not isinstance(values, list) or row.old_widgets is None or len(values) != len(row.old_widgets):
+        return False
+    return bool(row.values) or any(
+        _chosen(row, name, value) != value for name, value in zip(row.old_widgets, values, strict=True)
+    )
+
+
+def _chosen(row: Replacement, name: str, value: Any) -> Any:
+    """A value by its word of today."""
+    words = row.choices.get(name, {})
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 def _graphs(workflow: dict) -> list[dict]:
@@ -163,7 +229,7 @@ def _renew(node: dict, row: Replacement) -> None:
     values = node.get("widgets_values")
     if isinstance(values, list) and row.old_widgets is not None and row.new_widgets is not None:
         named = {row.inputs.get(name, name): value for name, value in zip(row.old_widgets, values, strict=False)}
-        named = {**row.values, **named}
+        named = {**row.values, **{name: _chosen(row, name, value) for name, value in named.items()}}
         node["widgets_values"] = [named[name] for name in row.new_widgets if name in named]
     if row.outputs and isinstance(node.get("outputs"), list):
         del node["outputs"]  # the front end and ``convert`` take them from the node's definition

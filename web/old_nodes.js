@@ -13,6 +13,18 @@ async function loaded() {
   return table;
 }
 
+const chosen = (row, name, value) => row.choices[name]?.[value] ?? value;
+
+/** Whether a node is that of an old row; one that kept its id is looked at more closely. */
+function isOld(node, row) {
+  if (row.old !== row.new) return true;
+  if ((node.inputs ?? []).some((slot) => Object.hasOwn(row.inputs, slot?.name))) return true;
+  const values = node.widgets_values;
+  if (!Array.isArray(values) || values.length !== row.old_widgets?.length) return false;
+  const reworded = (name, place) => chosen(row, name, values[place]) !== values[place];
+  return Object.keys(row.values).length > 0 || row.old_widgets.some(reworded);
+}
+
 function renewNode(node, row) {
   node.type = row.new;
   if (node.properties?.["Node name for S&R"] === row.old) node.properties["Node name for S&R"] = row.new;
@@ -24,7 +36,7 @@ function renewNode(node, row) {
   if (Array.isArray(node.widgets_values) && row.old_widgets) {
     const named = { ...row.values };
     row.old_widgets.forEach((name, place) => {
-      if (place < node.widgets_values.length) named[renamed(name)] = node.widgets_values[place];
+      if (place < node.widgets_values.length) named[renamed(name)] = chosen(row, renamed(name), node.widgets_values[place]);
     });
     node.widgets_values = row.new_widgets.filter((name) => name in named).map((name) => named[name]);
   }
@@ -54,7 +66,7 @@ function renewNodes(nodes, rows) {
   const old = new Map();
   for (const node of nodes) {
     const row = Object.hasOwn(rows, node?.type) ? rows[node.type] : null;
-    if (!row) continue;
+    if (!row || !isOld(node, row)) continue;
     old.set(node.id, row);
     renewNode(node, row);
   }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testtime.graph.convert import to_api
-from testtime.graph.old_nodes import OLD_NODES, as_json, renewed, renewed_ui
+from testtime.graph.old_nodes import OLD_NODES, REPLACEMENTS, REVISIONS, as_json, renewed, renewed_ui
 from testtime.graph.prompt import checked_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,9 @@ def test_what_is_no_node_is_left_to_the_server():
 
 
 def test_ids_of_today_are_not_old():
-    assert not {row.new for row in OLD_NODES.values()} & set(OLD_NODES)
+    renamed = {row.old for row in REPLACEMENTS}
+    assert not {row.new for row in OLD_NODES.values()} & renamed
+    assert all(row.old == row.new for row in REVISIONS) and len(OLD_NODES) == len(REPLACEMENTS) + len(REVISIONS)
     assert all(row.sentence.count(".") == 0 and row.new in row.sentence for row in OLD_NODES.values())
 
 

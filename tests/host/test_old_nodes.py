@@ -6,10 +6,12 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
-from testtime.graph.old_nodes import REPLACEMENTS
+from testtime.graph.convert import to_api
+from testtime.graph.old_nodes import REPLACEMENTS, REVISIONS, renewed, renewed_ui
 
 from ..browser import Browser, find_chromium
 
@@ -31,6 +33,66 @@ def test_the_table_names_widgets_and_outputs_that_the_nodes_have():
 
             widgets = [entry.id for entry in schema.inputs if isinstance(entry, io.WidgetInput)]
             assert list(row.new_widgets) == widgets, row.old
+
+
+OLD_FILES = Path(__file__).parents[1] / "data" / "old_workflows"
+"""Example workflows as they were before nodes were merged and renamed, in both formats."""
+
+
+@pytest.fixture(scope="module")
+def object_info(comfy_server):
+    with urllib.request.urlopen(comfy_server.url + "/object_info", timeout=60) as response:
+        return json.load(response)
+
+
+@pytest.mark.parametrize("name", sorted(path.name.split(".")[0] for path in OLD_FILES.glob("*.api.json")))
+def test_files_of_before_mean_the_same_today(name, object_info):
+    """Every input is known and every required one given; both formats become the same, with the values they had."""
+    api, ui = (json.loads((OLD_FILES / f"{name}.{kind}.json").read_text(encoding="utf-8")) for kind in ("api", "ui"))
+    made, _ = renewed(api)
+    converted = to_api(renewed_ui(ui)[0], object_info)
+    assert renewed(made)[0] is made and made.keys() == converted.keys()
+    for number, node in made.items():
+        known = object_info[node["class_type"]]["input"]
+        required = known.get("required", {})
+        given = {key.split(".")[0] for key in node["inputs"]}
+        assert given <= {*required, *known.get("optional", {})} and set(required) <= given | set(extra(required))
+        both = {key for key in node["inputs"] if key in converted[number]["inputs"]}
+        assert len(both) >= len(node["inputs"]) - 1, (number, node["inputs"].keys() - both)
+        for key in both:
+            assert converted[number]["inputs"][key] == node["inputs"][key], (number, key)
+
+
+def extra(required: dict) -> list[str]:
+    """Required inputs with a default: stock nodes of newer hosts have some that older files lack."""
+    return [name for name, spec in required.items() if len(spec) > 1 and "default" in spec[1]]
+
+
+def test_values_and_wires_of_nodes_that_kept_their_id():
+    """Options and inputs that are called otherwise; a sampler that the node did not have."""
+    inputs = {"value": ["9", 0], "candidates": 4}
+    before = {"1": {"class_type": "TestTimeSVDD", "inputs": inputs}, "9": {"class_type": "Any", "inputs": {}}}
+    made, (told,) = renewed(before)
+    assert made["1"]["inputs"] == {"value_function": ["9", 0], "candidates": 4}
+    assert told == "node 1: SVDD (TestTimeSVDD): value is now value_function"
+    fk = {"1": {"class_type": "TestTimeFKSteering", "inputs": {"potential": "add"}}}
+    assert renewed(fk)[0]["1"]["inputs"]["potential"] == "sum"
+    values = [7, "fixed", 20, 2.5, "normal", 1.0, -1.0, "a cat", 0, 0, "stop"]
+    node = {"id": 1, "type": "TestTimeSearchKSampler", "widgets_values": values, "inputs": []}
+    (new,) = renewed_ui({"nodes": [node], "links": []})[0]["nodes"]
+    assert new["widgets_values"] == [*values[:4], "euler", *values[4:]]
+
+
+def test_revisions_name_inputs_and_options_that_the_nodes_have():
+    from testtime.nodes import collect_nodes
+
+    schemas = {schema.node_id: schema for schema in (node.define_schema() for node in collect_nodes())}
+    for row in REVISIONS:
+        known = {entry.id: entry for entry in schemas[row.new].inputs}
+        assert set(row.inputs.values()) | set(row.values) | set(row.choices) <= set(known), row.old
+        assert not set(row.inputs) & set(known) and row.name == schemas[row.new].display_name
+        for name, ways in row.choices.items():
+            assert set(ways.values()) <= set(known[name].options) and not set(ways) & set(known[name].options)
 
 
 def queue(url: str, graph: dict) -> dict:

@@ -23,6 +23,8 @@ LANGUAGES = ("en", "de")
 # What vue-i18n reads as markup: in a text it must be quoted.
 MARKUP = re.compile(r"[{}@|$]")
 SETTING = "TestTime_Live"
+FOLDERS, SECTION = ("ComfyUI-TestTimeScaling", "test-time-scaling"), "Test-Time Scaling"
+"""Folders that the pack is cloned or installed into; what the template browser calls its section then."""
 SETTING_TEXTS = {
     "name": "Show searches while they run",
     "tooltip": "Sends the steps of a search and small previews to the Search panel.",
@@ -111,7 +113,10 @@ def files(found: list) -> dict[Path, str]:
         words = catalogue(language)
         folder = Path("locales") / language
         settings = {SETTING: {part: words.get(text, text) for part, text in SETTING_TEXTS.items()}}
-        main = {"nodeCategories": {category: words.get(category, category) for category in categories(found)}}
+        main = {
+            "nodeCategories": {category: words.get(category, category) for category in categories(found)},
+            "templateWorkflows": {"category": dict.fromkeys(FOLDERS, SECTION)},
+        }
         for file, body in (
             ("nodeDefs", node_definitions(found, words)),
             ("settings", settings),
@@ -121,11 +126,29 @@ def files(found: list) -> dict[Path, str]:
     return written
 
 
+def abandoned(made: dict[Path, str]) -> list[Path]:
+    """Help pages of nodes that are gone."""
+    return sorted(path for path in (ROOT / "web" / "docs").glob("*.md") if path.relative_to(ROOT) not in made)
+
+
+def unused(found: list, language: str) -> list[str]:
+    """Texts of a language's catalogue that no node says any more."""
+    return sorted(set(catalogue(language)) - set(texts_of(found)))
+
+
 def main() -> int:
-    """Write all files; returns 1 where a page or a translation is missing."""
+    """Write all files, remove those of nodes that are gone; returns 1 where a page or a translation is missing."""
     import_comfyui()
     found = schemas()
-    for path, text in files(found).items():
+    made = files(found)
+    for path in abandoned(made):
+        path.unlink()
+    for language in LANGUAGES:
+        if words := catalogue(language):
+            kept = {text: said for text, said in words.items() if text not in unused(found, language)}
+            dumped = json.dumps(kept, ensure_ascii=False, indent=1) + "\n"
+            (SOURCES / f"{language}.json").write_text(dumped, encoding="utf-8")
+    for path, text in made.items():
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(text, encoding="utf-8")
     missing = [f"help.json: {s.node_id}" for s in found if s.node_id not in help_texts()]

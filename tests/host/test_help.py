@@ -67,6 +67,28 @@ def test_every_text_has_a_german_one(found, tool):
     assert not missing, f"add to tools/locales/de.json and run tools/build_help.py: {missing}"
 
 
+def test_pages_and_texts_of_what_is_gone_are_noticed(found, tool, tmp_path, monkeypatch):
+    assert not tool.abandoned(tool.files(found)) and not tool.unused(found, "de"), "run tools/build_help.py"
+    (tmp_path / "web" / "docs").mkdir(parents=True)
+    (tmp_path / "web" / "docs" / "TestTimeThatWas.md").touch()
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    assert [path.stem for path in tool.abandoned(tool.files(found))] == ["TestTimeThatWas"]
+    monkeypatch.setattr(tool, "catalogue", lambda language: {"said no more": "nicht mehr gesagt"})
+    assert tool.unused(found, "de") == ["said no more"]
+
+
+def test_the_section_of_templates_has_a_name_in_the_folders_that_people_get():
+    """Cloned, the folder has the repository's name; installed from the registry, the project's."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = re.search(r'^name = "(.+)"', text, re.MULTILINE)[1]
+    repository = re.search(r'^Repository = ".+/(.+)"', text, re.MULTILINE)[1]
+    for language in ("en", "de"):
+        said = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))
+        assert set(said["templateWorkflows"]["category"]) == {project, repository}
+    (section,) = set(said["templateWorkflows"]["category"].values())
+    assert f"*{section}*" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_files_are_what_the_tool_writes(found, tool):
     for path, text in tool.files(found).items():
         assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is out of date: run tools/build_help.py"

@@ -69,7 +69,7 @@ async def comfy_entrypoint():
 
     Raises RuntimeError, in one line, on a ComfyUI that is too old, and where another copy of the pack is loaded.
     """
-    from .compat import check_host_version, check_single_copy
+    from .host.compat import check_host_version, check_single_copy
 
     check_host_version()
     check_single_copy()

@@ -14,8 +14,8 @@ from ..verifiers.vlm.flan_t5 import is_clip_flan_t5, load_clip_flant5
 from ..verifiers.vlm.judge import FAILURES, MEAN, load_vlm_judge
 from ..verifiers.vlm.rubric import RUBRICS
 from ..verifiers.vlm.vqa_score import load_vqa_score
-from .compat import throw_if_interrupted
 from .endpoint_inputs import address_inputs, patience_inputs
+from .host.compat import throw_if_interrupted
 from .host.managed_verifier import managed
 from .model_folders import ALSO, Weights, combo, folder_choices, located, missing
 from .types import VerifierType

@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.protocols import SearchError
-from .compat import fitting_latent
+from .host.compat import fitting_latent
 from .host.latents import Latent, check_latent_input, with_samples
 from .host.residency import reserve_for
 from .host.results import HostResult

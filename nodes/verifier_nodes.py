@@ -19,11 +19,12 @@ from ..verifiers.ensemble import COMBINATIONS, RELATIVE, EnsembleVerifier, Voice
 from ..verifiers.image_text.clip_score import MODES, load_clip_score_files, load_clip_score_folder
 from ..verifiers.registry import create
 from .choices import open_ended
-from .compat import is_oom, throw_if_interrupted
 from .folders import file_names, find_inside, folders_with
+from .host.compat import is_oom, throw_if_interrupted
 from .host.managed_verifier import managed
+from .host.scores import Scores
 from .model_folders import FOLDER, HUB, NO_MODEL, Weights, precision_input
-from .types import CATEGORY, Scores, ScoresType, VerifierType
+from .types import CATEGORY, ScoresType, VerifierType
 
 VERIFIER_CATEGORY = f"{CATEGORY}/verifiers"
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"

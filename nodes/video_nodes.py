@@ -12,9 +12,10 @@ from ..samplers.looks import judge
 from ..samplers.protocols import ScoreContext, SearchError
 from ..verifiers.video.frames import FramesVerifier
 from ..verifiers.video.motion import AMOUNTS, FRAMES, MotionVerifier
-from .compat import is_nested, nested, throw_if_interrupted
+from .host.compat import is_nested, nested, throw_if_interrupted
 from .host.experts import TwoExpertGuider
-from .types import CATEGORY, Scores, ScoresType, VerifierType
+from .host.scores import Scores
+from .types import CATEGORY, ScoresType, VerifierType
 from .verifier_nodes import VERIFIER_CATEGORY, prompts_for
 
 FEW = 5

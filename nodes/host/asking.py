@@ -21,8 +21,8 @@ from torch import Tensor
 from ...reports.thumbs import film
 from ...samplers.frames import still
 from ...verifiers.human import Answer, Question
-from ..compat import throw_if_interrupted
 from .audience import OFF, audience, connected, may_see, queued_by, sender
+from .compat import throw_if_interrupted
 from .live import as_bytes, place, quick_thumbnail
 
 log = logging.getLogger("testtime")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...samplers.processes.denoise import Denoised
 from ...samplers.processes.sharing import SharedRows
-from ..compat import throw_if_interrupted
 from . import backward
+from .compat import throw_if_interrupted
 from .conditioning import Conds, GroupConditioning
 from .devices import SHARDS_KEY, Part, RowShards, devices_of
 from .prompts import POSITIVE, PromptConditions

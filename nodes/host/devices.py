@@ -22,7 +22,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..compat import is_oom, throw_if_interrupted
+from .compat import is_oom, throw_if_interrupted
 from .conditioning import Conds
 from .residency import chunk_now
 

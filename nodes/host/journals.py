@@ -17,9 +17,9 @@ from ...samplers.after.trace_file import TraceFileError
 from ...samplers.run.finished import FOLDER as FINISHED
 from ...samplers.run.finished import FinishedCandidates
 from ...samplers.run.journal import FOLDER, Journal, ToGraph, journals
-from ..compat import nested
-from ..types import Scores
+from .compat import nested
 from .results import HostResult
+from .scores import Scores
 
 log = logging.getLogger("testtime")
 

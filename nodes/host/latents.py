@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...samplers.protocols import SearchError
-from ..compat import EMPTY_SCALE, is_nested, nested
+from .compat import EMPTY_SCALE, is_nested, nested
 from .layout import LatentLayout, layout_of
 
 Latent = dict[str, Any]

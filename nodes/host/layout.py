@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...samplers.protocols import SearchError
-from ..compat import nested, unpacked
+from .compat import nested, unpacked
 
 IMAGE, VIDEO, LAYERS = "image", "video", "layers"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...samplers.protocols import ScoreContext, SearchError, Values, Verifier
 from ...verifiers.base import WrappedVerifier
-from ..compat import throw_if_interrupted
+from .compat import throw_if_interrupted
 from .looks import Look, as_vae_takes, one_frame
 from .residency import Residency
 

@@ -18,8 +18,7 @@ from ...samplers.processes.kernel import Noise
 from ...samplers.processes.streams import Streams
 from ...samplers.protocols import Capabilities, SearchError, Values
 from ...samplers.state import State
-from .. import compat
-from . import backward, gradients
+from . import backward, compat, gradients
 from .conditioning import GroupConditioning
 from .denoiser import HostDenoise
 from .devices import devices_of

@@ -17,8 +17,8 @@ import comfy.model_management as management
 import torch
 
 from ...samplers.protocols import SearchError
-from ..compat import free_for, free_memory, loads_on_demand, total_memory
 from . import gradients
+from .compat import free_for, free_memory, loads_on_demand, total_memory
 from .conditioning import Conds
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from torch import Tensor
 from ...samplers.protocols import SearchResult
 from ...samplers.run.journal import Journal
 from ...samplers.run.trace import Trace
-from ..types import Scores
 from .live import place
+from .scores import Scores
 
 KEPT = 4
 KEPT_JOURNALS = 16

@@ -11,7 +11,7 @@ import comfy.model_patcher
 from torch import nn
 
 from ...samplers.protocols import Rewrite, Rewriter, RewriteRequest
-from ..compat import throw_if_interrupted
+from .compat import throw_if_interrupted
 from .managed_verifier import Wrapper
 from .residency import Residency
 

@@ -24,8 +24,8 @@ from ...samplers.run.notes import brief
 from ...samplers.run.search import run_search
 from ...samplers.run.trace import Listener
 from ...samplers.sources import Sources
-from ..compat import InterruptProcessing
 from . import serving
+from .compat import InterruptProcessing
 from .journals import finished_candidates, new_journal
 from .live import LiveRun
 from .live import store as live_store

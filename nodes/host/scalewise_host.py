@@ -16,7 +16,7 @@ from ...models.infinity.vae import VaeConfig
 from ...samplers.processes.chunking import Chunker
 from ...samplers.processes.streams import Streams
 from ...samplers.protocols import SearchError
-from .. import compat
+from . import compat
 from .infinity_host import InfinityModel, text_features
 from .residency import Residency, chunk_size
 

@@ -20,7 +20,7 @@ from ...scale.recipes import Made, digest_of, identity
 from ...scale.rows.comfyui import TOKEN_VARIABLE, worker_prompt
 from ...scale.rows.server import Server
 from ...scale.rows.wire import pack, unpack
-from ..compat import InterruptProcessing, host_version
+from .compat import InterruptProcessing, host_version
 from .pixels import HostVerifier
 from .running import model_files, running_prompt
 

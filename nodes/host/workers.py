@@ -23,7 +23,7 @@ from ...scale.gpus import gpu_names
 from ...scale.recipes import Recipe
 from ...scale.rows.comfyui import ComfyLink
 from ...scale.rows.share import RowWorkers
-from ..compat import throw_if_interrupted
+from .compat import throw_if_interrupted
 from .running import running_prompt, upstream
 from .serving import host_identity
 

@@ -150,7 +150,7 @@ def test_a_closed_browser_ends_the_waiting_after_a_while_and_a_reload_does_not(o
 def test_cancel_works_while_waiting(office):
     import comfy.model_management as management
 
-    from testtime.nodes.compat import InterruptProcessing
+    from testtime.nodes.host.compat import InterruptProcessing
 
     thread, found = asked(office)
     management.interrupt_current_processing(True)

@@ -179,7 +179,7 @@ def test_a_search_without_any_score_still_gives_an_image_and_says_so(setup, sear
 def test_an_old_comfyui_is_refused_in_one_line(monkeypatch):
     import comfyui_version
 
-    from testtime.nodes.compat import check_host_version
+    from testtime.nodes.host.compat import check_host_version
 
     check_host_version()
     monkeypatch.setattr(comfyui_version, "__version__", "0.3.63")
@@ -192,7 +192,7 @@ def test_an_old_comfyui_is_refused_in_one_line(monkeypatch):
 def test_a_comfyui_newer_than_any_tested_is_used_and_told_of(monkeypatch, caplog, version, lines):
     import comfyui_version
 
-    from testtime.nodes.compat import check_host_version
+    from testtime.nodes.host.compat import check_host_version
 
     monkeypatch.setattr(comfyui_version, "__version__", version)
     with caplog.at_level("INFO", logger="testtime"):

@@ -145,7 +145,7 @@ def test_training_kernels_run_in_the_gradient_context_and_nowhere_else(setup, se
 def test_the_switch_of_the_kernels_is_put_back(monkeypatch):
     import comfy.model_management as management
 
-    from testtime.nodes.compat import differentiable_kernels
+    from testtime.nodes.host.compat import differentiable_kernels
 
     monkeypatch.setattr(management, "in_training", "as it was", raising=False)
     with pytest.raises(KeyError), differentiable_kernels():  # noqa: PT012 - a body that fails
@@ -213,7 +213,7 @@ def coarse(given):
 
 def test_empty_latents_take_the_size_that_ksampler_gives_them(setup, ksampler):
     import nodes
-    from testtime.nodes.compat import fitting_latent
+    from testtime.nodes.host.compat import fitting_latent
 
     given = coarse(setup("sd3"))
     given.latent = nodes.EmptyLatentImage().generate(128, 192, 2)[0]
@@ -364,7 +364,7 @@ def test_a_second_copy_of_the_pack_is_one_clear_error(tmp_path, monkeypatch):
     """Under a package name of its own, as ComfyUI loads it; the first copy may be asked again."""
     import sys
 
-    from testtime.nodes import compat
+    from testtime.nodes.host import compat
 
     monkeypatch.delitem(sys.modules, compat.COPY, raising=False)
     compat.check_single_copy(tmp_path / "first")

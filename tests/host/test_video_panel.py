@@ -122,8 +122,8 @@ def test_the_page_of_a_search_plays_its_clips(searched):
 
 
 def test_the_picture_of_a_report_shows_three_frames_of_every_clip():
+    from testtime.nodes.host.scores import Scores
     from testtime.nodes.report_nodes import finalists_of
-    from testtime.nodes.types import Scores
 
     frames = torch.arange(2 * 5).float().view(10, 1, 1, 1).expand(10, 4, 6, 3) / 10
     found = finalists_of(frames, Scores("redness", [0.5, 0.25], group=[0, 0]))

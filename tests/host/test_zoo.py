@@ -102,7 +102,7 @@ def rounding(given, ksampler, stock) -> float:
 def note(kind: str, **found) -> None:
     """Write down what was found of a model."""
     if os.environ.get("TESTTIME_ZOO"):
-        from testtime.nodes.compat import host_version
+        from testtime.nodes.host.compat import host_version
 
         with open(os.environ["TESTTIME_ZOO"], "a", encoding="utf-8") as file:
             file.write(json.dumps({"model": kind, "host": host_version(), **found}) + "\n")

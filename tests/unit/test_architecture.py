@@ -132,6 +132,29 @@ def test_no_circles(house):
     assert circles(house, files, house.folder) == []
 
 
+def above(files: dict[str, set[str]]) -> list[str]:
+    """Imports of a module of ``nodes`` in ``nodes/host``, which stands below it."""
+    return [
+        f"{path} imports {target}"
+        for path, targets in sorted(files.items())
+        if path.startswith("nodes/host/")
+        for target in sorted(targets)
+        if target.startswith("nodes/") and not target.startswith("nodes/host/")
+    ]
+
+
+def test_what_nodes_stand_on_knows_no_node(house):
+    """``nodes/host`` runs searches inside ComfyUI, also where no node of ours asks for it."""
+    assert above(imported(house, ROOT)) == []
+
+
+def test_an_import_of_a_node_would_be_found(house, tmp_path):
+    for path, text in {"nodes/types.py": "", "nodes/host/a.py": "from ..types import x", "nodes/b.py": ""}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert above(imported(house, tmp_path)) == ["nodes/host/a.py imports nodes/types.py"]
+
+
 def test_a_circle_would_be_found(house, tmp_path):
     code = {
         "samplers/run/a.py": "from ..smc.b import x",

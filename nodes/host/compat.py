@@ -20,7 +20,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ..installation.locate import MINIMUM_VERSION, NEWEST_TESTED, parse_version
+from ...installation.locate import MINIMUM_VERSION, NEWEST_TESTED, parse_version
 
 log = logging.getLogger("testtime")
 

@@ -17,6 +17,7 @@ MODULES = (
     "rewriter_nodes",
     "value_nodes",
     "budget_node",
+    "tournament_node",
     "workers_node",
     "tts_var_node",
     "extractor_nodes",

@@ -39,6 +39,7 @@ UNTRIED = {
     "TestTimeLocalRewriter",
     "TestTimeTwoExpertGuider",
     "TestTimeVideoReward",
+    "TestTimeTournament",
 }
 """Nodes whose models were never run here with their released weights: marked experimental."""
 
@@ -49,6 +50,7 @@ ALIASES = {
     "TestTimeSetSDE": ("stochastic path", "flow sde", "interpolant", "noise"),
     "TestTimeUseWorkers": ("multi gpu", "parallel", "ray", "distributed"),
     "TestTimeFitToBudget": ("search budget", "nfe", "time limit"),
+    "TestTimeTournament": ("pairwise", "compare images", "vlm judge", "elo", "duel"),
     "TestTimeAddRewriting": ("re-prompted", "prompt rewriting"),
     "TestTimeContinueSearch": ("resume", "branch"),
     "TestTimeLoadValueNetwork": ("value function",),

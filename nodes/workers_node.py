@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host.workers import PLACES, HostWorkers
-from .method_nodes import MODIFIER_CATEGORY, search_output
+from .method_inputs import MODIFIER_CATEGORY, search_output
 from .types import SearchType
 
 

@@ -16,6 +16,7 @@ from .processes.kernel import Noise
 from .processes.sde import SDE, Schedule
 from .processes.stock import STOCK, AtLevels
 from .protocols import Capabilities, Outline, Process, Rewriter, SearchError, Verifier
+from .tournament import Tournament
 
 if TYPE_CHECKING:
     from .after.origin import Origin
@@ -42,6 +43,7 @@ class Plan:
         origin: a particle of an earlier search to go on from.
         output: which finalist is handed out: "score" (the highest), "weight" (the highest weight), or "sample" (drawn
             in proportion to the weights: an exact draw from the target as N grows).
+        tournament: the best finished images are compared two at a time, and the winner is handed out.
         encoder: a host's text encoder for prompts of particles, None where the process brings its own.
         workers: predict and judge rows instead of this process, see ``scale.rows``.
     """
@@ -54,6 +56,7 @@ class Plan:
     rewriting: Rewriting | None = None
     origin: Origin | None = None
     output: str = "score"
+    tournament: Tournament | None = None
     encoder: Any = None
     workers: Workers | None = None
 
@@ -69,6 +72,8 @@ class Plan:
             parts.append(f"on the {'VP' if self.moves.path == 'vp' else 'linear'} SDE")
         if self.budget is not None:
             parts.append(self.budget.title)
+        if self.tournament is not None:
+            parts.append(f"tournament of {self.tournament.finalists}")
         return ", ".join(parts)
 
     def settings(self) -> dict[str, Any]:
@@ -96,7 +101,9 @@ class Plan:
         one_of(OUTPUTS, output=self.output)
         if self.output != "score" and not self.method.weighted:
             raise SearchError(f"output is {self.output!r}: {self.method.title} has no weights, choose 'score'")
-        for part in (self.method, self.budget, self.rewriting, self.origin):
+        if self.output != "score" and self.tournament is not None:
+            raise SearchError(f"output is {self.output!r} with a tournament: both name the winner, choose 'score'")
+        for part in (self.method, self.budget, self.rewriting, self.origin, self.tournament):
             if part is not None:
                 part.check_settings()
         if self.rewriting is not None and "can_differentiate" in self.method.needs:

@@ -110,6 +110,7 @@ class Verifier:
         needs_prompt: whether the prompt is read.
         compares: whether it is shown the image that is edited.
         needs_source: whether it compares with the image that is edited, and has none of its own.
+        pairwise: whether it can compare two images (``prefer``).
         default_scale: usual (mean, standard deviation) of scores, to weigh verifiers against each other.
         members: verifiers that this one is made of.
         module: its network, where it has one that a host may move between devices.
@@ -127,6 +128,7 @@ class Verifier:
     needs_prompt: bool = True
     compares: bool = False
     needs_source: bool = False
+    pairwise: bool = False
     default_scale: tuple[float, float] = (0.0, 1.0)
     members: Sequence[Verifier] = ()
     module: Any = None
@@ -146,6 +148,19 @@ class Verifier:
     def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
         """``score`` with the scores of its parts; what a search calls. Override it where there are some."""
         return Values(self.score(images, prompts, context))
+
+    def prefer(
+        self, first: Tensor, second: Tensor, prompts: Sequence[str], context: ScoreContext | None = None
+    ) -> Tensor:
+        """Which of two images is better, only where ``pairwise``.
+
+        Args:
+            first, second: ``[n, H, W, 3]`` in 0..1, shown in this order. prompts: one per pair.
+
+        Returns:
+            Log-odds ``[n]`` that the first is the better one; +-inf for a word without a probability, NaN for none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} compares no images")
 
     def wants_all(self, context: ScoreContext) -> bool:
         """Whether the images of ``context`` must come in one call, none left for a second chunk."""

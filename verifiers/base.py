@@ -111,6 +111,7 @@ class WrappedVerifier(Verifier):
         self.members, self.module, self.bytes_per_image = (inner,), inner.module, inner.bytes_per_image
         self.sees, self.frames, self.least_frames = inner.sees, inner.frames, inner.least_frames
         self.compares, self.needs_source = inner.compares, inner.needs_source
+        self.pairwise = inner.pairwise
 
     def score(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Tensor:
         """See ``Verifier.score``."""
@@ -119,6 +120,12 @@ class WrappedVerifier(Verifier):
     def judge(self, images: Tensor, prompts: Sequence[str], context: ScoreContext | None = None) -> Values:
         """See ``Verifier.judge``."""
         return self.inner.judge(images, prompts, context)
+
+    def prefer(
+        self, first: Tensor, second: Tensor, prompts: Sequence[str], context: ScoreContext | None = None
+    ) -> Tensor:
+        """See ``Verifier.prefer``."""
+        return self.inner.prefer(first, second, prompts, context)
 
     def wants_all(self, context: ScoreContext) -> bool:
         """See ``Verifier.wants_all``."""

@@ -98,6 +98,13 @@ class ManagedVerifier(Managed, WrappedVerifier):
             values = self.inner.judge(images, prompts, context)
         return values
 
+    def prefer(
+        self, first: Tensor, second: Tensor, prompts: Sequence[str], context: ScoreContext | None = None
+    ) -> Tensor:
+        """See ``samplers.protocols.Verifier``."""
+        self.load(2 * (self._bytes or TOWER_BYTES + IMAGE_COPIES * 4 * first[:1].numel()))
+        return self.inner.prefer(first, second, prompts, context)
+
 
 def overflowed(images: Tensor, scores: Tensor) -> bool:
     """Whether an image without a broken pixel got a score that is no number."""

@@ -94,3 +94,11 @@ class HostVerifier(WrappedVerifier):
         if not (torch.is_grad_enabled() and images.requires_grad):
             self._residency.leave()
         return self.inner.judge(images, prompts, context)
+
+    def prefer(
+        self, first: Tensor, second: Tensor, prompts: Sequence[str], context: ScoreContext | None = None
+    ) -> Tensor:
+        """See ``samplers.protocols.Verifier``."""
+        throw_if_interrupted()
+        self._residency.leave()
+        return self.inner.prefer(first, second, prompts, context)

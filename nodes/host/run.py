@@ -253,7 +253,7 @@ def _run(
     if sources:
         residency.leave()
     result = run_search(
-        replace(prepared, plan=prepared.plan.asking(lambda rewriter: HostRewriter(rewriter, residency))),
+        replace(prepared, plan=_in_host(prepared.plan, residency)),
         process,
         _hosted(options.verifier, residency),
         [options.prompt] * call.groups,
@@ -294,6 +294,15 @@ def live_run(options: SearchOptions) -> LiveRun | None:
             "max_seconds": options.max_seconds or None,
         }
     )
+
+
+def _in_host(plan: Plan, residency: Residency) -> Plan:
+    """The plan with everybody whom it asks announced to ``residency``."""
+    plan = plan.asking(lambda rewriter: HostRewriter(rewriter, residency))
+    if plan.tournament is None:
+        return plan
+    judge = HostVerifier(plan.tournament.judge, residency)
+    return replace(plan, tournament=replace(plan.tournament, judge=judge))
 
 
 def _hosted(verifier: Verifier | None, residency: Residency) -> HostVerifier | None:

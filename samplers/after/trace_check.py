@@ -87,6 +87,7 @@ PARTICLE_MORE: dict[str, Check] = {
     "held_out": _maybe_number,
     "members": _maybe(_table_of(_maybe_number)),
     "prompt": _maybe(_text),
+    "strength": _maybe_number,
 }
 REWRITE: dict[str, Check] = {
     "group": _maybe(_group),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..ledger import Ledger
-from ..protocols import Process, SearchResult, Values, Verifier
+from ..protocols import Process, ScoreContext, SearchResult, Values, Verifier
 from ..smc.weights import best_index, gumbel_choice
 from ..state import State
+from ..tournament import Tournament, asked_of
 from .judging import Judging
 from .keeping import Finalists, Keeper, Kept, at_the_bottom, sound_rows
 from .trace import Trace
@@ -22,7 +24,7 @@ class HandingOut(Judging):
 
     Attributes:
         as ``Judging``; trace: the record, whose winners are named here.
-        output: rule for the winners, one of ``plan.OUTPUTS``.
+        output: rule for the winners, one of ``plan.OUTPUTS``. tournament: compares the best of them, or None.
         kept: what could be handed out now.
     """
 
@@ -39,6 +41,7 @@ class HandingOut(Judging):
         super().__init__(process, verifier, prompts, ledger, held_out)
         self.trace, self.output = trace, output
         self.kept = Keeper(process.groups)
+        self.tournament: Tournament | None = None
 
     def anything_sound(self) -> bool:
         """See ``Judging``."""
@@ -69,6 +72,38 @@ class HandingOut(Judging):
             uniforms = streams.uniform(len(mine), group=g, step=self.process.steps, purpose="output")
             rows.append(mine[gumbel_choice(log_weight[mine][None], uniforms[None])[0]])
         return torch.stack(rows)
+
+    def compared(self, state: State, score: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The winners of the tournament, rows int64 ``[G]``, and strengths float64 ``[n]`` (NaN: did not take part).
+
+        Pictures that are not at hand are decoded, of the finalists alone.
+        """
+        tournament = self.tournament
+        assert tournament is not None
+        seen = state if state.x0 is not None or images is not None else self.process.predict(state)
+
+        def pictures(rows: Tensor) -> Tensor:
+            return self.process.preview(seen.select(rows)) if images is None else images[rows.to(images.device)]
+
+        def context(rows: Tensor) -> ScoreContext:
+            return replace(self.context(state), group=state.group[rows])
+
+        prompts = [self.prompts[g] for g in state.group.tolist()]
+        ask = asked_of(tournament.judge, pictures, prompts, context)
+        strength, best = torch.full((len(state),), math.nan, dtype=torch.float64), []
+        for g in range(self.process.groups):
+            mine = torch.nonzero(state.group == g).flatten()
+
+            def among(first: Tensor, second: Tensor, mine: Tensor = mine) -> Tensor:
+                return ask(mine[first], mine[second])
+
+            with torch.no_grad(), self.ledger.verify(tournament.comparisons(len(mine))):
+                choice = tournament.choose(score[mine], among)
+            best.append(mine[choice.order[0]])
+            strength[mine] = choice.strength
+            if choice.tied:
+                self.warn("the tournament found no difference between the best two: the higher score won")
+        return torch.stack(best), strength
 
     def result(
         self,

@@ -78,6 +78,7 @@ def run_search(
         ledger = Ledger(_least(max_nfe, prepared.max_nfe), _least(max_seconds, prepared.max_seconds))
         trace = Trace(listener, seed=process.streams.seed, propagate=interrupts)
         session = Session(shared.process, verifier, prompts, ledger, trace, held_out, plan.output)
+        session.tournament = plan.tournament
         session.sources, session.instruction = tuple(sources), instruction
         session.carries_on, session.looker = plan.method.carries_on, shared.looker
         _note_begin(session, prepared)

@@ -105,6 +105,7 @@ class Session(HandingOut):
         ess: Tensor | None = None,
         resampled: Tensor | None = None,
         inverse_temperature: Tensor | None = None,
+        strength: Tensor | None = None,
         score: Tensor | None = None,
         remember: State | None = None,
         keep: bool = True,
@@ -122,6 +123,7 @@ class Session(HandingOut):
             used: whether scores decided that, for all or bool ``[n]``; False where selection was by something else.
             at: (step, of how many); default: where ``state`` is on the process's schedule.
             sigma: noise level; default: of ``state``.
+            strength: float64 ``[n]`` in a tournament, NaN of those that did not take part.
             log_weight, gradient_scale: float64 ``[n]`` and ``[G]``. ess, resampled, inverse_temperature: ``[G]``.
             score: float64 ``[n]`` to choose the best so far by (barred particles at -inf); default: ``values.score``,
                 or the latest scores of the ancestors where nobody looked.
@@ -138,6 +140,9 @@ class Session(HandingOut):
             self.check_sound(state)
         number, of = at or (state.step, self.process.steps)
         entries = self._entries(state, values, log_weight, gradient_scale, known, path)
+        for entry, value in zip(entries, [] if strength is None else finite(strength), strict=False):
+            if value is not None:
+                entry["strength"] = value
         ids = [entry["id"] for entry in entries]
         chosen = range(len(ids)) if selected is None else torch.as_tensor(selected).tolist()
         for row in set(chosen):
@@ -228,6 +233,11 @@ class Session(HandingOut):
         unknown = torch.full((len(state),), -math.inf, dtype=torch.float64)
         score = (unknown if values is None else values.score) if score is None else score.reshape(-1)
         best = self.winners(state, score, log_weight) if best is None else best
+        strength = None
+        if self.tournament is not None and values is not None:
+            if state.x0 is not None:
+                self.remember(state, score)  # in case it is cut short
+            best, strength = self.compared(state, score, images)
         state = self.step(
             state,
             values,
@@ -237,6 +247,7 @@ class Session(HandingOut):
             at=at or (steps, steps),
             sigma=self.process.sigmas[-1],
             log_weight=log_weight,
+            strength=strength,
             phase="final",
             **record,
         )

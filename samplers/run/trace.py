@@ -52,8 +52,10 @@ class ParticleEntry(_Always, total=False):
         held_out: score of the held-out verifier, finalists only.
         members: scores of the parts that the score was made of, by name.
         prompt: rewritten prompt, None for the original; only in searches that rewrite.
+        strength: in the tournament of the finished images, of those that took part.
     """
 
+    strength: float
     held_out: float | None
     members: dict[str, float | None]
     prompt: str | None

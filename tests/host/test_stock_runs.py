@@ -151,7 +151,7 @@ def test_zero_order_search_begins_with_the_image_without_a_search(setup, search_
     stock = ksampler(given, "uni_pc", steps=4)["samples"]
     result = search_ksampler(given, ZeroOrderSearch(2, 2), sampler_name="uni_pc", eta=AUTO)
     assert any(torch.equal(one[None], stock) for one in result.finalists["samples"])
-    assert len(result.finalists["samples"]) == 5
+    assert len(result.finalists["samples"]) == 4 + 2 * 2
     assert float(torch.pdist(result.finalists["samples"].flatten(1)).min()) > 0
 
 

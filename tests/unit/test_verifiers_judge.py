@@ -18,14 +18,16 @@ from PIL import Image
 
 from testtime.bench.small_vlm import llava
 from testtime.chat import client
-from testtime.chat.conversation import NotUnderstood
+from testtime.chat.conversation import NotUnderstood, Turn
 from testtime.chat.endpoint import KEY_VARIABLE
 from testtime.chat.local import load_local_vlm
 from testtime.samplers.protocols import SearchError
 from testtime.verifiers import registry
 from testtime.verifiers.base import VerifierError
+from testtime.verifiers.pictures import to_bytes, to_pictures
+from testtime.verifiers.vlm import judge as judge_module
 from testtime.verifiers.vlm.endpoint import endpoint_judge
-from testtime.verifiers.vlm.judge import LocalAsker, VLMJudgeVerifier, load_vlm_judge
+from testtime.verifiers.vlm.judge import WHICH, LocalAsker, VLMJudgeVerifier, load_vlm_judge
 from testtime.verifiers.vlm.rubric import (
     AXES,
     OVERALL,
@@ -196,6 +198,20 @@ class TestLocal:
         assert torch.isnan(judge.score(pictures(28, 28, 1), "the sea")).all()
         assert len(asked) == 2 and asked[1].startswith(asked[0]) and judge.failed == 1
 
+    def test_a_comparison_is_the_log_odds_of_its_answer(self, folder, monkeypatch):
+        """Both pictures are shown, in this order; the number is that of the model's own next token."""
+        monkeypatch.setattr(judge_module, "ORDINALS", ("Yes", "No"))  # words that the small vocabulary has
+        judge = load_vlm_judge(folder)
+        first, second = pictures(28, 28, 2), pictures(28, 28, 2).flip(0)
+        found = judge.prefer(first, second, ["a cat", "the sea"])
+        vlm = judge.asker.module
+        for row, prompt in enumerate(["a cat", "the sea"]):
+            one, other = (to_pictures(to_bytes(side[row : row + 1]), 768)[0] for side in (first, second))
+            said = vlm.next_token([[Turn("user", WHICH.format(prompt=prompt), other, (one,))]])[0]
+            expected = said[vlm.answer_token("Yes")] - said[vlm.answer_token("No")]
+            assert float(found[row]) == pytest.approx(float(expected), abs=1e-5)
+        assert judge.pairwise and float((found - judge.prefer(second, first, ["a cat", "the sea"])).abs().max()) > 1e-6
+
 
 class Server:
     """A chat-completions server on this machine that plays a script: one entry per request, the last one for ever."""
@@ -283,6 +299,32 @@ class TestEndpoint:
         assert judge.score(grey(0.5), "a cat").tolist() == [0.0]
         judge.score(grey(0.6), "a cat")
         assert ["logprobs" in body for _, _, body in server.requests] == [True, False, False]  # remembered
+
+    def test_pairs_are_compared_by_probabilities_where_there_are_some(self, serve):
+        server = serve(says("First", {"First": 0.6, " Second": 0.2, "The": 0.1}))
+        judge = endpoint_judge(server.url, "m")
+        assert judge.prefer(grey(0.2), grey(0.8), ["a cat"]).tolist() == pytest.approx([math.log(3)])
+        text, one, other = server.requests[0][2]["messages"][0]["content"]
+        assert 'this request: "a cat"' in text["text"]
+        shown = [
+            Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1]))) for part in (one, other)
+        ]
+        assert [round(picture.getpixel((2, 2))[0] / 255, 1) for picture in shown] == [0.2, 0.8]
+
+    def test_pairs_are_compared_by_words_where_there_are_none(self, serve):
+        server = serve(
+            says("Second."), says("The first one is better."), says("Both the first and the second"), says("?")
+        )
+        judge = endpoint_judge(server.url, "m", parallel=1)
+        images = grey(0.2, 0.4, 0.6)
+        found = judge.prefer(images, images.flip(0), ["a cat"] * 3).tolist()
+        assert found[:2] == [-math.inf, math.inf] and math.isnan(found[2])
+        assert judge.failed == 1 and len(server.requests) == 4
+
+    def test_a_server_that_fails_leaves_a_pair_open(self, serve, caplog):
+        judge = endpoint_judge(serve((500, {})).url, "m", retries=0)
+        assert torch.isnan(judge.prefer(grey(0.2), grey(0.8), ["a cat"])).all()
+        assert "did not say which image is better for 1 of 1 pairs" in caplog.text
 
     def test_a_rubric_asks_for_json_and_gets_all_axes(self, serve):
         server = serve(says(GOOD))

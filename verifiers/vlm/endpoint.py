@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+import re
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -15,12 +17,14 @@ from torch import Tensor
 from ...chat.client import ChatClient, Wanted
 from ...chat.conversation import NotUnderstood, Poll, Reply, Unanswered, side_by_side
 from ...chat.endpoint import Endpoint
-from .judge import CUT, HINT, Asked, VLMJudgeVerifier, about_each, as_turn
+from .judge import CUT, HINT, Asked, Odds, VLMJudgeVerifier, about_each, as_turn
 from .rubric import Rubric, read_yes_no
 
 log = logging.getLogger("testtime")
 
 TOKENS = 256  # shortest limit of an answer in words: models that think need room, the others stop by themselves
+TINY = 1e-9  # probability below which log-odds say no more
+MOST_READ = 2000  # characters of an answer in which a word is looked for
 LEAST = 0.01  # P(yes) + P(no) below which the model was about to say something else
 
 
@@ -52,6 +56,25 @@ class EndpointAsker:
         """See ``judge.Asker``."""
         jobs = [functools.partial(self._one, one, rubric) for one in asked]
         return side_by_side(jobs, self.endpoint.parallel, self.poll)
+
+    def odds(self, asked: Sequence[Asked], words: tuple[str, str]) -> Odds:
+        """See ``judge.Asker``: from the first word's probabilities where the server gives them, else from the word."""
+        jobs = [functools.partial(self._which, one, words) for one in asked]
+        return side_by_side(jobs, self.endpoint.parallel, self.poll)
+
+    def _which(self, asked: Asked, words: tuple[str, str], poll: Poll) -> float | str:
+        try:
+            for hint in ("", HINT):
+                wanted = Wanted(TOKENS, words=self._chances)
+                reply = self.client.complete([as_turn(asked, self.longest, hint)], wanted, poll)
+                chance = chance_of(reply, words)
+                if chance is not None:
+                    return math.log(max(chance, TINY)) - math.log(max(1 - chance, TINY))
+                if (said := None if reply.cut else first_of(reply.text, words)) is not None:
+                    return math.inf if said == words[0] else -math.inf
+        except Unanswered as error:
+            return str(error)
+        return f"the answer is neither {words[0]} nor {words[1]}"
 
     def _one(self, asked: Asked, rubric: Rubric, poll: Poll) -> dict[str, float] | str:
         """Scores of one image, or why there are none."""
@@ -116,11 +139,23 @@ def chance_of_yes(reply: Reply) -> float | None:
 
     None where the server did not give them, where they belong to a thought, or where neither word was likely.
     """
+    return chance_of(reply, ("yes", "no"))
+
+
+def chance_of(reply: Reply, words: tuple[str, str]) -> float | None:
+    """Share of the first of two words; None as for ``chance_of_yes``."""
     if reply.words is None or reply.thoughts or not reply.text.strip():
         return None
     chances = [(word.strip().lower(), chance) for word, chance in reply.words]
-    yes, no = (sum(chance for word, chance in chances if word == wanted) for wanted in ("yes", "no"))
-    return yes / (yes + no) if yes + no >= LEAST else None
+    one, other = (sum(chance for word, chance in chances if word == wanted.lower()) for wanted in words)
+    return one / (one + other) if one + other >= LEAST else None
+
+
+def first_of(text: str, words: tuple[str, str]) -> str | None:
+    """The only one of two words that a text holds, None where it holds both or neither."""
+    found = set(re.findall(r"[a-z]+", text.lower()[:MOST_READ]))
+    said = [word for word in words if word.lower() in found]
+    return said[0] if len(said) == 1 else None
 
 
 def endpoint_judge(

@@ -32,6 +32,11 @@ log = logging.getLogger("testtime")
 
 HINT = "\nOnly the answer in exactly this form, nothing before or after it."
 CUT = ", it was cut off before its end"
+ORDINALS = ("First", "Second")
+WHICH = (
+    'Two images were made for this request: "{prompt}"\nWhich one fulfils it better, counting every object, colour, '
+    "number and place that it names, and then how well it is made? Answer with one word: First or Second."
+)
 FAILURES = ("skip", "neutral", "error")
 MEAN = "mean"
 
@@ -73,6 +78,14 @@ class Asker(Protocol):
         """``ask`` of questions about one or several pictures each (uint8 ``[H, W, 3]``, of any sizes)."""
         ...
 
+    def odds(self, asked: Sequence[Asked], words: tuple[str, str]) -> Odds:
+        """How likely the answer is the first of two words, against the second."""
+        ...
+
+
+Odds = list[float | str]
+"""Log-odds of one word against another, +-inf where only a word was had, or the reason why there is no answer."""
+
 
 class LocalAsker:
     """A chat model on this machine.
@@ -95,10 +108,19 @@ class LocalAsker:
     def ask_of(self, asked: Sequence[Asked], rubric: Rubric) -> list[dict[str, float] | str]:
         """See ``Asker``: the probability of yes in one pass, a rubric with one more try where it cannot be read."""
         if rubric.name == "yes_no":
-            said = self.module.next_token([[as_turn(one, self.longest)] for one in asked])
-            yes, no = (said[:, self.module.answer_token(word)] for word in ("Yes", "No"))
-            return [{"yes": share} for share in torch.sigmoid(yes - no).tolist()]
+            said = self._difference(asked, ("Yes", "No"))
+            return [{"yes": share} for share in torch.sigmoid(said).tolist()]
         return [self._fill(one, rubric) for one in asked]
+
+    def odds(self, asked: Sequence[Asked], words: tuple[str, str]) -> Odds:
+        """See ``Asker``: one pass, exact."""
+        return [*self._difference(asked, words).double().tolist()]
+
+    def _difference(self, asked: Sequence[Asked], words: tuple[str, str]) -> Tensor:
+        """Log-odds float32 ``[n]`` of one first word against the other."""
+        said = self.module.next_token([[as_turn(one, self.longest)] for one in asked])
+        one, other = (said[:, self.module.answer_token(word)] for word in words)
+        return one - other
 
     def _fill(self, asked: Asked, rubric: Rubric) -> dict[str, float] | str:
         reason = ""
@@ -134,6 +156,7 @@ class VLMJudgeVerifier(Verifier):
     differentiable = False
     needs_prompt = True
     bytes_per_image = 2 * 2**30
+    pairwise = True
     sees = CLIP
     frames = FrameChoice("uniform", 6, longest=384)
 
@@ -192,6 +215,36 @@ class VLMJudgeVerifier(Verifier):
         score = table.mean(1) if self.axis == MEAN else table[:, self.rubric.axes.index(self.axis)].clone()
         axes = {f"{self.name}.{axis}": table[:, i] for i, axis in enumerate(self.rubric.axes)}
         return Values(score, None, axes if len(axes) > 1 else {})
+
+    def prefer(
+        self, first: Tensor, second: Tensor, prompts: Sequence[str], context: ScoreContext | None = None
+    ) -> Tensor:
+        """Log-odds float64 ``[n]`` that the image shown first is the better one; NaN where no answer was had.
+
+        Clips ``[n, F, H, W, 3]`` are shown as strips of their frames.
+        """
+        opening = ""
+        if first.dim() == 5:
+            shown = shown_in(first, context)
+            places = shown.places(self.frames)
+            opening = STRIP.format(count=len(places))
+            numbers = [shown.numbers[place] for place in places]
+            first, second = (film_strips(side[:, places], numbers) for side in (first, second))
+        prompts = check_prompts(prompts, len(first), self.name)
+        one, other = to_bytes(check_images(first)), to_bytes(check_images(second))
+        questions = [opening + WHICH.format(prompt=prompt) for prompt in prompts]
+        asked = [Asked(text, (a, b)) for text, a, b in zip(questions, one, other, strict=True)]
+        answers = self.asker.odds(asked, ORDINALS)
+        reasons = [answer for answer in answers if isinstance(answer, str)]
+        if reasons:
+            self.failed += len(reasons)
+            log.warning(
+                "verifier %s did not say which image is better for %d of %d pairs: %s",
+                self.name, len(reasons), len(answers), reasons[-1],
+            )  # fmt: skip
+        return torch.tensor(
+            [math.nan if isinstance(answer, str) else answer for answer in answers], dtype=torch.float64
+        )
 
     def _ask(self, pixels: Tensor, prompts: list[str], opening: str = "") -> Tensor:
         """Scores ``[k, axes]``, NaN where there was no answer."""

@@ -14,7 +14,7 @@ SHOWN = {name: _BY_ID.get(str(uuid.uuid5(uuid.NAMESPACE_URL, f"testtime/{name}")
 NEEDS = "(needs weights)"
 EMBEDDED = [name for name in NAMES if NEEDS not in (SHOWN[name] or FOLDER).stem]
 OTHERS = [name for name in NAMES if name not in EMBEDDED]  # need files of the user's
-NEWER = ("ltx2_t2v",)
+NEWER = ("ltx2_t2v", "flux2_klein_best_of_n")
 """Workflows whose nodes only newer hosts have."""
 
 

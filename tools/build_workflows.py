@@ -17,6 +17,7 @@ import workflow_flow
 import workflow_hand
 import workflow_infinity
 import workflow_methods
+import workflow_models
 import workflow_ttgen
 import workflow_uses
 import workflow_video
@@ -35,6 +36,7 @@ PARTS = (
     workflow_infinity,
     workflow_ttgen,
     workflow_video,
+    workflow_models,
 )
 DESCRIPTIONS = {function.__name__: function for part in PARTS for function in part.WORKFLOWS}
 """Every workflow by its short name; ``TITLES`` has those that users see in ComfyUI's template browser."""

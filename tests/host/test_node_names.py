@@ -11,6 +11,8 @@ from testtime.samplers.methods.population_plan import PopulationPlan
 from testtime.samplers.methods.registry import ROWS
 from testtime.samplers.smc.tempering import Alpha
 
+from .conftest import feature
+
 pytestmark = pytest.mark.host
 
 # Widgets that make one value together: what they make -> (widget, field of the value or parameter of its maker).
@@ -113,3 +115,16 @@ def test_ids_are_ours_and_names_are_unlike():
     names = [schema.display_name for schema in schemas]
     assert len(set(names)) == len(names)
     assert all(schema.node_id.startswith("TestTime") for schema in schemas)
+
+
+def test_other_names_are_told_to_hosts_that_search_by_them():
+    from comfy_api.latest import io
+
+    from testtime.nodes.menu import ALIASES
+
+    feature("search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}, "nodes have no other names")
+    known = nodes_by_id()
+    assert set(ALIASES) <= set(known)
+    for name, aliases in ALIASES.items():
+        assert known[name].GET_NODE_INFO_V1()["search_aliases"] == list(aliases), name
+    assert "ksampler" in " ".join(ALIASES["TestTimeSearchKSampler"]).lower()

@@ -11,11 +11,12 @@ from ..chat.endpoint import KEY_VARIABLE
 from ..verifiers.base import VerifierError
 from ..verifiers.vlm.endpoint import endpoint_judge
 from ..verifiers.vlm.flan_t5 import is_clip_flan_t5, load_clip_flant5
-from ..verifiers.vlm.judge import FAILURES, MEAN, load_vlm_judge
+from ..verifiers.vlm.judge import FAILURES, MEAN, VLMJudgeVerifier, load_vlm_judge
 from ..verifiers.vlm.rubric import RUBRICS
 from ..verifiers.vlm.vqa_score import load_vqa_score
 from .endpoint_inputs import address_inputs, patience_inputs
 from .host.compat import throw_if_interrupted
+from .host.host_vlm import LONGEST, ClipAsker, tried
 from .host.managed_verifier import managed
 from .model_folders import ALSO, Weights, combo, folder_choices, located, missing
 from .types import VerifierType
@@ -214,4 +215,35 @@ class VLMEndpointNode(io.ComfyNode):
         )
 
 
-NODES = [VLMNode, VLMEndpointNode]
+class VLMClipNode(io.ComfyNode):
+    """VLM Verifier (loaded CLIP): the text encoder of the graph as the judge."""
+
+    differentiable = False  # see guidance_check
+
+    @classmethod
+    def define_schema(cls):
+        return _schema(
+            "TestTimeVLMClip",
+            "VLM Verifier (loaded CLIP)",
+            "Asks the text encoder that the graph has loaded anyway, where it is a vision-language model: Qwen3-VL 4B "
+            "or 8B (Krea 2, Qwen-Image 2.1, Ideogram 4), Qwen3.5. No second model. Needs a ComfyUI that generates text "
+            "with its text encoders. Files without a language head are refused by a test with two squares.",
+            [
+                io.Clip.Input("clip", tooltip="A CLIP with a vision-language model in it, from Load CLIP."),
+                *rubric_inputs(),
+                longest_input(LONGEST),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, rubric=None, axis=None):
+        return axis_problem(rubric, axis) or True
+
+    @classmethod
+    def execute(cls, clip, rubric=YES_NO, axis=DEFAULT_AXIS, on_failure="skip", longest=LONGEST) -> io.NodeOutput:
+        vlm = tried(clip, longest)
+        chosen = None if axis == DEFAULT_AXIS else axis
+        return io.NodeOutput(VLMJudgeVerifier(ClipAsker(vlm), rubric, chosen, on_failure))
+
+
+NODES = [VLMNode, VLMEndpointNode, VLMClipNode]

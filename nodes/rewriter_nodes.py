@@ -20,6 +20,7 @@ from ..samplers.protocols import RewriteRequest, SearchError
 from .choices import open_ended
 from .endpoint_inputs import address_inputs, patience_inputs
 from .folders import find_inside, folders_with
+from .host.host_vlm import ClipRewriter, tried
 from .host.rewriting import ask, managed_rewriter
 from .types import CATEGORY, RewriterType
 
@@ -216,6 +217,33 @@ class LocalRewriterNode(io.ComfyNode):
         return io.NodeOutput(managed_rewriter(rewriter))
 
 
+class ClipRewriterNode(io.ComfyNode):
+    """Prompt Rewriter (loaded CLIP): the text encoder of the graph as the rewriter."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TestTimeClipRewriter",
+            display_name="Prompt Rewriter (loaded CLIP)",
+            category=REWRITER_CATEGORY,
+            description="Rewrites prompts with the text encoder that the graph has loaded anyway, where it is a "
+            "vision-language model: Qwen3-VL 4B or 8B (Krea 2, Qwen-Image 2.1, Ideogram 4), Qwen3.5. No second model. "
+            "Needs a ComfyUI that generates text with its text encoders.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="A CLIP with a vision-language model in it, from Load CLIP."),
+                temperature_input(),
+                io.Int.Input("max_tokens", default=400, min=16, max=8192, tooltip="Longest answer, in tokens."),
+                *template_inputs(),
+            ],
+            outputs=[RewriterType.Output(display_name="rewriter")],
+        )
+
+    @classmethod
+    def execute(cls, clip, temperature=0.7, max_tokens=400, system=SYSTEM, template=USER, max_words=50):
+        made = Template(system, template, max_words)
+        return io.NodeOutput(ClipRewriter(tried(clip), made, temperature, max_tokens))
+
+
 class RewritePromptNode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -272,4 +300,4 @@ class RewritePromptNode(io.ComfyNode):
         return io.NodeOutput(prompts, missing, text, ui=ui.PreviewText(text))
 
 
-NODES = [ShapesRewriterNode, LocalRewriterNode, EndpointRewriterNode, RewritePromptNode]
+NODES = [ShapesRewriterNode, LocalRewriterNode, EndpointRewriterNode, ClipRewriterNode, RewritePromptNode]

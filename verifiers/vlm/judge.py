@@ -99,7 +99,8 @@ class LocalAsker:
     module: LocalVLM
 
     def __init__(self, vlm: LocalVLM, longest: int | None = 768, name: str = "vlm"):
-        self.module, self.longest, self.name = vlm, longest, name
+        self.model = self.module = vlm
+        self.longest, self.name = longest, name
 
     def ask(self, pixels: Tensor, questions: Sequence[str], rubric: Rubric) -> list[dict[str, float] | str]:
         """See ``Asker``."""
@@ -126,7 +127,7 @@ class LocalAsker:
         reason = ""
         for hint in ("", HINT):
             try:
-                reply = self.module.answer([as_turn(asked, self.longest, hint)], rubric.tokens)
+                reply = self.model.answer([as_turn(asked, self.longest, hint)], rubric.tokens)
                 return rubric.read(reply.text)
             except NotUnderstood as error:
                 reason = f"{error}{CUT * reply.cut}"

@@ -32,6 +32,7 @@ MODULES = (
     "reward_nodes",
     "judge_nodes",
     "edit_nodes",
+    "refine_node",
     "object_nodes",
     "human_node",
     "video_nodes",

@@ -152,6 +152,10 @@ def replay_of(trace: Trace, particle: int = WINNER, group: int = 0) -> Replay:
         raise SearchError(
             f"the trace is of {method.title}: its samples start from searched noises and cannot be rendered again yet"
         )
+    if trace.meta.get("method") == "refine_by_edit":
+        raise SearchError(
+            "the trace is of Refine by Edit: its images were edited one after the other, and cannot be rendered again"
+        )
     if trace.meta.get("rounds"):
         raise SearchError(
             f"the trace is of a search with rounds {trace.meta['rounds']}: its moves drew turned noises and cannot be "

@@ -161,3 +161,93 @@ class TestNodes:
         assert judge.score(changed).tolist() == pytest.approx([1.0], abs=0.02)
         with pytest.raises(ValueError, match="mask is connected and source is not"):
             PreservationNode.execute(0.3, None, mask)
+
+
+REFINED = {
+    "prompt": "a red square, a blue ring", "items": "", "editor": "image to image", "seed": 1, "steps": 3, "cfg": 1.0,
+    "sampler_name": "euler", "scheduler": "normal", "denoise": 0.6, "rounds": 2, "candidates": 2,
+}  # fmt: skip
+
+
+class TestRefineByEdit:
+    def refined(self, family, serve, *script, **changes):  # noqa: F811
+        from testtime.nodes.judge_nodes import VLMEndpointNode
+        from testtime.nodes.refine_node import RefineByEditNode
+
+        server = serve(*script)
+        model, clip, vae, picture = family
+        judge = VLMEndpointNode.execute(server.url, "m", "yes_no", parallel=1).args[0]
+        with torch.inference_mode():
+            negative = stock("CLIPTextEncode").encode(clip, "")[0]
+            out = RefineByEditNode.execute(picture, model, clip, vae, negative, judge, **{**REFINED, **changes})
+        return out.args, server
+
+    @staticmethod
+    def answers(*chances):
+        return [says("Yes", {"Yes": chance, "No": 1 - chance}) for chance in chances]
+
+    def test_what_is_right_is_left_alone(self, family, serve):  # noqa: F811
+        (image, trace, text), server = self.refined(family, serve, *self.answers(0.9))
+        assert torch.equal(image, family[3]) and len(server.requests) == 2 and text.startswith("everything is there")
+        assert trace.meta["status"] == "complete" and trace.meta["ledger"]["nfe"] == 0
+
+    @pytest.mark.parametrize("editor", ["image to image", "reference latent"])
+    def test_it_edits_judges_and_keeps(self, family, serve, editor):  # noqa: F811
+        from testtime.nodes.host.results import store
+
+        script = self.answers(0.9, 0.1, 0.9, 0.9, 0.2, 0.9, 0.9, 0.9)  # then all right
+        (image, trace, text), _ = self.refined(family, serve, *script, editor=editor, fresh=False)
+        assert trace.meta["status"] == "complete" and "everything is there" in text
+        assert trace.meta["ledger"]["nfe"] == 6 and len(trace.records) == 2
+        assert not torch.equal(image, family[3]) and image.shape == family[3].shape
+        edits = trace.records[1].particles
+        assert (
+            "a blue ring" in edits[1]["prompt"] and edits[0]["parent"] == 0 and "1. a red square" in edits[0]["members"]
+        )
+        assert store.latest().trace is trace
+
+    def test_an_edit_may_be_a_search(self, family, serve):  # noqa: F811
+        from testtime.samplers.methods import BestOfN
+        from testtime.samplers.plan import as_plan
+
+        watch = Watch()
+        (_, trace, _), _ = self.refined(
+            family, serve, *self.answers(0.9, 0.1), rounds=1, candidates=1, fresh=False, search=as_plan(BestOfN(3)),
+            verifier=watch,
+        )  # fmt: skip
+        assert trace.meta["ledger"]["nfe"] == 9 and all(torch.equal(s.first, family[3][0]) for s in watch.found)
+
+    def test_budget_cancel_and_what_is_kept(self, family, serve, monkeypatch):  # noqa: F811
+        import comfy.model_management as management
+
+        (image, trace, text), _ = self.refined(family, serve, *self.answers(0.9, 0.1), max_nfe=4, fresh=False)
+        assert trace.meta["status"] == "budget" and "budget spent" in text and image.shape == family[3].shape
+        from testtime.nodes import editing
+
+        def cancel(*args, **kwargs):
+            raise management.InterruptProcessingException
+
+        monkeypatch.setattr(editing.GraphEditor, "_made", cancel)
+        with pytest.raises(management.InterruptProcessingException):
+            self.refined(family, serve, *self.answers(0.9, 0.1), fresh=False)
+        from testtime.nodes.recover_node import RecoverSearchNode
+
+        latent = RecoverSearchNode.execute("last stopped").args[0]
+        assert latent["samples"].shape == (1, 4, 16, 16)
+        (_, trace, _), _ = self.refined(
+            family, serve, *self.answers(0.9, 0.1), fresh=False, on_cancel="finish with best so far"
+        )
+        assert trace.meta["status"] == "interrupted"
+
+    def test_what_is_wrong_is_named(self, family, serve):  # noqa: F811
+        from testtime.nodes.refine_node import RefineByEditNode
+
+        for changes, words in (
+            ({"editor": "magic"}, "editor is 'magic': choose one of reference latent"),
+            ({"search": object()}, "search is connected and verifier is not"),
+            ({"items": "\n".join(map(str, range(13)))}, "items has 13 lines: at most 12"),
+            ({"prompt": " "}, "prompt is empty"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                self.refined(family, serve, *self.answers(0.9), **changes)
+        assert "more than 12 lines" in RefineByEditNode.validate_inputs("p", "\n".join(map(str, range(13))))

@@ -8,9 +8,9 @@ searches and the loop make of an editor that changes more than it should, not ho
 
 *Done*: an object of the wanted shape and colour within 8 pixels of the old place. *Kept*: the other object is where it
 was and nothing else came. *Both* is what counts. Plain is one edit; Best-of-8 and Refine by Edit (4 rounds of 2) have
-the same number of edits at most. "learned" judges are the embedded preference model with the preservation score; "exact"
-ones read pictures as the test itself does, so they say what a perfect judge would bring; "erring" ones misread every
-item with .1.
+the same number of edits at most. Learned judges are the embedded preference model with the preservation score. The
+exact checklist reads pictures as the test itself does, so it says what a perfect judge would bring; the erring one
+misreads every item with .1.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ..installation.answers import shortened
 from ..installation.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, CommandError
 
 LONGEST_MESSAGE = 200
-SUITES = ("shapes", "flow", "ttgen", "var", "panel", "overhead", "parity", "throughput", "simulate")
+SUITES = ("shapes", "flow", "ttgen", "var", "panel", "overhead", "parity", "throughput", "simulate", "editing")
 
 
 PUBLIC = ("geneval", "t2i-compbench", "coco", "genai", "drawbench")

@@ -19,10 +19,10 @@ from ..samplers.run.notes import brief
 from ..samplers.sources import Sources
 from ..verifiers.image_image.preservation import PreservationVerifier
 from ..verifiers.vlm.checklist import ChecklistCritic
-from .compat import InterruptProcessing
 from .edit_nodes import asker_of
 from .editing import MOVERS, REFERENCE, GraphEditor, Sampling
 from .guidance_check import is_link, queued
+from .host.compat import InterruptProcessing
 from .host.live import LiveRun, place
 from .host.live import store as live_store
 from .host.results import HostResult, store

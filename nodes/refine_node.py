@@ -28,8 +28,9 @@ from .host.live import store as live_store
 from .host.results import HostResult, store
 from .host.rewriting import ask
 from .host.run import FINISH, STOP
+from .host.scores import Scores
 from .search_sampler import prompt_problem
-from .types import CATEGORY, RewriterType, Scores, SearchType, TraceType, VerifierType
+from .types import CATEGORY, RewriterType, SearchType, TraceType, VerifierType
 
 log = logging.getLogger("testtime")
 

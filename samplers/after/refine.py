@@ -184,12 +184,13 @@ def refine(
     run = _Run(settings, prompt, critic, editor, seed, instruct, compare, Trace(listener, seed, interrupts))
     run.ledger = ledger or Ledger()
     status = "complete"
+    stops: tuple[type[BaseException], ...] = (Interrupted, *interrupts)
     try:
         run.go(image)
     except BudgetSpent as spent:
         status = "budget"
         run.warnings.append(f"budget spent: {spent}; returning the best so far")
-    except (Interrupted, *interrupts):
+    except stops:
         if not run.judged:
             raise
         status = "interrupted"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -183,3 +184,24 @@ def test_they_open_in_the_front_end(renderer, comfy_server):
     feature(found is not None, "there is one renderer of nodes")
     assert not said
     check_opened(found)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_only_files_are_missing(name, object_info, comfy_server):
+    """What the server itself says about a workflow that needs weights, before anything is run."""
+    needs_nodes_of(name, object_info)
+    body = json.dumps({"prompt": load(name, api=True)}).encode()
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(f"{comfy_server.url}/prompt", body), timeout=60)
+    answer = json.load(caught.value)
+    assert answer["error"]["type"] == "prompt_outputs_failed_validation"
+    offered = {file["name"] for node in load(name)["nodes"] for file in node.get("properties", {}).get("models", ())}
+    for node in answer["node_errors"].values():
+        for fault in node["errors"]:
+            if node["class_type"].startswith("TestTime"):  # verifiers name the folder that they look for
+                assert fault["type"] in ("custom_validation_failed", "value_not_in_list"), fault
+            elif node["class_type"] == "LoadImage":  # the folder of images is the test's own, and empty
+                assert fault["details"].endswith("Invalid image file: example.png"), fault
+            else:
+                missing = fault.get("extra_info", {}).get("received_value")
+                assert fault["type"] == "value_not_in_list" and missing in offered, fault

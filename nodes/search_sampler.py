@@ -197,7 +197,8 @@ class SearchSampler(comfy.samplers.Sampler):
     """A SAMPLER that searches: takes G latents, returns the best of N particles for each.
 
     Slot 0 of every image starts from the noise of the NOISE object, so with one particle ``eta = 0`` is ``euler`` and
-    ``eta = 1`` is ``euler_ancestral`` with our noise.
+    ``eta = 1`` is ``euler_ancestral`` with our noise; on flow models, whose ``euler_ancestral`` is another one, it is
+    the SDE with the flow's own marginals.
     """
 
     def __init__(self, options: SearchOptions):
@@ -242,9 +243,9 @@ def common_inputs() -> list:
             min=AUTO_ETA,
             max=1.0,
             step=0.05,
-            tooltip="Randomness of each step: 0 = none (as euler), 1 = ancestral (as euler_ancestral), -1 = auto: 0, "
-            "or as much as a method that clones images needs; a sampler with noise of its own keeps it. The log says "
-            "what was chosen.",
+            tooltip="Randomness of each step: 0 = none (as euler), 1 = full (as euler_ancestral; on flow models the "
+            "flow's own SDE), -1 = auto: 0, or as much as a method that clones candidates needs; a sampler with noise "
+            "of its own keeps it. The log says what was chosen.",
         ),
         io.String.Input(
             "prompt",

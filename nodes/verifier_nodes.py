@@ -345,21 +345,37 @@ class ScoreImagesNode(io.ComfyNode):
         images = check_images(images)
         prompts = prompts_for(prompt, len(images), verifier)
         values = score_batch(verifier, images, prompts)
-        best_first = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)[: keep or None]
-        rows = best_first if order == ORDERS[0] else best_first.sort().values
-        others = []
+        others = None
         if held_out is not None:
-            others = _listed(score_batch(held_out, images, prompts_for(prompt, len(images), held_out))[rows])
-        scores = Scores(
-            verifier=verifier.name,
-            values=_listed(values[rows]),
-            held_out=others,
-            held_out_verifier="" if held_out is None else held_out.name,
-            group=[0] * len(rows),
-        )
-        text = scores.as_text()
-        best, places = int(best_first[0]), ", ".join(map(str, rows.tolist()))
+            others = score_batch(held_out, images, prompts_for(prompt, len(images), held_out))
+        rows, best, scores = ranked(verifier, values, keep, order, held_out, others)
+        text, places = scores.as_text(), places_of(rows)
         return io.NodeOutput(images[rows], scores, float(values[best]), text, best, places, ui=ui.PreviewText(text))
+
+
+def ranked(
+    verifier, values: Tensor, keep: int, order: str = ORDERS[0], held_out=None, others: Tensor | None = None
+) -> tuple[Tensor, int, Scores]:
+    """(rows that are kept, the best one, their scores), of images or of videos.
+
+    ``values`` and ``others``, those of ``held_out``: ``[n]``, NaN where there is no score; such rows come last.
+    ``keep`` 0: all.
+    """
+    best_first = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)[: keep or None]
+    rows = best_first if order == ORDERS[0] else best_first.sort().values
+    scores = Scores(
+        verifier=verifier.name,
+        values=_listed(values[rows]),
+        held_out=[] if others is None else _listed(others[rows]),
+        held_out_verifier="" if held_out is None else held_out.name,
+        group=[0] * len(rows),
+    )
+    return rows, int(best_first[0]), scores
+
+
+def places_of(rows: Tensor) -> str:
+    """Positions as a text."""
+    return ", ".join(map(str, rows.tolist()))
 
 
 def prompts_for(prompt: str, n: int, verifier) -> list[str]:

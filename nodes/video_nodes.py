@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from comfy_api.latest import io, ui
 
@@ -14,9 +12,8 @@ from ..verifiers.video.frames import FramesVerifier
 from ..verifiers.video.motion import AMOUNTS, FRAMES, MotionVerifier
 from .host.compat import is_nested, nested, throw_if_interrupted
 from .host.experts import TwoExpertGuider
-from .host.scores import Scores
 from .types import CATEGORY, ScoresType, VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY, prompts_for
+from .verifier_nodes import VERIFIER_CATEGORY, places_of, prompts_for, ranked
 
 FEW = 5
 
@@ -230,12 +227,9 @@ class RankVideosNode(io.ComfyNode):
         verifier, prompt, keep = verifier[0], prompt[0], keep[0]
         prompts = prompts_for(prompt, len(videos), verifier)
         values = [score_video(verifier, video, text) for video, text in zip(videos, prompts, strict=True)]
-        found = [-math.inf if math.isnan(value) else value for value in values]
-        ranks = sorted(range(len(videos)), key=lambda row: -found[row])[: keep or None]
-        listed = [values[row] if math.isfinite(values[row]) else None for row in ranks]
-        scores = Scores(verifier=verifier.name, values=listed, group=[0] * len(ranks))
-        order = ", ".join(map(str, ranks))
-        return io.NodeOutput([videos[row] for row in ranks], scores, order, ui=ui.PreviewText(scores.as_text()))
+        rows, _, scores = ranked(verifier, torch.tensor(values, dtype=torch.float64), keep)
+        kept = [videos[row] for row in rows.tolist()]
+        return io.NodeOutput(kept, scores, places_of(rows), ui=ui.PreviewText(scores.as_text()))
 
 
 def score_video(verifier, video, prompt: str) -> float:

@@ -37,7 +37,7 @@ class UseWorkersNode(io.ComfyNode):
                     min=0,
                     max=1024,
                     tooltip="Candidates that a worker computes at once. 0 = two calls per worker. With the same "
-                    "number here, any number of workers gives the same image to the last bit.",
+                    "number here, any number of workers gives the same result to the last bit.",
                 ),
             ],
             outputs=[SearchType.Output(display_name="search")],

@@ -8,6 +8,7 @@ every English text). Texts without a translation stay English and are listed. Ne
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -139,6 +140,10 @@ def unused(found: list, language: str) -> list[str]:
 def main() -> int:
     """Write all files, remove those of nodes that are gone; returns 1 where a page or a translation is missing."""
     import_comfyui()
+    from testtime.nodes import MODULES
+
+    for module in MODULES:  # a node that does not load is not gone: its page and texts must not be removed
+        importlib.import_module(f"testtime.nodes.{module}")
     found = schemas()
     made = files(found)
     for path in abandoned(made):

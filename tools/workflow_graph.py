@@ -249,8 +249,10 @@ class Workflow:
             start = (x + width, y + MARGIN + SLOT * slot + 4)
             left, top, *_ = places[target]
             node = self.nodes[target - 1]
-            end = (left, top + socket_height(node, sockets_of(node, object_info)[index][0], object_info))
-            wires.append(Wire(number, (source, slot), start, end, (source, target)))
+            name = sockets_of(node, object_info)[index][0]
+            end = (left, top + socket_height(node, name, object_info))
+            loose = has_widget(ordered_inputs(definition(node, object_info))[name])
+            wires.append(Wire(number, (source, slot), start, end, (source, target), loose))
         reroutes: dict[tuple, dict] = {}
         last = []
         for number, points in route(wires, obstacles).items():

@@ -25,8 +25,8 @@ CLEAR = 7
 """Distance between wires and nodes, in pixels."""
 LANE = 14
 """Distance between two wires side by side, in pixels."""
-OWN, BESIDE, REACH = 26, 18, 900
-"""How far slots lie inside their node; how near to a slot a reroute may be, and how far from it, in pixels."""
+OWN, BESIDE, REACH, NEAR = 26, 18, 900, 60
+"""How far slots lie inside their node; how near to a slot a reroute may be, how far; what is beside it. In pixels."""
 TRIES = 400
 """How many ways are looked at before a link is given up."""
 ARRIVED = -2
@@ -36,13 +36,22 @@ CORNER, SHARED, CROWDED = 90, 0.5, 60
 
 @dataclass(frozen=True)
 class Wire:
-    """A link to be drawn: its number, (node, slot) of its output, both ends, boxes of the nodes at its ends."""
+    """A link to be drawn: its number, (node, slot) of its output, both ends, numbers of the nodes at its ends.
+
+    ``loose``: how low the input lies differs between renderers, as with text boxes; the last reroute stands beside it.
+    """
 
     number: int
     output: tuple[int, int]
     start: Point
     end: Point
     ends: tuple[int, int]
+    loose: bool = False
+
+    @property
+    def far(self) -> bool:
+        """Whether the nodes stand further apart than two columns do."""
+        return self.end[0] - self.start[0] > 2 * NEAR
 
 
 PARTS = 48
@@ -155,7 +164,9 @@ def route(wires: Sequence[Wire], boxes: dict[int, Box]) -> dict[int, list[Point]
     Raises ValueError where there is no way: the columns stand too close.
     """
     lanes, result = Lanes(boxes), {}
-    hidden = [wire for wire in wires if behind((wire.start, wire.end), boxes, wire.ends, CLEAR)]
+    hidden = [
+        wire for wire in wires if (wire.loose and wire.far) or behind((wire.start, wire.end), boxes, wire.ends, CLEAR)
+    ]
     for wire in sorted(hidden, key=lambda wire: (wire.output, -math.dist(wire.start, wire.end))):
         way = _search(wire, lanes, boxes)
         if way is None:
@@ -182,7 +193,7 @@ def _search(wire: Wire, lanes: Lanes, boxes: dict[int, Box]) -> list[tuple[int, 
     """
     _, sides = _sides(boxes, wire.ends, CLEAR / 2)
     starts = _reachable(lanes, sides, wire.start, 1)
-    ends = _reachable(lanes, sides, wire.end, -1)
+    ends = _reachable(lanes, sides, wire.end, -1, NEAR if wire.loose else REACH)
     barred: set[tuple[int, int]] = set()
     for _ in range(TRIES):
         way = _cheapest(lanes, starts, ends, barred, wire.output)
@@ -228,14 +239,16 @@ def _cheapest(
     return None
 
 
-def _reachable(lanes: Lanes, sides: np.ndarray, slot: Point, direction: int) -> dict[tuple[int, int], float]:
+def _reachable(
+    lanes: Lanes, sides: np.ndarray, slot: Point, direction: int, reach: float = REACH
+) -> dict[tuple[int, int], float]:
     """Crossings to which the curve from a slot is free, with its cost: length, and how steep it is.
 
     ``direction``: 1 for an output, whose links leave to the right; -1 for an input.
     """
     places = np.array([lanes.at(point) for point in lanes.points])
     across, down = (places[:, 0] - slot[0]) * direction, np.abs(places[:, 1] - slot[1])
-    chosen = np.flatnonzero((across > BESIDE) & (np.hypot(across, down) < REACH))
+    chosen = np.flatnonzero((across > BESIDE) & (np.hypot(across, down) < reach))
     if not len(chosen):
         return {}
     there, here = places[chosen], np.broadcast_to(np.array(slot, float), (len(chosen), 2))

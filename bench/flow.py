@@ -24,7 +24,8 @@ from ..models.tiny.pipeline import SamplingSettings, shapes_process
 from ..samplers.budget import Budget
 from ..samplers.method import SearchMethod
 from ..samplers.methods import RBF, SMC, SVDD, BestOfN
-from ..samplers.plan import Plan, as_plan, prepare_on
+from ..samplers.plan import Plan, as_plan
+from ..samplers.prepare import prepare_on
 from ..samplers.processes.diffusion import DiffusionProcess
 from ..samplers.processes.sde import SDE, Schedule
 from ..samplers.protocols import SearchError

@@ -24,7 +24,9 @@ import torch
 from ..models.infinity.config import RELEASED, InfinityConfig, config_from_shapes
 from ..models.infinity.loading import assign, convert_transformer
 from ..models.infinity.packed import pack
-from ..models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
+from ..models.infinity.process import ScalewiseProcess
+from ..models.infinity.sampling import ScaleSampling
+from ..models.infinity.scale_state import Decoder
 from ..models.infinity.schedules import ScaleSchedule, schedule_for
 from ..models.infinity.text import TextFeatures
 from ..models.infinity.transformer import Infinity

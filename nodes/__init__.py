@@ -28,6 +28,8 @@ MODULES = (
     "replay_node",
     "recover_node",
     "family_nodes",
+    "score_images_node",
+    "clip_score_node",
     "verifier_nodes",
     "reward_nodes",
     "judge_nodes",

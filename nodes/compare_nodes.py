@@ -12,8 +12,9 @@ from ..reports.canvas import THEMES
 from ..reports.compare import as_text, comparison
 from ..samplers.protocols import SearchError
 from ..verifiers.base import check_images
-from .types import VerifierType
-from .verifier_nodes import MEMBERS, VERIFIER_CATEGORY, prompts_for, score_batch
+from .score_images_node import prompts_for, score_batch
+from .types import VERIFIER_CATEGORY, VerifierType
+from .verifier_nodes import MEMBERS
 
 
 class CompareVerifiersNode(io.ComfyNode):

@@ -18,8 +18,7 @@ from ..verifiers.vlm.judge import FAILURES, Asker, LocalAsker, VLMJudgeVerifier
 from ..verifiers.vlm.vqa_score import VQAScoreVerifier
 from .guidance_check import is_link, queued
 from .host.managed_verifier import ManagedVerifier
-from .types import VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY
+from .types import VERIFIER_CATEGORY, VerifierType
 
 VLM_NODES = ("TestTimeVLM", "TestTimeVLMEndpoint", "TestTimeVLMClip")
 """Nodes whose verifiers can be asked other questions, too."""

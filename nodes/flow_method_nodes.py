@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..samplers.budget import NoiseOutline
 from ..samplers.methods import RBF, BeamSearch
 from ..samplers.methods.rbf import CHOICES, THRESHOLDS
+from ..samplers.outline import NoiseOutline
 from ..samplers.plan import Plan, as_plan
 from ..samplers.processes.kernel import Flow
 from ..samplers.processes.sde import CLOCKS, COEFFICIENTS, SDE, Schedule

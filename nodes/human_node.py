@@ -6,8 +6,7 @@ from comfy_api.latest import io
 
 from ..verifiers.human import HumanVerifier, parse_marks
 from .host.asking import desk
-from .types import VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY
+from .types import VERIFIER_CATEGORY, VerifierType
 
 
 class PickByHandNode(io.ComfyNode):

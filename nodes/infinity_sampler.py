@@ -13,9 +13,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..models.infinity.process import ScaleSampling, ScalewiseProcess
+from ..models.infinity.process import ScalewiseProcess
+from ..models.infinity.sampling import ScaleSampling
 from ..models.infinity.schedules import BUDGETS
-from ..samplers.plan import Prepared, prepare_on
+from ..samplers.prepare import Prepared, prepare_on
 from ..samplers.run.trace import Listener, StepRecord
 from ..samplers.sources import Sources
 from ..samplers.state import State
@@ -26,7 +27,7 @@ from .host.residency import Residency
 from .host.results import HostResult
 from .host.run import SearchOptions, run_in_host
 from .host.scalewise_host import ScaleCall, make_room, scalewise_process
-from .search_sampler import common_inputs, prompt_problem
+from .search_inputs import common_inputs, prompt_problem
 from .types import CATEGORY, InfinityType, ScoresType, TraceType
 
 INFINITY_CATEGORY = f"{CATEGORY}/infinity"

@@ -19,8 +19,7 @@ from .host.compat import throw_if_interrupted
 from .host.host_vlm import LONGEST, ClipAsker, tried
 from .host.managed_verifier import managed
 from .model_folders import ALSO, Weights, combo, folder_choices, located, missing
-from .types import VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY
+from .types import VERIFIER_CATEGORY, VerifierType
 
 CHAT = Weights.of("vlm")
 FLAN_T5 = Weights.of("vqa_flant5")

@@ -27,6 +27,15 @@ PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
 
 
+def register_suffixes() -> None:
+    """Let the file lists of ``models/verifiers`` show weights files."""
+    paths, suffixes = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(suffixes) | folder_paths.supported_pt_extensions)
+
+
+register_suffixes()
+
+
 @dataclass(frozen=True)
 class Weights(Released):
     """Released weights, and where they belong in this ComfyUI."""

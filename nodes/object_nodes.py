@@ -12,6 +12,7 @@ from ..verifiers.objects.geneval import Rules
 from ..verifiers.objects.requirements import parse
 from ..verifiers.objects.verifier import MODES, ColourReader, ObjectsVerifier
 from .choices import open_ended
+from .clip_score_node import clip_tokenizer
 from .host.managed_verifier import managed
 from .model_folders import (
     NO_MODEL,
@@ -22,8 +23,7 @@ from .model_folders import (
     missing,
     preferred,
 )
-from .types import VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY, clip_tokenizer
+from .types import VERIFIER_CATEGORY, VerifierType
 
 DETECTOR = Weights.of("objects")
 COLOURS = Weights.of("objects_colours")

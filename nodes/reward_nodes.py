@@ -9,6 +9,7 @@ from ..verifiers.aesthetic.predictors import load_aesthetic
 from ..verifiers.image_image.similarity import COMBINATIONS, load_similarity
 from ..verifiers.preference.clip_rewards import SCALES, load_hps, load_pickscore
 from ..verifiers.preference.image_reward import load_image_reward
+from .clip_score_node import clip_tokenizer
 from .host.managed_verifier import managed
 from .model_folders import (
     Weights,
@@ -20,8 +21,7 @@ from .model_folders import (
     precision_input,
     vocabulary_choices,
 )
-from .types import VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY, clip_tokenizer
+from .types import VERIFIER_CATEGORY, VerifierType
 
 PICKSCORE = Weights.of("pickscore")
 HPS = Weights.of("hps_v2_1")

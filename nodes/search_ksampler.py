@@ -19,7 +19,8 @@ from .host.residency import reserve_for
 from .host.results import HostResult
 from .host.run import SearchOptions
 from .host.stock_samplers import sampler_named
-from .search_sampler import SearchSampler, clip_inputs, common_inputs, prompt_problem, source_inputs
+from .search_inputs import clip_inputs, common_inputs, prompt_problem, source_inputs
+from .search_sampler import SearchSampler
 from .types import CATEGORY, ScoresType, TraceType
 
 RESERVE_KEY = "testtime_reserve"

@@ -20,6 +20,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 CATEGORY = "test-time scaling"
+VERIFIER_CATEGORY = f"{CATEGORY}/verifiers"
 
 SearchType = io.Custom("TESTTIME_SEARCH")
 VerifierType = io.Custom("TESTTIME_VERIFIER")

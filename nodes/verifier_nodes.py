@@ -1,105 +1,20 @@
-"""Verifier loaders, ``Verifier Ensemble`` and ``Score Images``."""
+"""``Verifier Ensemble``, and the verifiers that are only good for examples."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-
-import comfy.model_management as management
-import folder_paths
 import torch
-from comfy_api.latest import io, ui
-from torch import Tensor
+from comfy_api.latest import io
 
 from ..models.tiny.loading import missing_weights
-from ..samplers.processes.chunking import Chunker
-from ..samplers.protocols import SearchError
-from ..verifiers.base import VerifierError, check_images, check_prompts
 from ..verifiers.ensemble import COMBINATIONS, RELATIVE, EnsembleVerifier, Voice
-from ..verifiers.image_text.clip_score import MODES, load_clip_score_files, load_clip_score_folder
 from ..verifiers.registry import create
-from .choices import open_ended
-from .folders import file_names, find_inside, folders_with
-from .host.compat import is_oom, throw_if_interrupted
 from .host.managed_verifier import managed
-from .host.scores import Scores
-from .model_folders import FOLDER, HUB, NO_MODEL, Weights, precision_input
-from .types import CATEGORY, ScoresType, VerifierType
+from .score_images_node import IMAGES_PER_CALL
+from .types import CATEGORY, VERIFIER_CATEGORY, VerifierType
 
-VERIFIER_CATEGORY = f"{CATEGORY}/verifiers"
-CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
-CLIP_WEIGHTS = Weights.of("clip_score")
-NO_TEXT_TOWER = "in the same file"
 SHAPES_VERIFIERS = {"shapes_preference": "preference", "shapes_clip": "clip"}
 """Name of an embedded verifier -> its weights."""
-ORDERS = ("best first", "as given")
 MEMBERS = 4
-IMAGES_PER_CALL = 8
-
-
-def register_suffixes() -> None:
-    """Let the file lists of ``models/verifiers`` show weights files."""
-    paths, suffixes = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(suffixes) | folder_paths.supported_pt_extensions)
-
-
-register_suffixes()
-
-
-def clip_choices() -> list[str]:
-    """CLIP models on this machine: folders and files of models/verifiers, then image towers of models/clip_vision."""
-    roots = folder_paths.get_folder_paths(FOLDER)
-    found = [f"{FOLDER}/{name}" for name in folders_with("config.json", roots)]
-    found += [f"{FOLDER}/{name}" for name in file_names(FOLDER) if Path(name).parent == Path()]
-    found += [f"clip_vision/{name}" for name in file_names("clip_vision")]
-    found += [HUB + CLIP_REPOSITORY] * (CLIP_WEIGHTS.cached() is not None)
-    return found or [NO_MODEL]
-
-
-def text_tower_choices() -> list[str]:
-    """Text towers: files of models/text_encoders."""
-    return [NO_TEXT_TOWER, *file_names("text_encoders")]
-
-
-def text_tower_file(choice: str) -> Path:
-    """Path of an entry of ``text_tower_choices``; raises VerifierError where it is not there."""
-    roots = folder_paths.get_folder_paths("text_encoders")
-    path = find_inside(roots, choice, Path.is_file)
-    if path is None:
-        raise VerifierError(f"text_tower is {choice!r}: there is no such file in {', '.join(roots)}")
-    return path
-
-
-def how_to_get_clip() -> str:
-    """What to download for CLIPScore, and where to put it."""
-    searched = folder_paths.get_folder_paths(FOLDER) + folder_paths.get_folder_paths("clip_vision")
-    folder = Path(searched[0]) / CLIP_REPOSITORY.replace("/", "--")
-    return (
-        f"CLIPScore needs a CLIP model with both towers, e.g. {CLIP_REPOSITORY} (1.7 GB, MIT licence). Put its files "
-        f"(config.json, model.safetensors, vocab.json, merges.txt) into {folder}, for example with:  "
-        f'hf download {CLIP_REPOSITORY} --local-dir "{folder}"'
-        f"\nLooked in: {', '.join(searched)}"
-    )
-
-
-def resolve(choice: str) -> Path:
-    """Path of an entry of ``clip_choices``; raises VerifierError with what to download where it is not there."""
-    kind, _, name = choice.partition("/")
-    cached = CLIP_WEIGHTS.cached() if choice == HUB + CLIP_REPOSITORY else None
-    if cached is not None:
-        return cached
-    if choice != NO_MODEL and kind in (FOLDER, "clip_vision"):
-        path = find_inside(folder_paths.get_folder_paths(kind), name)
-        if path is not None:
-            return path
-    raise VerifierError(f"clip is {choice!r}: there is no such model here. {how_to_get_clip()}")
-
-
-def clip_tokenizer() -> Path:
-    """Folder of CLIP's tokenizer files that ComfyUI brings along."""
-    import comfy.sd1_clip
-
-    return Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
 
 class ShapesVerifierNode(io.ComfyNode):
@@ -132,69 +47,6 @@ class ShapesVerifierNode(io.ComfyNode):
     def execute(cls, verifier) -> io.NodeOutput:
         with torch.inference_mode(False):
             return io.NodeOutput(managed(create(verifier)))
-
-
-class CLIPScoreNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="TestTimeCLIPScore",
-            display_name="CLIPScore Verifier",
-            category=VERIFIER_CATEGORY,
-            description="Similarity of image and prompt according to CLIP (Hessel et al. 2021). Differentiable: "
-            "works with DAS.",
-            inputs=[
-                open_ended(
-                    io.Combo.Input(
-                        "clip",
-                        options=clip_choices(),
-                        tooltip="CLIP model: a folder or file in models/verifiers, or an image encoder in "
-                        "models/clip_vision.",
-                    )
-                ),
-                io.Combo.Input(
-                    "text_tower",
-                    options=text_tower_choices(),
-                    default=NO_TEXT_TOWER,
-                    optional=True,
-                    tooltip="The text encoder of the same CLIP in models/text_encoders, if `clip` is only an image "
-                    "encoder.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=list(MODES),
-                    default="cos",
-                    optional=True,
-                    tooltip="cos: the cosine, about 0.15 .. 0.35. x100: a hundred times that. hessel: the published "
-                    "metric, 2.5 max(cos, 0).",
-                ),
-                precision_input(),
-            ],
-            outputs=[VerifierType.Output(display_name="verifier")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, clip=None):
-        try:
-            if clip is not None:
-                resolve(clip)
-        except VerifierError as error:
-            return str(error)
-        return True
-
-    @classmethod
-    def execute(cls, clip, text_tower=NO_TEXT_TOWER, mode="cos", precision="auto") -> io.NodeOutput:
-        path = resolve(clip)
-        with torch.inference_mode(False):
-            if path.is_dir():
-                own = (path / "vocab.json").exists() or (path / "tokenizer.json").exists()
-                verifier = load_clip_score_folder(path, None if own else clip_tokenizer(), mode=mode)
-            else:
-                files = [path]
-                if text_tower != NO_TEXT_TOWER:
-                    files.append(text_tower_file(text_tower))
-                verifier = load_clip_score_files(files, clip_tokenizer(), mode=mode)
-            return io.NodeOutput(managed(verifier, precision))
 
 
 class JPEGNode(io.ComfyNode):
@@ -299,111 +151,5 @@ class EnsembleNode(io.ComfyNode):
         return io.NodeOutput(EnsembleVerifier(voices, combine, max_batch=IMAGES_PER_CALL, temperature=temperature))
 
 
-class ScoreImagesNode(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="TestTimeScoreImages",
-            display_name="Score Images",
-            category=VERIFIER_CATEGORY,
-            description="Scores a batch of images, sorts it and keeps the best. Works on any images; no search needed.",
-            inputs=[
-                io.Image.Input("images", tooltip="A batch of images."),
-                VerifierType.Input("verifier", tooltip="Judges the images; they are sorted by its score."),
-                io.String.Input(
-                    "prompt",
-                    multiline=True,
-                    default="",
-                    tooltip="What the images should show. One line for all, or as many lines as images: one for each. "
-                    "Verifiers that ignore prompts need none.",
-                ),
-                VerifierType.Input("held_out", optional=True, tooltip="A second verifier, shown beside the first."),
-                io.Int.Input(
-                    "keep", default=0, min=0, max=4096, optional=True, tooltip="How many of the best to keep. 0 = all."
-                ),
-                io.Combo.Input(
-                    "order",
-                    options=list(ORDERS),
-                    default=ORDERS[0],
-                    optional=True,
-                    tooltip="best first: sorted by score. as given: the kept images stay in the order of the batch.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output(display_name="images", tooltip="The kept images."),
-                ScoresType.Output(display_name="scores", tooltip="Their scores, in the same order."),
-                io.Float.Output(display_name="best_score"),
-                io.String.Output(display_name="text", tooltip="The scores as a table."),
-                io.Int.Output(display_name="best_index", tooltip="Position of the best image in the batch, from 0."),
-                io.String.Output(display_name="places", tooltip="Positions of the kept images in the batch, from 0."),
-            ],
-            is_output_node=True,
-        )
-
-    @classmethod
-    def execute(cls, images, verifier, prompt, held_out=None, keep=0, order=ORDERS[0]) -> io.NodeOutput:
-        images = check_images(images)
-        prompts = prompts_for(prompt, len(images), verifier)
-        values = score_batch(verifier, images, prompts)
-        others = None
-        if held_out is not None:
-            others = score_batch(held_out, images, prompts_for(prompt, len(images), held_out))
-        rows, best, scores = ranked(verifier, values, keep, order, held_out, others)
-        text, places = scores.as_text(), places_of(rows)
-        return io.NodeOutput(images[rows], scores, float(values[best]), text, best, places, ui=ui.PreviewText(text))
-
-
-def ranked(
-    verifier, values: Tensor, keep: int, order: str = ORDERS[0], held_out=None, others: Tensor | None = None
-) -> tuple[Tensor, int, Scores]:
-    """(rows that are kept, the best one, their scores), of images or of videos.
-
-    ``values`` and ``others``, those of ``held_out``: ``[n]``, NaN where there is no score; such rows come last.
-    ``keep`` 0: all.
-    """
-    best_first = torch.argsort(values.nan_to_num(nan=-math.inf), descending=True, stable=True)[: keep or None]
-    rows = best_first if order == ORDERS[0] else best_first.sort().values
-    scores = Scores(
-        verifier=verifier.name,
-        values=_listed(values[rows]),
-        held_out=[] if others is None else _listed(others[rows]),
-        held_out_verifier="" if held_out is None else held_out.name,
-        group=[0] * len(rows),
-    )
-    return rows, int(best_first[0]), scores
-
-
-def places_of(rows: Tensor) -> str:
-    """Positions as a text."""
-    return ", ".join(map(str, rows.tolist()))
-
-
-def prompts_for(prompt: str, n: int, verifier) -> list[str]:
-    """One prompt per image of a text box: the whole text for all, or a line each. Raises VerifierError when empty."""
-    lines = [line.strip() for line in prompt.splitlines() if line.strip()]
-    listed = lines if len(lines) == n and n > 1 else [" ".join(lines)] * n
-    return check_prompts(listed, n, verifier.name, getattr(verifier, "needs_prompt", True))
-
-
-def score_batch(verifier, images: Tensor, prompts: list[str]) -> Tensor:
-    """Scores float64 ``[n]``, NaN where there is none. Interruptible, except for ensembles that need all at once."""
-
-    def score(rows: slice) -> Tensor:
-        throw_if_interrupted()
-        scores = verifier.score(images[rows], prompts[rows])
-        if tuple(scores.shape) != (len(prompts[rows]),):
-            raise SearchError(
-                f"verifier {verifier.name!r} returned {tuple(scores.shape)} for {len(prompts[rows])} images"
-            )
-        return scores.detach().cpu().double()
-
-    size = len(images) if getattr(verifier, "relative", False) else IMAGES_PER_CALL
-    return Chunker(size, is_oom=is_oom, after_oom=management.soft_empty_cache).cat(score, len(images))
-
-
-def _listed(values: Tensor) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
-NODES = [ScoreImagesNode, CLIPScoreNode, ShapesVerifierNode, JPEGNode, EnsembleNode]
+NODES = [ShapesVerifierNode, JPEGNode, EnsembleNode]
 """Nodes of this module."""

@@ -12,8 +12,8 @@ from ..verifiers.video.frames import FramesVerifier
 from ..verifiers.video.motion import AMOUNTS, FRAMES, MotionVerifier
 from .host.compat import is_nested, nested, throw_if_interrupted
 from .host.experts import TwoExpertGuider
-from .types import CATEGORY, ScoresType, VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY, places_of, prompts_for, ranked
+from .score_images_node import places_of, prompts_for, ranked
+from .types import CATEGORY, VERIFIER_CATEGORY, ScoresType, VerifierType
 
 FEW = 5
 

@@ -9,8 +9,7 @@ from ..verifiers.video.video_reward import GRADES, OVERALL
 from ..verifiers.video.video_reward_files import load_video_reward
 from .host.managed_verifier import managed
 from .model_folders import ALSO, Weights, combo, folder_choices, located, missing, precision_input
-from .types import VerifierType
-from .verifier_nodes import VERIFIER_CATEGORY
+from .types import VERIFIER_CATEGORY, VerifierType
 
 REWARD = Weights.of("video_reward")
 BASE = Weights.of("video_reward_base")

@@ -3,6 +3,7 @@
 diffusers is optional: nothing here imports it, a pipeline that was loaded brings it along.
 """
 
-from .diffusion import PipelineDecode, PipelineDenoise, pipeline_process
+from .decode import PipelineDecode
+from .diffusion import PipelineDenoise, pipeline_process
 
 __all__ = ["PipelineDecode", "PipelineDenoise", "pipeline_process"]

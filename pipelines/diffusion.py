@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from ..samplers.processes.denoise import Denoised
 from ..samplers.processes.diffusion import Decode, DiffusionProcess
 from ..samplers.processes.streams import Streams
 from ..samplers.protocols import SearchError
+from .decode import PipelineDecode
+from .encodings import Remembered, tensors_of
 from .schedulers import OneStep, Parameterisation
 
 
@@ -111,8 +113,8 @@ class PipelineDenoise:
         """Prompt embeddings ``[n, W]``, the mean over the tokens; None if the pipeline does not show them."""
         if self._conditions is None:
             encoded = getattr(self.pipe, "encode_prompt", None)
-            known = [encoded.of(prompt) for prompt in self.prompts] if isinstance(encoded, _Remembered) else []
-            rows = [next((t for t in _flat(made) if t.dim() == 3), None) for made in known]
+            known = [encoded.of(prompt) for prompt in self.prompts] if isinstance(encoded, Remembered) else []
+            rows = [next((t for t in tensors_of(made) if t.dim() == 3), None) for made in known]
             found = [row.float().mean(1) for row in rows if row is not None]
             if not found or len(found) < len(rows):
                 return None
@@ -164,58 +166,6 @@ class _CountedRows:
         self.count += 0 if first is None else len(first)
 
 
-class _Remembered:
-    """``encode_prompt`` that encodes every prompt once and puts batches together from these.
-
-    Pipelines whose encodings of different prompts cannot be joined (their lengths differ) are asked for each batch.
-    """
-
-    def __init__(self, encode: Callable):
-        self._encode, self._signature = encode, inspect.signature(encode)
-        self._known: dict[tuple, Any] = {}
-        functools.update_wrapper(self, encode)
-
-    def __call__(self, *args, **kwargs):
-        given = self._signature.bind(*args, **kwargs).arguments
-        prompts = given.get("prompt")
-        if not isinstance(prompts, list):
-            return self._one(given)
-        n = len(prompts)
-        rows = [
-            self._one({k: v[i] if isinstance(v, list) and len(v) == n else v for k, v in given.items()})
-            for i in range(n)
-        ]
-        try:
-            return tuple(_joined(parts) for parts in zip(*rows, strict=True))
-        except RuntimeError:
-            with torch.no_grad():
-                return self._encode(**given)
-
-    def of(self, prompt: str) -> Any:
-        """What ``prompt`` was encoded to first, or None."""
-        return next((made for key, made in self._known.items() if key[0] == prompt), None)
-
-    def _one(self, given: dict[str, Any]) -> Any:
-        key = (given.get("prompt"), repr(sorted((k, v) for k, v in given.items() if k != "prompt")))
-        if key not in self._known:
-            with torch.no_grad():
-                made = self._encode(**given)
-            self._known[key] = made if isinstance(made, tuple) else (made,)
-        return self._known[key]
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """Encodings of single prompts as those of a batch; what has no batch axis (position ids) is shared."""
-    first = parts[0]
-    if not isinstance(first, Tensor) or len(parts) == 1:
-        return first
-    return torch.cat(list(parts)) if len(first) == 1 else first
-
-
-def _flat(value: Any) -> list[Tensor]:
-    return [item for item in value if isinstance(item, Tensor)] if isinstance(value, tuple) else []
-
-
 def _detached(pipe: Any) -> Any:
     """A copy of a pipeline that shares its networks, is silent and remembers encodings."""
     own = copy.copy(pipe)
@@ -223,7 +173,7 @@ def _detached(pipe: Any) -> Any:
     own.__dict__["scheduler"] = pipe.scheduler
     if hasattr(pipe, "encode_prompt"):
         # Bound to the copy, so that what the method reads of the pipeline's state is the running call's.
-        own.__dict__["encode_prompt"] = _Remembered(type(pipe).encode_prompt.__get__(own))
+        own.__dict__["encode_prompt"] = Remembered(type(pipe).encode_prompt.__get__(own))
     return own
 
 
@@ -232,53 +182,6 @@ def _network(pipe: Any) -> torch.nn.Module:
         if getattr(pipe, name, None) is not None:
             return getattr(pipe, name)
     raise SearchError(f"{type(pipe).__name__} has neither a unet nor a transformer: searches cannot run on it")
-
-
-class PipelineDecode:
-    """Latents of a pipeline -> images ``[n, H, W, 3]`` around 0..1, as the pipeline itself decodes them.
-
-    Args:
-        pipe: a loaded pipeline with a ``vae``.
-        size: (height, width) in pixels, needed for latents that are packed into patches (Flux).
-    """
-
-    def __init__(self, pipe: Any, size: tuple[int, int] | None = None):
-        if getattr(pipe, "vae", None) is None:
-            raise SearchError(f"{type(pipe).__name__} has no vae: give decode, a function from latents to images")
-        self.pipe, self.size = pipe, size
-
-    def __call__(self, x0: Tensor) -> Tensor:
-        """Decode ``[n, C, h, w]``, or ``[n, tokens, C]`` where the pipeline packs its latents."""
-        vae = self.pipe.vae
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x0.requires_grad):
-            latents = self._unpacked(x0)
-            mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-            if mean is not None and std is not None:
-                column = (1, -1, 1, 1)
-                latents = latents * torch.tensor(std).view(column).to(latents)
-                latents = latents / vae.config.scaling_factor + torch.tensor(mean).view(column).to(latents)
-            else:
-                latents = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
-            upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-            if upcast:
-                vae.to(torch.float32)
-            try:
-                decoded = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-            finally:
-                if upcast:
-                    vae.to(torch.float16)
-        return (decoded.float() * 0.5 + 0.5).movedim(1, -1)
-
-    def _unpacked(self, x0: Tensor) -> Tensor:
-        if x0.dim() == 4:
-            return x0
-        unpack = getattr(self.pipe, "_unpack_latents", None)
-        if x0.dim() != 3 or unpack is None or self.size is None:
-            raise SearchError(
-                f"latents of {type(self.pipe).__name__} have shape {list(x0.shape)}: images need [n, C, h, w], or "
-                f"packed latents with height and width; give decode, a function from latents to images"
-            )
-        return unpack(x0, *self.size, self.pipe.vae_scale_factor)
 
 
 def pipeline_process(

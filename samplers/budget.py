@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from .checks import at_least, one_of
 from .looks import judge
-from .processes.kernel import Interpolant, Noise, is_stochastic, transition_variance
-from .protocols import Capabilities, Outline, Process, ScoreContext, SearchError, Verifier
+from .outline import NoiseOutline
+from .protocols import Outline, Process, ScoreContext, SearchError, Verifier
 
 if TYPE_CHECKING:
     from .method import SearchMethod
@@ -25,39 +25,6 @@ if TYPE_CHECKING:
 
 STEPS = ("may be fewer", "keep")
 MOST = 1 << 16  # particles; no budget pays for more
-
-
-@dataclass(frozen=True)
-class NoiseOutline:
-    """As much of a diffusion or flow process as a method needs to say what it costs.
-
-    Attributes:
-        interpolant: of the model. sigmas: ``[T + 1]`` decreasing. eta: noise of the moves.
-        can: capabilities of the process; those that follow from eta and the schedule are set anew.
-    """
-
-    interpolant: Interpolant
-    sigmas: Sequence[float]
-    eta: float | Noise
-    can: Capabilities = field(default_factory=Capabilities)
-
-    @property
-    def steps(self) -> int:
-        """Moves T."""
-        return len(self.sigmas) - 1
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """See ``Outline``."""
-        return replace(self.can, can_branch=is_stochastic(self.eta), ends_clean=self.sigmas[-1] == 0.0)
-
-    def branches(self, step: int) -> bool:
-        """Whether the move out of ``step`` draws noise."""
-        return transition_variance(self.interpolant, self.sigmas[step], self.sigmas[step + 1], self.eta) > 0
-
-    def thinned(self, steps: int) -> NoiseOutline:
-        """The same with ``steps`` moves."""
-        return replace(self, sigmas=thinned(self.sigmas, steps))
 
 
 @dataclass(frozen=True)
@@ -294,20 +261,3 @@ def widened(method: SearchMethod, width: int) -> SearchMethod:
 def width_of(method: SearchMethod) -> int:
     """The number that a budget changes: particles, or the budget where the method holds it."""
     return int(getattr(method, method.width)) if method.width else MOST
-
-
-def thinned(sigmas: Sequence[float], steps: int) -> list[float]:
-    """``steps + 1`` of the sigmas, evenly picked; the first and the last two stay (only the ends for one step).
-
-    Raises:
-        ValueError: fewer than one step, or more than there are.
-    """
-    values = [float(sigma) for sigma in sigmas]
-    if not 1 <= steps <= len(values) - 1:
-        raise ValueError(f"steps is {steps}: a schedule of {len(values) - 1} can be thinned to 1 .. {len(values) - 1}")
-    # The last move (to 0) is a jump of its own kind: the level before it stays too, if there is room.
-    if steps == 1:
-        return [values[0], values[-1]]
-    inner = len(values) - 2
-    places = [round(i * inner / (steps - 1)) for i in range(steps)]
-    return [values[place] for place in places] + [values[-1]]

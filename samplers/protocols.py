@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from .capabilities import Capabilities
+from .rewriter import Attempt, Rewrite, Rewriter, RewriteRequest
 from .state import PROMPT, State
 from .verifier import ScoreContext, Values, Verifier
 
@@ -29,7 +31,18 @@ if TYPE_CHECKING:
     from .processes.streams import Streams
     from .run.trace import Trace
 
-__all__ = ["PROMPT", "ScoreContext", "State", "Values", "Verifier"]
+__all__ = [
+    "PROMPT",
+    "Attempt",
+    "Capabilities",
+    "Rewrite",
+    "RewriteRequest",
+    "Rewriter",
+    "ScoreContext",
+    "State",
+    "Values",
+    "Verifier",
+]
 
 
 class SearchError(ValueError):
@@ -42,107 +55,6 @@ class BudgetSpent(Exception):
 
 class Interrupted(Exception):
     """Raised by a host hook when the user cancels. Searches return the best so far, marked ``interrupted``."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A prompt that was tried: its text, at which step, and the score of its preview (None while unknown)."""
-
-    prompt: str
-    step: int
-    score: float | None
-
-
-@dataclass(frozen=True)
-class RewriteRequest:
-    """What a rewriter is asked.
-
-    Attributes:
-        image: ``[H, W, 3]`` in 0..1, the preview.
-        prompt: what the image should show, as the user wrote it.
-        count: M, rewrites wanted, >= 1.
-        step, steps: how far the image is, ``step`` counted from 1.
-        history: what was tried before, oldest first.
-        seed: of the rewriter's own randomness.
-        sources: the images that are edited, ``[H, W, 3]`` in 0..1 each, the first to be preserved; empty without.
-    """
-
-    image: Tensor
-    prompt: str
-    count: int
-    step: int = 1
-    steps: int = 1
-    history: tuple[Attempt, ...] = ()
-    seed: int = 0
-    sources: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """What a rewriter answers.
-
-    Attributes:
-        prompts: at most M prompts, none equal to the original or to each other.
-        missing: what the image lacks, in words.
-        aligned: nothing is missing; ``prompts`` is then empty.
-        failed: no usable answer; ``note`` says why.
-        note: for the log and the trace.
-        calls: model or endpoint calls made, retries included.
-    """
-
-    prompts: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    aligned: bool = False
-    failed: bool = False
-    note: str = ""
-    calls: int = 1
-
-
-class Rewriter(Protocol):
-    """Preview + prompt + history -> better prompts. Never raises for a bad answer: that is a ``failed`` Rewrite.
-
-    Attributes:
-        name: short name for reports.
-    """
-
-    name: str
-
-    def rewrite(self, requests: Sequence[RewriteRequest]) -> list[Rewrite]:
-        """One answer per request, in order."""
-        ...
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a process can do; a method's ``needs`` are names of these.
-
-    Attributes:
-        kind: of model, as a person says it: "diffusion", "flow", "next-scale".
-        has_initial_noise: an image grows from one noise, which can be searched.
-        can_branch: moves draw noise, so that clones of a particle separate.
-        can_renoise: particles can go to any noise level, up or down, on schedules of their own.
-        can_join: populations can be put together from states of several selections.
-        can_differentiate: gradients of a score reach the states.
-        can_reprompt: particles can have prompts of their own.
-        can_choose_noise: the noise of a move is Gaussian and can be given.
-        can_resize: previews can be decoded at other sizes.
-        has_code_maps: states are the image's own codes, coarse to fine (next-scale models).
-        ends_clean: the last move leads to the clean estimate itself, which is then judged only once.
-        whole_first: candidates are so dear that each is finished before the next is begun, where the method allows it.
-    """
-
-    kind: str = "diffusion"
-    has_initial_noise: bool = True
-    can_branch: bool = True
-    can_renoise: bool = True
-    can_join: bool = True
-    can_differentiate: bool = True
-    can_reprompt: bool = False
-    can_choose_noise: bool = True
-    can_resize: bool = False
-    has_code_maps: bool = False
-    ends_clean: bool = True
-    whole_first: bool = False
 
 
 class TextStates(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,85 +23,11 @@ from ...samplers.state import State
 from . import bits as codes
 from .attention import KVCache
 from .flops import cache_bytes, decode_flops, scale_flops
+from .sampling import ScaleSampling
+from .scale_state import Decoder, ScaleState
 from .schedules import ScaleSchedule
 from .text import TextFeatures
-from .transformer import Guidance, Infinity, Prompt
-from .vae import VaeConfig
-
-# F [n, d, h, w] -> images [n, H, W, 3] around 0..1 (the process clamps)
-Decode = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class ScaleState(State):
-    """A population between two scales: ``x`` is F ``[n, d, H, W]``, ``step`` the scale that comes next.
-
-    Attributes:
-        cache: keys and values of the scales so far, particles in the order of ``x``.
-    """
-
-    cache: KVCache = field(default_factory=lambda: KVCache(0))
-
-    def select(self, index: Tensor, slot: Tensor | None = None) -> ScaleState:
-        """Reindex particles; the cache only notes it (see ``KVCache.select``)."""
-        return replace(super().select(index, slot), cache=self.cache.select(index))
-
-
-@dataclass(frozen=True)
-class ScaleSampling:
-    """How bits are drawn.
-
-    Attributes:
-        cfg, tau: guidance scale and temperature, one number or one per scale.
-        top_p: nucleus of two outcomes, 0 = off; a bit whose less likely value has at most ``1 - top_p`` is certain.
-        layers: where guidance is mixed, see ``Guidance``.
-    """
-
-    cfg: float | tuple[float, ...] = 3.0
-    tau: float | tuple[float, ...] = 0.5
-    top_p: float = 0.97
-    layers: tuple[int, ...] = (0,)
-
-    def check(self, scales: int, depth: int) -> None:
-        """Raise SearchError for settings that cannot work on ``scales`` scales of a network of ``depth`` blocks."""
-        for name, value in (("cfg", self.cfg), ("tau", self.tau)):
-            if isinstance(value, tuple) and len(value) != scales:
-                raise SearchError(f"{name} has {len(value)} numbers for {scales} scales: give one number or {scales}")
-        taus = self.tau if isinstance(self.tau, tuple) else (self.tau,)
-        if not all(tau > 0 for tau in taus):
-            raise SearchError(f"tau is {self.tau}: it must be > 0")
-        if not 0 <= self.top_p <= 1:
-            raise SearchError(f"top_p is {self.top_p}: it must lie between 0 (off) and 1")
-        if not self.layers or any(not -depth < layer <= 0 for layer in self.layers):
-            raise SearchError(
-                f"cfg layers are {self.layers}: use 0 (logits), or -1 .. -{depth - 1} (block counted from the end)"
-            )
-
-    def at(self, scale: int) -> tuple[Guidance, float]:
-        """Guidance and temperature of a scale."""
-        cfg, tau = (value[scale] if isinstance(value, tuple) else value for value in (self.cfg, self.tau))
-        return Guidance(cfg, self.layers), tau
-
-    @property
-    def guided(self) -> bool:
-        """Whether any scale needs the unconditional branch."""
-        return any(cfg != 1 for cfg in (self.cfg if isinstance(self.cfg, tuple) else (self.cfg,)))
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """The decoder and what it costs.
-
-    Attributes:
-        decode: F ``[n, d, h, w]`` at any size -> images.
-        config: its sizes, for the ledger; None if unknown.
-        preview_side: codes along the longer side that unfinished images are decoded at, 0 for the full size. Verifiers
-            look at 224 pixels or less, so that a quarter of the side costs a sixteenth and rarely changes a ranking.
-    """
-
-    decode: Decode
-    config: VaeConfig | None = None
-    preview_side: int = 0
+from .transformer import Infinity, Prompt
 
 
 class ScalewiseProcess:

@@ -14,7 +14,9 @@ from ...samplers.processes.chunking import Chunker
 from ...samplers.processes.streams import Streams
 from ...samplers.protocols import SearchError
 from ..infinity.packed import pack
-from ..infinity.process import Decoder, ScaleSampling, ScalewiseProcess
+from ..infinity.process import ScalewiseProcess
+from ..infinity.sampling import ScaleSampling
+from ..infinity.scale_state import Decoder
 from ..infinity.transformer import Infinity
 from ..infinity.vae import BSQVae
 from .loading import WEIGHTS, load_into, load_text_encoder

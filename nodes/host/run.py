@@ -16,7 +16,8 @@ from ...samplers.after.replay import Replay
 from ...samplers.method import SearchMethod
 from ...samplers.movers import StockSampler
 from ...samplers.needs import check_needs
-from ...samplers.plan import Plan, Prepared, as_plan
+from ...samplers.plan import Plan, as_plan
+from ...samplers.prepare import Prepared
 from ...samplers.processes.kernel import is_stochastic
 from ...samplers.protocols import Capabilities, Process, SearchError, SearchResult, Verifier
 from ...samplers.run.journal import Journal
@@ -30,11 +31,11 @@ from .journals import finished_candidates, new_journal
 from .live import LiveRun
 from .live import store as live_store
 from .pixels import HostVerifier
-from .process import AUTO, BREADTH, DEPTH
 from .progress import both
 from .residency import GradientUnavailable, Residency
 from .results import HostResult, host_result, store
 from .rewriting import HostRewriter
+from .sampling_call import AUTO, BREADTH, DEPTH
 
 log = logging.getLogger("testtime")
 

@@ -10,7 +10,9 @@ import comfy.model_management as management
 import torch
 from torch import Tensor, nn
 
-from ...models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
+from ...models.infinity.process import ScalewiseProcess
+from ...models.infinity.sampling import ScaleSampling
+from ...models.infinity.scale_state import Decoder
 from ...models.infinity.schedules import ScaleSchedule
 from ...models.infinity.vae import VaeConfig
 from ...samplers.processes.chunking import Chunker

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ...samplers.plan import Prepared
+from ...samplers.prepare import Prepared
 from ...samplers.protocols import Process, Verifier
 from ...scale.recipes import Made, digest_of, identity
 from ...scale.rows.comfyui import TOKEN_VARIABLE, worker_prompt

@@ -13,7 +13,7 @@ from ...samplers.sources import Sources, parts, sources_of
 from .looks import as_vae_takes, one_frame
 
 if TYPE_CHECKING:
-    from .process import SamplingCall
+    from .sampling_call import SamplingCall
 
 REFERENCES = "reference_latents"
 """Key of a conditioning: Flux Kontext, Flux.2, Qwen-Image-Edit, OmniGen2, Z-Image Omni and others share it."""

@@ -10,7 +10,8 @@ import comfy.k_diffusion.sampling as k_diffusion
 import torch
 from torch import Tensor
 
-from .process import HostProcess, SamplingCall
+from .process import HostProcess
+from .sampling_call import SamplingCall
 from .stock_samplers import BROWNIAN
 
 if TYPE_CHECKING:

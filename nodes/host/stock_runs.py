@@ -24,7 +24,8 @@ from torch import Tensor
 from ...samplers.movers import FRESH, NEVER, KernelMover, Runs, joint
 from ...samplers.processes.sde import ratio_of, sigma_of
 from ...samplers.state import State
-from .process import HostProcess, SamplingCall
+from .process import HostProcess
+from .sampling_call import SamplingCall
 from .stock_record import Diverged, Paused, Record, Run, RunNoise
 from .stock_samplers import HostSampler
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..budget import NoiseOutline
 from ..method import SearchMethod
+from ..outline import NoiseOutline
 from ..processes.streams import Streams
 from ..protocols import Process, SearchError, Verifier
 from ..run.session import Session

@@ -32,49 +32,14 @@ from ..run.session import Session
 from ..smc.population import Population
 from ..smc.potentials import POTENTIALS
 from ..smc.resampling import SCHEMES
-from ..smc.tempering import TEMPERINGS, Alpha, AlphaScale, adaptive, usual_spread
+from ..smc.tempering import TEMPERINGS, Alpha, AlphaScale, usual_spread
 from ..smc.weights import ess_threshold
 from ..state import State
 from ..values import AnyValue, as_value, values_of
+from .course import Course
 
 MOST_FULL_RESAMPLINGS = 2
 """Resamplings by the full score (potentials other than "diff") that few particles stand."""
-
-
-class _Course:
-    """The way of lambda from 0 to 1, and when resampling is due.
-
-    Args:
-        lambdas: ``[T]`` tempering exponents, in adaptive tempering their ceiling.
-        allowed: steps at which resampling is allowed.
-        threshold: ESS as a fraction of N; in adaptive tempering lambda goes as far as it is kept.
-        adaptive: whether lambda follows the weights. groups: images G.
-    """
-
-    def __init__(self, lambdas: Tensor, allowed: set[int], threshold: float, adaptive: bool, groups: int):
-        self.lambdas, self.allowed, self.threshold = lambdas, allowed, threshold
-        self._adaptive = adaptive
-        self._now = torch.zeros(groups, dtype=torch.float64)
-        self._short = torch.zeros(groups, dtype=torch.bool)  # stopped below the ceiling
-
-    def advance(self, i: int, pop: Population, alpha: Tensor) -> Tensor:
-        """Tempering exponent of step i per group ``[G]``, for a population whose scores were just observed."""
-        ceiling = float(self.lambdas[i])
-        if not self._adaptive or i == len(self.lambdas) - 1:
-            return self.lambdas[i].expand(pop.groups)
-        past = pop.potential.log_past
-        self._now = adaptive(pop.log_w, pop.score, alpha, past, self._now, ceiling, self.threshold)
-        self._short = self._now < ceiling
-        return self._now
-
-    def to_resample(self, i: int, ess: Tensor, particles: int) -> Tensor:
-        """Groups bool ``[G]`` that are resampled at step i, given their ESS ``[G]``."""
-        if i not in self.allowed:
-            return torch.zeros_like(ess, dtype=torch.bool)
-        if not self._adaptive:
-            return ess < self.threshold * particles
-        due, self._short = self._short, torch.zeros_like(self._short)
-        return due
 
 
 @dataclass(frozen=True)
@@ -243,7 +208,7 @@ class Engine(SearchMethod):
             pop.add(log_ratio.view(process.groups, n))
         return self._finish(session, state, values, pop, scale)
 
-    def _course(self, session: Session) -> _Course:
+    def _course(self, session: Session) -> Course:
         """How the score is phased in, and when resampling is allowed; says what will not work as one may think."""
         steps, n = session.process.steps, self.particles
         adaptive_tempering = self.tempering == "adaptive"
@@ -266,7 +231,7 @@ class Engine(SearchMethod):
                 f"potential is {self.potential!r} and {looked} steps resample by the full score: few particles come "
                 f"out too extreme; use 'diff', or leave at most {MOST_FULL_RESAMPLINGS} such steps (start, end, every)"
             )
-        return _Course(lambdas, allowed, threshold, adaptive_tempering, session.process.groups)
+        return Course(lambdas, allowed, threshold, adaptive_tempering, session.process.groups)
 
     def _look(self, session: Session, state: State, guided: bool, last: bool) -> tuple[State, Values, Tensor | None]:
         """Scores of the clean estimates, or values of the states where a learned value stands for them."""
@@ -276,7 +241,7 @@ class Engine(SearchMethod):
         return state, values_of(session, self.value_function, state), None
 
     def _weigh(
-        self, session: Session, pop: Population, values: Values, scale: AlphaScale, course: _Course, i: int
+        self, session: Session, pop: Population, values: Values, scale: AlphaScale, course: Course, i: int
     ) -> Tensor:
         """Count the scores in; returns lambda / alpha ``[G]``, 0 where nobody has a finite score."""
         if not pop.observe(values.score):

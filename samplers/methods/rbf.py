@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from ..protocols import Outline, Process, SearchError, SearchResult, Verifier
 from ..run.session import Session
 from ..smc.weights import best_rows
 from ..state import State
+from .chains import Chain, worth_of_waiting
 
 SLOTS_PER_CHAIN = 1 << 20  # noise streams set aside for one chain's candidates of one step
 LAST_ROUNDS = 16  # rounds evaluated at once where no candidate can end the step early
@@ -24,66 +24,6 @@ MOST_DRAWS = 500  # beyond, waiting is worth about 3 standard deviations whateve
 
 THRESHOLDS = ("global", "current", "level", "quantile", "stopping")
 CHOICES = ("last_step", "best_seen")
-
-
-@dataclass(eq=False)
-class _Chain:
-    """One chain of a group.
-
-    Attributes:
-        number: of the chain within its group; state: one predicted particle, the parent of all candidates.
-        score: of the parent; best: what a candidate must beat; quota: candidates allowed at this step.
-        used: candidates drawn at this step; leader, leader_score: the best of them.
-        seen, seen_score: the best particle of the whole chain.
-        level: what a candidate must beat whatever the chain did before, None where that depends on the chain.
-        scores: of this step's candidates.
-    """
-
-    number: int
-    state: State
-    score: float
-    best: float
-    quota: int
-    seen: State
-    seen_score: float
-    level: float | None = None
-    used: int = 0
-    leader: State | None = None
-    leader_score: float = -math.inf
-    scores: list[float] = field(default_factory=list)
-
-    def take(self, state: State, score: float) -> None:
-        """Note a candidate. The first one leads even when its score is -inf: a step must be able to end."""
-        self.used += 1
-        self.scores.append(score)
-        if self.leader is None or score > self.leader_score:
-            self.leader, self.leader_score = state, score
-        if score > self.seen_score:
-            self.seen, self.seen_score = state, score
-
-    def advance(self, session: Session, quota: int) -> None:
-        """Go to the best candidate of this step and start the next with ``quota``."""
-        if self.leader is None:
-            return
-        session.select(self.leader.node.tolist())
-        self.state, self.score = self.leader, self.leader_score
-        self.quota, self.used = quota, 0
-        self.leader, self.leader_score, self.scores = None, -math.inf, []
-
-
-@cache
-def worth_of_waiting(draws: int) -> float:
-    """Expected score, in standard deviations above the mean, of who may still draw ``draws`` times and stops well.
-
-    A candidate above it is worth taking (Moser 1956): -inf, 0, .3989, .6297, .7904, .9126 for 0 .. 5 draws left. The
-    recursion is ``v' = v Phi(v) + phi(v)``.
-    """
-    if draws <= 0:
-        return -math.inf
-    if draws == 1:
-        return 0.0
-    v = worth_of_waiting(draws - 1)
-    return v * 0.5 * (1 + math.erf(v / math.sqrt(2))) + math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -238,7 +178,7 @@ class RBF(SearchMethod):
             if all(chain.state.step == last for chain in chains):
                 rounds = min((limit - spent - 1) // self.chains, LAST_ROUNDS)
             spent += rounds * self.chains
-            by_step: dict[int, list[_Chain]] = {}
+            by_step: dict[int, list[Chain]] = {}
             for chain in chains:
                 by_step.setdefault(chain.state.step, []).append(chain)
             for step, here in sorted(by_step.items()):
@@ -248,7 +188,7 @@ class RBF(SearchMethod):
                 self._remember(session, chains)
         return self._finish(session, chains)
 
-    def _initial(self, session: Session, q: int) -> list[_Chain]:
+    def _initial(self, session: Session, q: int) -> list[Chain]:
         """Score ``initial`` fresh particles per chain and start each chain from its best."""
         state, values, images = session.evaluate(session.process.start(self.initial * self.chains))
         best = best_rows(values.score.view(-1, self.initial), 1)
@@ -258,11 +198,11 @@ class RBF(SearchMethod):
         for number, row in enumerate(best.tolist()):
             particle, score = state.select(torch.tensor([row])), float(values.score[row])
             level = levels[number // self.chains]
-            chains.append(_Chain(number % self.chains, particle, score, score, q, particle, score, level))
+            chains.append(Chain(number % self.chains, particle, score, score, q, particle, score, level))
         self._remember(session, chains)
         return chains
 
-    def _candidates(self, session: Session, chains: list[_Chain], rounds: int):
+    def _candidates(self, session: Session, chains: list[Chain], rounds: int):
         """Draw ``rounds`` candidates of each chain (all at one step), score them, yield (chain, score) in order."""
         parents = State.joined([chain.state for chain in chains])
         rows = torch.arange(len(chains)).repeat_interleave(rounds)
@@ -274,7 +214,7 @@ class RBF(SearchMethod):
             chain.take(state.select(torch.tensor([row])), score)
             yield chain, score
 
-    def _decide(self, session: Session, chain: _Chain, score: float, q: int) -> None:
+    def _decide(self, session: Session, chain: Chain, score: float, q: int) -> None:
         """Accept at once what beats the chain's best; otherwise go on, or end the step when its quota is spent."""
         if self._accepts(chain, score):
             chain.best = max(chain.best, score)
@@ -283,7 +223,7 @@ class RBF(SearchMethod):
         elif chain.used >= chain.quota:
             chain.advance(session, q)
 
-    def _accepts(self, chain: _Chain, score: float) -> bool:
+    def _accepts(self, chain: Chain, score: float) -> bool:
         """Whether the candidate that was just noted ends the step."""
         if chain.level is not None:
             return score >= chain.level
@@ -304,17 +244,17 @@ class RBF(SearchMethod):
         known = scores[torch.isfinite(scores)]
         return float(known.quantile(self.level)) if len(known) else -math.inf
 
-    def _chosen(self, chain: _Chain) -> tuple[State, float]:
+    def _chosen(self, chain: Chain) -> tuple[State, float]:
         """(state, score) of the particle that is to be finished."""
         if self.choice == "best_seen" or chain.leader is None:
             return chain.seen, chain.seen_score
         return chain.leader, chain.leader_score
 
-    def _remember(self, session: Session, chains: list[_Chain]) -> None:
+    def _remember(self, session: Session, chains: list[Chain]) -> None:
         states = State.joined([replace(chain.seen, step=0) for chain in chains])
         session.remember(states, torch.tensor([chain.seen_score for chain in chains], dtype=torch.float64))
 
-    def _finish(self, session: Session, chains: list[_Chain]) -> SearchResult:
+    def _finish(self, session: Session, chains: list[Chain]) -> SearchResult:
         """Run every chain's choice along the ODE to the end and score the finished images."""
         process = session.process
         chosen = [self._chosen(chain) for chain in chains]

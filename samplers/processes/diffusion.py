@@ -14,11 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from ..frames import Shown
 from ..ledger import Ledger
 from ..protocols import Capabilities, SearchError, Values
-from ..state import PROMPT, State
+from ..state import State
 from .chunking import Chunker
 from .conditions import Inpainting, Start
 from .denoise import Denoise, Denoised
-from .extrapolation import forgetting
 from .kernel import (
     Flow,
     Interpolant,
@@ -31,6 +30,7 @@ from .kernel import (
     transition_variance,
 )
 from .mover import NEVER, KernelMover, Mover
+from .prompted import Prompted
 from .stock import ALMOST_NOISE, NativeSampler, with_noise
 from .streams import Streams
 
@@ -44,7 +44,7 @@ def straight_through_clamp(images: Tensor) -> Tensor:
     return images + (images.clamp(0.0, 1.0) - images).detach()
 
 
-class DiffusionProcess:
+class DiffusionProcess(Prompted):
     """N particles per group on a noise schedule, moved by the one transition kernel.
 
     ``shown`` is None: particles are pictures, unless a host says which frames of them a preview shows; ``whole_first``
@@ -115,7 +115,7 @@ class DiffusionProcess:
         self.ledger = Ledger()
         self.origin: State | None = None
         self._initial_noise: dict[int, Tensor] = {}
-        self._texts: list[str] = []  # prompts that particles were given, numbered as in State.extra[PROMPT]
+        self._texts = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -226,31 +226,6 @@ class DiffusionProcess:
     def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
         """One reverse transition of all particles; see ``Process.advance``."""
         return self.mover.advance(self, state, gradient)
-
-    def reprompt(self, state: State, prompts: Sequence[str | None]) -> State:
-        """See ``Process.reprompt``. New texts are encoded together."""
-        if not self.denoise.can_encode:
-            raise SearchError("this model's conditioning cannot be changed during the search: it takes no prompts")
-        new = [text for text in dict.fromkeys(prompts) if text is not None and text not in self._texts]
-        if new:
-            self.denoise.encode(new)
-            self._texts += new
-        ids = torch.tensor([-1 if text is None else self._texts.index(text) for text in prompts], dtype=torch.int64)
-        changed = ids != state.extra.get(PROMPT, torch.full_like(ids, -1))
-        # What another prompt led to says nothing of where this one goes.
-        return replace(state, x0=None, extra={**forgetting(state.extra, changed), PROMPT: ids})
-
-    def prompts_of(self, state: State) -> list[str | None] | None:
-        """The prompt of every particle, None for its group's own; None altogether where nothing was re-prompted."""
-        ids = state.extra.get(PROMPT)
-        return None if ids is None else [None if i < 0 else self._texts[i] for i in ids.tolist()]
-
-    def prompt_embedding(self, group: Tensor) -> Tensor | None:
-        """See ``Process.prompt_embedding``."""
-        return self.denoise.prompt_embedding(group)
-
-    def text_states(self, group: Tensor) -> None:
-        """None: value networks of noisy latents read ``prompt_embedding``."""
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         """Predict, decode, score and differentiate, chunk by chunk; every stage is checkpointed.

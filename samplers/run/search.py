@@ -11,7 +11,8 @@ import torch
 from ..ledger import Ledger
 from ..method import SearchMethod
 from ..movers import Runs
-from ..plan import Plan, Prepared, as_plan, prepare_on
+from ..plan import Plan, as_plan
+from ..prepare import Prepared, prepare_on
 from ..processes.stock import NativeSampler, number_of
 from ..protocols import BudgetSpent, Interrupted, Process, SearchError, SearchResult, Verifier
 from ..sources import Sources, check_sources

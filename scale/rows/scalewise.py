@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.infinity.process import Decoder, ScalewiseProcess
+from ...models.infinity.process import ScalewiseProcess
+from ...models.infinity.scale_state import Decoder
 from ...samplers.processes.chunking import Chunker
 from ...samplers.protocols import SearchError
 from ...samplers.state import State

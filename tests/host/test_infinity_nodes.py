@@ -150,7 +150,9 @@ def test_faces_are_improved_where_people_are_meant(loaded):
 def test_samples_are_the_librarys(files, loaded):
     import nodes
     from testtime.models.infinity.loading import load_transformer, load_vae
-    from testtime.models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
+    from testtime.models.infinity.process import ScalewiseProcess
+    from testtime.models.infinity.sampling import ScaleSampling
+    from testtime.models.infinity.scale_state import Decoder
     from testtime.models.infinity.schedules import schedule_for
     from testtime.models.infinity.text import TextFeatures
     from testtime.samplers.processes.streams import Streams

@@ -161,7 +161,7 @@ def test_the_hugging_face_cache_is_looked_through(model_folders, monkeypatch, tm
 class TestPrecision:
     @pytest.fixture
     def verifier(self, model_folders):  # noqa: F811
-        from testtime.nodes.verifier_nodes import clip_tokenizer
+        from testtime.nodes.clip_score_node import clip_tokenizer
         from testtime.verifiers.preference.clip_rewards import load_pickscore
 
         tiny_clip(folder_of(model_folders) / "pick")

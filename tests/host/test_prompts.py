@@ -116,7 +116,8 @@ def inside(kind, use, *, batch=1, positive=None, cfg=3.0, model=None, encoder=No
     import comfy.sample
     import comfy.samplers
 
-    from testtime.nodes.host.process import HostSettings, SamplingCall, host_process
+    from testtime.nodes.host.process import host_process
+    from testtime.nodes.host.sampling_call import HostSettings, SamplingCall
 
     seen = types.SimpleNamespace()
     encoder = encoder or encoder_for(kind)

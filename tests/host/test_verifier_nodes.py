@@ -27,7 +27,7 @@ def grey(*values: float) -> torch.Tensor:
 
 
 def test_images_are_sorted_best_first_and_unscored_ones_last():
-    from testtime.nodes.verifier_nodes import ScoreImagesNode
+    from testtime.nodes.score_images_node import ScoreImagesNode
 
     out = ScoreImagesNode.execute(grey(0.5, 0.0, 0.9, 0.1), Brightness(), "")
     images, scores, best, text, best_index, places = out.args
@@ -38,7 +38,7 @@ def test_images_are_sorted_best_first_and_unscored_ones_last():
 
 
 def test_the_best_are_kept_in_either_order():
-    from testtime.nodes.verifier_nodes import ScoreImagesNode
+    from testtime.nodes.score_images_node import ScoreImagesNode
 
     images, _, _, _, best, places = ScoreImagesNode.execute(grey(0.5, 0.2, 0.9, 0.7), Brightness(), "", keep=3).args
     assert images[:, 0, 0, 0].tolist() == pytest.approx([0.9, 0.7, 0.5]) and places == "2, 3, 0"
@@ -48,7 +48,7 @@ def test_the_best_are_kept_in_either_order():
 
 
 def test_a_line_per_image_gives_each_its_own_prompt():
-    from testtime.nodes.verifier_nodes import prompts_for
+    from testtime.nodes.score_images_node import prompts_for
 
     class Reader(Brightness):
         needs_prompt = True
@@ -63,7 +63,8 @@ def test_a_line_per_image_gives_each_its_own_prompt():
 def test_shapes_verifiers_run_managed_and_prefer_the_right_prompt():
     import comfy.model_management as management
 
-    from testtime.nodes.verifier_nodes import ScoreImagesNode, ShapesVerifierNode
+    from testtime.nodes.score_images_node import ScoreImagesNode
+    from testtime.nodes.verifier_nodes import ShapesVerifierNode
     from testtime.shapes_world.captions import sample_prompt
     from testtime.shapes_world.drawing import draw
     from testtime.shapes_world.sampling import sample_scene
@@ -121,7 +122,8 @@ def model_folders(tmp_path, monkeypatch):
 
 
 def test_clip_is_found_in_the_model_folder_and_scores(model_folders):
-    from testtime.nodes.verifier_nodes import CLIPScoreNode, ScoreImagesNode, clip_choices
+    from testtime.nodes.clip_score_node import CLIPScoreNode, clip_choices
+    from testtime.nodes.score_images_node import ScoreImagesNode
 
     tiny_clip(model_folders / "verifiers" / "tiny--clip")
     assert clip_choices() == ["verifiers/tiny--clip"]
@@ -136,7 +138,7 @@ def test_towers_from_comfyuis_own_folders_score_like_the_whole_model(model_folde
     """An image tower of models/clip_vision with a text tower of models/text_encoders, and one file with both."""
     from safetensors.torch import load_file, save_file
 
-    from testtime.nodes.verifier_nodes import CLIPScoreNode, clip_choices, text_tower_choices
+    from testtime.nodes.clip_score_node import CLIPScoreNode, clip_choices, text_tower_choices
 
     tiny_clip(model_folders / "whole")
     state = load_file(model_folders / "whole" / "model.safetensors")
@@ -157,7 +159,8 @@ def test_towers_from_comfyuis_own_folders_score_like_the_whole_model(model_folde
 
 
 def test_missing_clip_says_which_file_where_and_from_where(model_folders):
-    from testtime.nodes.verifier_nodes import NO_MODEL, CLIPScoreNode, clip_choices
+    from testtime.nodes.clip_score_node import CLIPScoreNode, clip_choices
+    from testtime.nodes.verifier_nodes import NO_MODEL
     from testtime.verifiers.base import VerifierError
 
     assert clip_choices() == [NO_MODEL]
@@ -193,7 +196,7 @@ def test_every_input_has_a_tooltip():
 
 
 def test_scoring_goes_on_in_smaller_pieces_when_memory_runs_out():
-    from testtime.nodes.verifier_nodes import score_batch
+    from testtime.nodes.score_images_node import score_batch
 
     class Hungry(Brightness):
         def score(self, images, prompts, context=None):
@@ -207,7 +210,8 @@ def test_scoring_goes_on_in_smaller_pieces_when_memory_runs_out():
 
 def test_relative_ensemble_of_managed_verifiers_compares_all_images_at_once():
     """More images than one call takes: ranks must still be those of the whole batch."""
-    from testtime.nodes.verifier_nodes import IMAGES_PER_CALL, EnsembleNode, ScoreImagesNode, ShapesVerifierNode
+    from testtime.nodes.score_images_node import IMAGES_PER_CALL, ScoreImagesNode
+    from testtime.nodes.verifier_nodes import EnsembleNode, ShapesVerifierNode
 
     count = IMAGES_PER_CALL + 3
     pictures = torch.rand(count, 128, 128, 3, generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,9 @@
 import torch
 
 from testtime.models.infinity.config import InfinityConfig
-from testtime.models.infinity.process import Decoder, ScaleSampling, ScalewiseProcess
+from testtime.models.infinity.process import ScalewiseProcess
+from testtime.models.infinity.sampling import ScaleSampling
+from testtime.models.infinity.scale_state import Decoder
 from testtime.models.infinity.schedules import ScaleSchedule
 from testtime.models.infinity.text import TextFeatures
 from testtime.models.infinity.transformer import Infinity

@@ -194,7 +194,7 @@ def test_only_nodes_import_the_host():
 def test_no_module_is_much_longer_than_agreed():
     """About 300 lines: a longer file is two things, or one that is said too long."""
     lengths = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES}
-    assert {module: length for module, length in lengths.items() if length > 430} == {}
+    assert {module: length for module, length in lengths.items() if length > 320} == {}
 
 
 # --- names of methods

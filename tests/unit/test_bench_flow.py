@@ -10,7 +10,8 @@ import torch
 from testtime.bench.flow import METHODS, FlowSuite, diversities, main
 from testtime.bench.results_files import load_results
 from testtime.models.tiny.loading import WEIGHTS
-from testtime.samplers.plan import as_plan, prepare_on
+from testtime.samplers.plan import as_plan
+from testtime.samplers.prepare import prepare_on
 
 pytestmark = pytest.mark.skipif(not (WEIGHTS / "flow.safetensors").exists(), reason="the flow model is not there")
 

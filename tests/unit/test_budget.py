@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from testtime.samplers.after.origin import Origin
-from testtime.samplers.budget import Budget, Cost, NoiseOutline, Pace, thinned, widened, width_of
+from testtime.samplers.budget import Budget, Cost, Pace, widened, width_of
 from testtime.samplers.method import SearchMethod
 from testtime.samplers.methods import (
     RBF,
@@ -22,7 +22,9 @@ from testtime.samplers.methods import (
     TTGen,
     ZeroOrderSearch,
 )
-from testtime.samplers.plan import Plan, as_plan, prepare_on
+from testtime.samplers.outline import NoiseOutline, thinned
+from testtime.samplers.plan import Plan, as_plan
+from testtime.samplers.prepare import prepare_on
 from testtime.samplers.processes.denoise import PlainDenoiser
 from testtime.samplers.processes.kernel import Flow
 from testtime.samplers.protocols import SearchError

@@ -7,11 +7,12 @@ from itertools import pairwise
 import pytest
 
 from testtime.samplers import few_steps
-from testtime.samplers.budget import NoiseOutline
 from testtime.samplers.few_steps import DISTILLED, RENOISING, UNDISTILLED, Setting
 from testtime.samplers.methods import SMC, SVDD, BeamSearch, BestOfN, FKSteering, ImportanceSampling, RandomSearch
 from testtime.samplers.movers import JOINT, NEVER
-from testtime.samplers.plan import Plan, prepare
+from testtime.samplers.outline import NoiseOutline
+from testtime.samplers.plan import Plan
+from testtime.samplers.prepare import prepare
 from testtime.samplers.processes.kernel import VE, Flow
 from testtime.samplers.processes.schedules import flow_schedule, karras
 from testtime.samplers.processes.stock import AtLevels, native

@@ -5,7 +5,7 @@ import torch
 
 from testtime.models.infinity.bits import codes_of
 from testtime.models.infinity.flops import decode_flops, scale_flops
-from testtime.models.infinity.process import ScaleSampling
+from testtime.models.infinity.sampling import ScaleSampling
 from testtime.samplers.after.replay import replay_of
 from testtime.samplers.methods import (
     DAS,
@@ -191,7 +191,8 @@ def test_prompts_must_match_the_groups(nets):
     model = nets[0]
     unguided = process(nets, sampling=ScaleSampling(cfg=1.0)).prompt
     assert unguided.branches == 1
-    from testtime.models.infinity.process import Decoder, ScalewiseProcess
+    from testtime.models.infinity.process import ScalewiseProcess
+    from testtime.models.infinity.scale_state import Decoder
     from testtime.samplers.processes.streams import Streams
 
     with pytest.raises(SearchError, match="no unconditional branch"):

@@ -355,7 +355,7 @@ def verifiers_folder(tmp_path):
     """An empty folder in the place of models/verifiers."""
     import folder_paths
 
-    from testtime.nodes.verifier_nodes import FOLDER
+    from testtime.nodes.model_folders import FOLDER
 
     before = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = ([str(tmp_path)], before[1])

@@ -110,7 +110,7 @@ def model_folders(tmp_path, monkeypatch):
     """ComfyUI's verifier folders, pointing into an empty directory."""
     import folder_paths
 
-    import testtime.nodes.verifier_nodes  # noqa: F401 - registers the folder
+    import testtime.nodes.model_folders  # noqa: F401 - registers the folder
 
     for name in ("verifiers", "clip_vision", "text_encoders"):
         (tmp_path / name).mkdir()
@@ -160,7 +160,7 @@ def test_towers_from_comfyuis_own_folders_score_like_the_whole_model(model_folde
 
 def test_missing_clip_says_which_file_where_and_from_where(model_folders):
     from testtime.nodes.clip_score_node import CLIPScoreNode, clip_choices
-    from testtime.nodes.verifier_nodes import NO_MODEL
+    from testtime.nodes.model_folders import NO_MODEL
     from testtime.verifiers.base import VerifierError
 
     assert clip_choices() == [NO_MODEL]
@@ -188,9 +188,9 @@ def test_ensemble_and_jpeg_nodes():
 
 
 def test_every_input_has_a_tooltip():
-    from testtime.nodes import verifier_nodes
+    from testtime.nodes import clip_score_node, score_images_node, verifier_nodes
 
-    for node in verifier_nodes.NODES:
+    for node in (*clip_score_node.NODES, *score_images_node.NODES, *verifier_nodes.NODES):
         for item in node.define_schema().inputs:
             assert item.tooltip and len(item.tooltip) > 10, (node, item.id)
 

@@ -29,7 +29,7 @@ from .host.results import HostResult, store
 from .host.rewriting import ask
 from .host.run import FINISH, STOP
 from .host.scores import Scores
-from .search_sampler import prompt_problem
+from .search_inputs import prompt_problem
 from .types import CATEGORY, RewriterType, SearchType, TraceType, VerifierType
 
 log = logging.getLogger("testtime")

@@ -16,6 +16,7 @@ import torch
 
 from .checks import at_least, one_of
 from .looks import judge
+from .movers import END, native_of
 from .outline import NoiseOutline
 from .protocols import Outline, Process, ScoreContext, SearchError, Verifier
 
@@ -208,6 +209,8 @@ class Cost:
 
     def __init__(self, plan: Plan, outline: Outline, nfe_per_call: int = 1, groups: int = 1, pace: Pace | None = None):
         self._origin, self.steps, self.nfe_per_call = plan.origin, outline.steps, nfe_per_call
+        sampler = None if plan.sampler is None or isinstance(plan.sampler, str) else plan.sampler
+        self._runs = sampler if sampler is not None and native_of(sampler) is None else None
         self._groups, self._pace = groups, pace
         self.outline = outline
         if plan.origin is not None and isinstance(outline, NoiseOutline):
@@ -218,11 +221,21 @@ class Cost:
         return 0 if self._origin is None else self._origin.denoiser_calls(method)
 
     def calls(self, method: SearchMethod) -> int:
-        """Denoiser calls per image."""
-        return self.before(method) + method.denoiser_calls(self.outline)
+        """Denoiser calls per image; those of samplers that ask more than once a step are all counted."""
+        return self.before(method) + self._of_runs(method, method.denoiser_calls(self.outline))
+
+    def _of_runs(self, method: SearchMethod, calls: int) -> int:
+        """Model calls of ``calls`` steps by a host's sampler: exact for whole runs, else at most so many."""
+        if self._runs is None:
+            return calls
+        if method.decides == END and self.steps and calls % self.steps == 0:
+            return calls // self.steps * self._runs.calls(self.steps)
+        return calls * self._runs.calls_per_step
 
     def nfe(self, method: SearchMethod) -> int:
         """Forward passes per image."""
+        if self._runs is not None:
+            return self.calls(method) * self.nfe_per_call
         return self.before(method) * self.nfe_per_call + method.nfe(self.outline, self.nfe_per_call)
 
     def seconds(self, method: SearchMethod) -> float:

@@ -33,12 +33,22 @@ class StockSampler(Protocol):
         native: the same moves by the kernel, None where it has none.
         clones: ``NEVER``, ``FRESH`` or ``JOINT``.
         pauses: whether it asks the model once at every noise level of its schedule, so that it can be stopped there.
+        calls_per_step: model calls that a step takes at most: 2 for heun and its kin.
     """
 
     name: str
     native: NativeSampler | None
     clones: str
     pauses: bool
+
+    @property
+    def calls_per_step(self) -> int:
+        """See the class."""
+        ...
+
+    def calls(self, steps: int) -> int:
+        """Model calls of a whole run of ``steps`` steps that ends at 0."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,12 @@ _SDE = frozenset(
 BROWNIAN = frozenset(name for name in _SDE if name.startswith("dpmpp_") and "sde" in name)
 """Samplers whose noise is the increment of one Brownian path, which they may ask for twice over."""
 _OWN_STEPS = frozenset(("dpm_fast", "dpm_adaptive"))
+# Model calls for a step; all of them take the last step, to 0, with one.
+_CALLS = {
+    **dict.fromkeys("heun dpm_2 dpm_2_ancestral dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde".split(), 2),
+    **dict.fromkeys("dpmpp_sde_gpu seeds_2 sa_solver_pece exp_heun_2_x0 exp_heun_2_x0_sde".split(), 2),
+    **dict.fromkeys(("heunpp2", "seeds_3"), 3),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,16 @@ class HostSampler:
     native: NativeSampler | None = None
     clones: str = NEVER
     pauses: bool = True
+
+    @property
+    def calls_per_step(self) -> int:
+        """See ``samplers.movers.StockSampler``."""
+        return _CALLS.get(self.name, 1)
+
+    def calls(self, steps: int) -> int:
+        """See ``samplers.movers.StockSampler``."""
+        last_two = 1 if self.name == "heunpp2" and steps > 1 else 0  # the step before the last has two
+        return self.calls_per_step * (steps - 1) + 1 - last_two
 
 
 def sampler_named(name: str) -> HostSampler:

@@ -86,3 +86,14 @@ def test_what_cannot_be_paid_for_is_named_before_the_model_runs(setup, search_ks
     with pytest.raises(SearchError, match="steps is 'some'"):
         budget(BestOfN(1), nfe=5, steps="some")
     assert not rows
+
+
+@pytest.mark.parametrize(("name", "nfe"), [("heun", 40), ("seeds_3", 50), ("heunpp2", 25)])
+def test_samplers_that_ask_more_than_once_a_step_stay_within_the_budget(setup, search_ksampler, name, nfe):
+    given = setup("eps")
+    given.model, rows = watched(given.model)
+    fitted = budget(BestOfN(1), nfe=nfe, steps="keep")
+    out = search_ksampler(given, fitted, sampler_name=name, eta=-1.0, cfg=1.0, steps=4)
+    run = {"heun": 7, "seeds_3": 10, "heunpp2": 9}[name]
+    assert len(out.scores.values) == nfe // run and out.trace.meta["status"] == "complete"
+    assert sum(rows) == nfe // run * run == out.trace.meta["ledger"]["nfe"]

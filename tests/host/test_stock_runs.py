@@ -286,3 +286,16 @@ def test_the_bar_counts_candidates_times_steps(setup, search_ksampler, monkeypat
     steps = [step for step, _ in seen]
     assert {total for _, total in seen} == {15}
     assert steps == sorted(steps) and steps[-1] == 14 and len(set(steps)) == 15
+
+
+def test_the_calls_of_every_sampler_are_known(setup, ksampler):
+    """What a budget counts for a run is what ComfyUI's sampler asks of the model."""
+    from testtime.nodes.host.stock_samplers import sampler_named
+
+    given, told = setup("eps"), {}
+    given.model, rows = watched(given.model)
+    for name in set(names()) - {"dpm_fast", "dpm_adaptive"}:  # they choose their own steps
+        rows.clear()
+        ksampler(given, name, steps=4, cfg=1.0)
+        told[name] = (len(rows), sampler_named(name).calls(4))
+    assert {name: both for name, both in told.items() if both[0] != both[1]} == {}

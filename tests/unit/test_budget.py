@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -26,7 +26,8 @@ from testtime.samplers.outline import NoiseOutline, thinned
 from testtime.samplers.plan import Plan, as_plan
 from testtime.samplers.prepare import prepare_on
 from testtime.samplers.processes.denoise import PlainDenoiser
-from testtime.samplers.processes.kernel import Flow
+from testtime.samplers.processes.kernel import VE, Flow
+from testtime.samplers.processes.schedules import karras
 from testtime.samplers.protocols import SearchError
 from testtime.samplers.rewriting import Rewriting
 from testtime.samplers.run.search import run_search
@@ -304,3 +305,27 @@ def test_the_stricter_of_two_budgets_holds(own, run, nfe):
     plan = Plan(BestOfN(1), budget=Budget(nfe=own, steps="keep"))
     result = run_search(plan, oracles.keyed(steps=9, groups=1), TARGET, ["p"], max_nfe=run)
     assert result.ledger.nfe == nfe and result.status == ("complete" if nfe == own else "budget")
+
+
+@dataclass(frozen=True)
+class TwiceAStep:
+    """A sampler like heun, as a plan sees it."""
+
+    name = "twice"
+    native = None
+    clones = "never"
+    pauses = True
+    calls_per_step = 2
+
+    def calls(self, steps: int) -> int:
+        return 2 * steps - 1
+
+
+def test_samplers_that_ask_twice_a_step_are_counted_so():
+    outline = NoiseOutline(VE(), karras(6), 0.0)
+    cost = Cost(Plan(BestOfN(4), sampler=TwiceAStep()), outline, nfe_per_call=2)
+    assert cost.calls(BestOfN(4)) == 4 * 11 and cost.nfe(BestOfN(4)) == 2 * 4 * 11
+    culled = RandomSearch(4, (0.5,))
+    assert cost.calls(culled) == 2 * culled.denoiser_calls(outline)  # at most: runs that end save a call
+    method, steps = Budget(nfe=100, steps="keep").fit(Plan(BestOfN(1), sampler=TwiceAStep()), outline, 2)
+    assert (method.particles, steps) == (100 // 22, 6)

@@ -38,6 +38,7 @@ MODULES = (
     "object_nodes",
     "human_node",
     "video_nodes",
+    "hps_v3_node",
     "video_reward_node",
     "compare_nodes",
     "report_nodes",

@@ -43,6 +43,7 @@ UNTRIED = {
     "TestTimeTwoExpertGuider",
     "TestTimeVideoReward",
     "TestTimeTournament",
+    "TestTimeHPSv3",
 }
 """Nodes whose models were never run here with their released weights: marked experimental."""
 
@@ -62,6 +63,7 @@ ALIASES = {
     "TestTimeEnsemble": ("combine verifiers", "weights", "reward"),
     "TestTimeCLIPScore": ("reward", "clip similarity", "prompt adherence"),
     "TestTimePickScore": ("reward", "preference", "human preference"),
+    "TestTimeHPSv3": ("reward", "preference", "human preference score"),
     "TestTimeHPS": ("reward", "preference", "human preference score"),
     "TestTimeImageReward": ("reward", "preference"),
     "TestTimeAesthetic": ("aesthetic", "laion", "beauty", "reward", "siglip"),

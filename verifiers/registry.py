@@ -204,6 +204,13 @@ def _frames(verifier: str | Verifier, which="uniform", count=5, how="mean", long
     return FramesVerifier(inner, which, count, how, longest)
 
 
+@register("hps_v3")
+def _hps_v3(folder, base) -> Verifier:
+    from .preference.hps_v3 import load_hps_v3
+
+    return load_hps_v3(folder, base)
+
+
 @register("video_reward")
 def _video_reward(folder, base, **options) -> Verifier:
     from .video.video_reward_files import load_video_reward

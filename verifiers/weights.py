@@ -80,6 +80,8 @@ RELEASED = _table(
     ("clip_score", "CLIPScore", "openai/clip-vit-large-patch14", "", "1.7 GB", "MIT licence"),
     ("pickscore", "PickScore", "yuvalkirstain/PickScore_v1", "", "3.9 GB", "MIT licence of its code"),
     ("hps_v2_1", "HPSv2.1", "xswu/HPSv2", "HPS_v2.1_compressed.pt", "2.0 GB", "Apache-2.0"),
+    ("hps_v3", "HPSv3", "MizzenAI/HPSv3", "", "16.6 GB", "MIT licence of its code", "HPSv3.safetensors"),
+    ("hps_v3_base", "HPSv3", "Qwen/Qwen2-VL-7B-Instruct", "", "tokenizer and config.json, 11 MB", "Apache-2.0"),
     ("image_reward", "ImageReward", "THUDM/ImageReward", "ImageReward.pt", "1.8 GB", "Apache-2.0"),
     ("image_reward_tokenizer", "ImageReward's tokenizer", "bert-base-uncased", "",
      "vocab.txt alone is enough, 0.2 MB", "Apache-2.0", "vocab.txt"),

@@ -82,14 +82,14 @@ class VideoRewardModel(nn.Module):
         return self.head(states[at].float())[:, 0]
 
 
-def frame_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width that frames are brought to: whole cells, ``LEAST`` to ``MOST`` pixels, as published."""
+def frame_size(height: int, width: int, least: int = LEAST, most: int = MOST) -> tuple[int, int]:
+    """Height and width that frames are brought to: whole cells, ``least`` to ``most`` pixels, as published."""
     sides = [max(CELL, round(side / CELL) * CELL) for side in (height, width)]
-    if math.prod(sides) > MOST:
-        ratio = math.sqrt(height * width / MOST)
+    if math.prod(sides) > most:
+        ratio = math.sqrt(height * width / most)
         sides = [max(CELL, math.floor(side / ratio / CELL) * CELL) for side in (height, width)]
-    elif math.prod(sides) < LEAST:
-        ratio = math.sqrt(LEAST / (height * width))
+    elif math.prod(sides) < least:
+        ratio = math.sqrt(least / (height * width))
         sides = [math.ceil(side * ratio / CELL) * CELL for side in (height, width)]
     return sides[0], sides[1]
 
@@ -102,6 +102,11 @@ def patches_of(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """
     x = frames.movedim(-1, 1).float()
     x = F.interpolate(x, frame_size(*x.shape[-2:]), mode="bicubic", antialias=True).round().clamp(0, 255)
+    return in_patches(x)
+
+
+def in_patches(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """``patches_of`` frames ``[F, 3, H, W]`` in 0..255, of whole cells already."""
     x = (x / 255 - x.new_tensor(CLIP_MEAN).view(3, 1, 1)) / x.new_tensor(CLIP_STD).view(3, 1, 1)
     if len(x) % TOGETHER:
         x = torch.cat([x, x[-1:]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,14 @@ def load_video_reward(folder: str | Path, base: str | Path, **options) -> VideoR
     folder, base = Path(folder), Path(base)
     config = _config(folder)
     instruction = _instruction(folder)
-    tokenizer = _tokenizer(base)
+    without = partial(_without_base, base)
+    tokenizer = tokenizer_of(base, MARKS, without)
     state = merged(_state(folder, base), _scale(config))
     head = state.pop("rm_head.weight", None)
     if head is None or len(head) != 1:
         raise VerifierError(f"{folder} has no rm_head.weight of one row: it is not {REPOSITORY}")
     state.pop("lm_head.weight", None)
-    model = _network(base, state, folder)
+    model = network_of(base, state, folder, "VideoReward", BASE, without)
     marks = tokenizer.convert_tokens_to_ids(list(MARKS))
     rows = model.get_input_embeddings().weight.shape[0]
     if max(marks) >= rows:
@@ -80,46 +83,61 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _instruction(folder: Path) -> str:
-    """The text that the weights were trained with: a constant of a Python file, which is read and never run."""
-    path = folder / INSTRUCTION_FILE
+    return texts_in(folder / INSTRUCTION_FILE, [INSTRUCTION], "VideoReward", INSTRUCTION_FROM)[0]
+
+
+def texts_in(path: Path, names: Sequence[str], model: str, origin: str) -> list[str]:
+    """Texts that weights were trained with: constants of a Python file, which is read and never run.
+
+    Args:
+        path: of the file. names: of the constants. model, origin: whose, and where the file comes from, for messages.
+    """
     if not path.is_file():
         raise VerifierError(
-            f"there is no file {path}: the instruction that VideoReward was trained with is in {INSTRUCTION_FILE} of "
-            f"{INSTRUCTION_FROM}; put that file there"
+            f"there is no file {path}: the instruction that {model} was trained with is in {path.name} of {origin}; "
+            f"put that file there"
         )
+    found: dict[str, str] = {}
     try:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and [getattr(name, "id", "") for name in node.targets] == [INSTRUCTION]:
+            targets = [getattr(name, "id", "") for name in node.targets] if isinstance(node, ast.Assign) else []
+            if len(targets) == 1 and targets[0] in names and isinstance(node, ast.Assign):
                 value = ast.literal_eval(node.value)
                 if isinstance(value, str):
-                    return value
+                    found[targets[0]] = value
     except (SyntaxError, ValueError, OSError, RecursionError) as error:
         raise VerifierError(f"{path} cannot be read: {error}") from error
-    raise VerifierError(f"{path} has no text {INSTRUCTION}: take the file from {INSTRUCTION_FROM}")
+    for name in names:
+        if name not in found:
+            raise VerifierError(f"{path} has no text {name}: take the file from {origin}")
+    return [found[name] for name in names]
 
 
-def _tokenizer(base: Path) -> Any:
+def tokenizer_of(base: Path, marks: Sequence[str], without: Callable[[object], str]) -> Any:
+    """The base model's tokenizer, which also knows ``marks``; ``without(reason)`` says what to get where it lacks."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the folder is somebody else's, and libraries raise what they like
-        raise VerifierError(_without_base(base, error)) from error
+        raise VerifierError(without(error)) from error
     if not getattr(tokenizer, "chat_template", None):
         path = base / "chat_template.json"
         if not path.is_file():
-            raise VerifierError(_without_base(base, "it has no chat template"))
+            raise VerifierError(without("it has no chat template"))
         tokenizer.chat_template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
-    tokenizer.add_special_tokens({"additional_special_tokens": list(MARKS)})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
     return tokenizer
 
 
 def _without_base(base: Path, reason: object) -> str:
+    return missing_base(base, reason, f"{BASE} (4.4 GB, Apache-2.0)", BASE)
+
+
+def missing_base(base: Path, reason: object, what: str, repository: str) -> str:
+    """What to get where the base model's folder lacks something."""
     said = " ".join(str(reason).split())[:200]
-    return (
-        f"base is {base}: {said}; {BASE} (4.4 GB, Apache-2.0) belongs there, e.g. "
-        f'`hf download {BASE} --local-dir "{base}"`'
-    )
+    return f'base is {base}: {said}; {what} belongs there, e.g. `hf download {repository} --local-dir "{base}"`'
 
 
 def _state(folder: Path, base: Path) -> dict[str, Tensor]:
@@ -151,18 +169,25 @@ def _norms(config: Any) -> list[tuple[float, float]]:
     return [(float(config[f"{short}_mean"]), float(config[f"{short}_std"])) for short in ("VQ", "MQ", "TA")]
 
 
-def _network(base: Path, state: dict[str, Tensor], folder: Path) -> Any:
-    """A ``Qwen2VLModel`` with exactly these weights."""
+def network_of(
+    base: Path, state: dict[str, Tensor], folder: Path, name: str, repository: str, without: Callable[[object], str]
+) -> Any:
+    """A ``Qwen2VLModel`` with exactly these weights.
+
+    Args:
+        base: whose configuration it has. state: its tensors under today's names. folder: where they were read.
+        name, repository, without: of the reward model, of the base model, and what to get where that lacks something.
+    """
     import transformers
 
     if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 52):
-        raise VerifierError(f"VideoReward needs transformers 4.52 or newer, this is {transformers.__version__}")
+        raise VerifierError(f"{name} needs transformers 4.52 or newer, this is {transformers.__version__}")
     try:
         config = transformers.AutoConfig.from_pretrained(str(base), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # see above
-        raise VerifierError(_without_base(base, error)) from error
+        raise VerifierError(without(error)) from error
     if config.model_type != "qwen2_vl":
-        raise VerifierError(_without_base(base, f"it holds a {config.model_type}"))
+        raise VerifierError(without(f"it holds a {config.model_type}"))
     words = state.get("language_model.embed_tokens.weight")
     if words is not None:
         config.text_config.vocab_size = len(words)  # the authors cut it to the words that there are, and the marks
@@ -172,5 +197,5 @@ def _network(base: Path, state: dict[str, Tensor], folder: Path) -> Any:
     )
     wrong = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
     if wrong:
-        raise VerifierError(f"the weights in {folder} do not fit {BASE}: {wrong[0]} and {len(wrong) - 1} more")
+        raise VerifierError(f"the weights in {folder} do not fit {repository}: {wrong[0]} and {len(wrong) - 1} more")
     return model

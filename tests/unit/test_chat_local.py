@@ -110,6 +110,10 @@ def carrying(folder: Path, target: Path, kind: str, marker: Path) -> Path:
         "model": {"config.json": {"model_type": "evil", "auto_map": {
             "AutoConfig": "evil.Evil", "AutoModelForImageTextToText": "evil.Evil"}}},
         "processor": {"processor_config.json": {"processor_class": "Evil", "auto_map": {"AutoProcessor": "evil.Evil"}}},
+        "native": {
+            "config.json": {"auto_map": {"AutoConfig": "evil.Evil", "AutoModelForImageTextToText": "evil.Evil"}},
+            "processor_config.json": {"auto_map": {"AutoProcessor": "evil.Evil"}},
+            "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}},
         "writer": {},
     }[kind]  # fmt: skip
     for name, values in edits.items():
@@ -140,9 +144,12 @@ def test_a_folder_that_needs_its_code_is_refused_without_a_question(folder, tmp_
     assert "trust_remote_code" not in str(refused.value) and not marker.exists()
 
 
-def test_code_that_is_not_needed_is_not_run(folder, tmp_path, nobody_answers):
+@pytest.mark.parametrize("kind", ["writer", "native"])
+def test_code_that_is_not_needed_is_not_run(folder, tmp_path, nobody_answers, kind):
+    """Also where the folder says that its code is to be run: transformers knows the type, and loads its own classes."""
     marker = tmp_path / "ran"
-    vlm = load_local_vlm(carrying(folder, tmp_path / "evil-vlm", "writer", marker))
+    vlm = load_local_vlm(carrying(folder, tmp_path / "evil-vlm", kind, marker))
+    assert type(vlm.model).__module__.startswith("transformers.")
     vlm.answer(asked(), 4)
     assert not marker.exists()
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,45 +28,13 @@ from ..ledger import Ledger
 from ..protocols import BudgetSpent, Interrupted, SearchError
 from ..run.trace import Listener, ParticleEntry, StepRecord, Trace, finite
 from ..state import State
+from .editors import Critic, Editor
 
 log = logging.getLogger("testtime")
 
 REFUSALS = 2
 """So many in a row, and a fresh image is made; so many in all, and one instruction names everything that failed."""
 MOST_ITEMS = 12
-
-
-class Critic(Protocol):
-    """Says what an image should show, item by item, and whether it does."""
-
-    name: str
-
-    def checklist(self, prompt: str) -> list[str]:
-        """1 to 12 things that can be seen or not, each a short statement."""
-        ...
-
-    def chances(self, images: Tensor, items: Sequence[str], again: bool = False) -> Tensor:
-        """P(shown) float ``[n, C]`` of images ``[n, H, W, 3]``, NaN without an answer; ``again``: in other words."""
-        ...
-
-
-class Editor(Protocol):
-    """Makes images, by an instruction out of another or anew.
-
-    Attributes:
-        name: for reports. starts_anew: whether ``fresh`` can be asked for.
-    """
-
-    name: str
-    starts_anew: bool
-
-    def edit(self, image: Tensor, instruction: str, seed: int, count: int, ledger: Ledger) -> Tensor:
-        """``count`` images ``[K, H, W, 3]`` made of ``image [H, W, 3]``; counts its passes in ``ledger``."""
-        ...
-
-    def fresh(self, prompt: str, seed: int, count: int, ledger: Ledger) -> Tensor:
-        """``count`` new images ``[K, H, W, 3]``."""
-        ...
 
 
 Instruct = Callable[[Tensor, str, Sequence[str], Sequence[str]], str]

@@ -12,7 +12,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..rewriters.base import RewriterError
-from ..samplers.after.refine import MOST_ITEMS, Refine, Refined, plain_instruction, refine
+from ..samplers.after.editors import plain_instruction
+from ..samplers.after.refine import MOST_ITEMS, Refine, Refined, refine
 from ..samplers.ledger import Ledger
 from ..samplers.protocols import Rewriter, RewriteRequest, SearchError
 from ..samplers.run.notes import brief

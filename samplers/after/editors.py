@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from ..ledger import Ledger
+
+Instruct = Callable[[Tensor, str, Sequence[str], Sequence[str]], str]
+"""(image, prompt, failed items, instructions tried before) -> an instruction for the editor."""
 
 
 class Critic(Protocol):
@@ -41,3 +44,8 @@ class Editor(Protocol):
     def fresh(self, prompt: str, seed: int, count: int, ledger: Ledger) -> Tensor:
         """``count`` new images ``[K, H, W, 3]``."""
         ...
+
+
+def plain_instruction(image: Tensor, prompt: str, failed: Sequence[str], tried: Sequence[str]) -> str:  # noqa: ARG001
+    """Names what failed, and that the rest stays."""
+    return f"Change the picture so that this is true: {'; '.join(failed)}. Keep everything else as it is."

@@ -28,7 +28,7 @@ from ..ledger import Ledger
 from ..protocols import BudgetSpent, Interrupted, SearchError
 from ..run.trace import Listener, ParticleEntry, StepRecord, Trace, finite
 from ..state import State
-from .editors import Critic, Editor
+from .editors import Critic, Editor, Instruct, plain_instruction
 
 log = logging.getLogger("testtime")
 
@@ -37,15 +37,8 @@ REFUSALS = 2
 MOST_ITEMS = 12
 
 
-Instruct = Callable[[Tensor, str, Sequence[str], Sequence[str]], str]
-"""(image, prompt, failed items, instructions tried before) -> an instruction for the editor."""
 Compare = Callable[[Tensor, Tensor], Tensor]
 """(candidates ``[K, H, W, 3]``, image ``[H, W, 3]``) -> how well each keeps the rest, ``[K]``."""
-
-
-def plain_instruction(image: Tensor, prompt: str, failed: Sequence[str], tried: Sequence[str]) -> str:  # noqa: ARG001
-    """Names what failed, and that the rest stays."""
-    return f"Change the picture so that this is true: {'; '.join(failed)}. Keep everything else as it is."
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from testtime.samplers.after.refine import Refine, plain_instruction, refine
+from testtime.samplers.after.editors import plain_instruction
+from testtime.samplers.after.refine import Refine, refine
 from testtime.samplers.ledger import Ledger
 from testtime.samplers.protocols import Interrupted, SearchError
 from testtime.samplers.run.trace import Trace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..samplers.diversity import in_words
 from ..samplers.heredity import inheritance
 from ..samplers.run.trace import Trace
 from .messages import whole
@@ -233,6 +234,7 @@ def _settings(trace: Trace) -> list[tuple[str, Any]]:
         ("Sampler", meta.get("sampler")),
         ("Eta", meta.get("eta")),
         ("Heredity", inheritance(meta.get("heredity") or ()) or None),
+        ("Diversity", in_words(meta.get("diversity") or ()) or None),
         ("Mean square of chosen noises", ", ".join(f"{v:.2f}" for v in meta.get("noise_square") or ()) or None),
     ]
     return [(name, value) for name, value in rows if value is not None]

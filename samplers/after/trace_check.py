@@ -72,6 +72,10 @@ def _cost(name: str, value: Any) -> bool:
     return is_number(value) or (value is None and name.startswith("max_"))
 
 
+def _diversity(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_number(value.get(key)) for key in ("images", "distance", "vendi"))
+
+
 _maybe_number = _maybe(is_number)
 PARTICLE: dict[str, Check] = {
     "id": is_int,
@@ -130,6 +134,7 @@ META: dict[str, Check] = {
     "rounds": is_int,
     "noise_square": _list_of(is_number),
     "heredity": _list_of(_maybe_number),
+    "diversity": _list_of(_maybe(_diversity)),
     "continued": lambda value: isinstance(value, dict),
 }
 

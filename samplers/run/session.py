@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..diversity import diversity_of
 from ..ledger import Ledger
 from ..processes.streams import GivenMoves
 from ..protocols import Process, Rewriter, SearchError, SearchResult, Values, Verifier
@@ -229,6 +230,7 @@ class Session(HandingOut):
         """
         if values is None and self.verifier is not None:
             state, values, images = self.evaluate(state)
+        self._note_diversity(state, images)
         steps = self.process.steps
         unknown = torch.full((len(state),), -math.inf, dtype=torch.float64)
         score = (unknown if values is None else values.score) if score is None else score.reshape(-1)
@@ -259,6 +261,14 @@ class Session(HandingOut):
         return self.result(state, score, best=best, status=status, instead=instead, selection_bias=bias, log_z=log_z)
 
     # ---------------------------------------------------------------------------------------------- inside
+
+    def _note_diversity(self, state: State, images: Tensor | None) -> None:
+        """Into the trace: how different the finished pictures are, for every image that has several."""
+        if images is None or images.ndim not in (4, 5) or images.shape[-1] != 3 or len(images) != len(state):
+            return
+        found = [diversity_of(images[(state.group == g).to(images.device)]) for g in range(self.process.groups)]
+        if any(one is not None for one in found):
+            self.trace.meta["diversity"] = found
 
     def _entries(
         self,

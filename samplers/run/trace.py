@@ -18,6 +18,7 @@ from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
+from ..diversity import Diversity
 from ..protocols import Interrupted, State
 
 SCHEMA_VERSION = 2
@@ -87,6 +88,7 @@ class TraceMeta(TypedDict, total=False):
         continued: where the search began, for one that went on from a particle.
         rounds, noise_square: rounds in which SVDD turned the noise of its moves, and the mean square of the chosen
             noise per image (1 is usual). heredity: exponent p per image, see ``samplers.heredity``; None where unknown.
+        diversity: of the finished pictures, one per image, see ``samplers.diversity``; None where there is one picture.
         devices: rows per network call, and rows that every device or worker ran, where several shared them.
         winners: ids of the particles that were handed out, one per image.
         status, ledger, warnings: how it ended.
@@ -110,6 +112,7 @@ class TraceMeta(TypedDict, total=False):
     rounds: int
     noise_square: list[float]
     heredity: list[float | None]
+    diversity: list[Diversity | None]
     devices: dict[str, Any]
     winners: list[int]
     status: str

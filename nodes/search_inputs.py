@@ -83,8 +83,9 @@ def clip_inputs() -> list:
         io.Vae.Input(
             "preview_vae",
             optional=True,
-            tooltip="For videos: a tiny decoder of the same latents for looks on the way, e.g. lighttaew2_1 in VAE "
-            "Loader. Finished candidates are always judged with `vae`.",
+            tooltip="A small decoder of the same latents for looks on the way: taesd, taesdxl, taesd3 or taef1 in Load "
+            "VAE, for videos e.g. lighttaew2_1. Finished candidates are always judged with `vae`, and if the first "
+            "looks rank candidates otherwise than `vae` does, it takes over.",
         ),
         io.Combo.Input(
             "order",

@@ -196,6 +196,7 @@ def _cost(trace: Trace) -> list[dict[str, Any]]:
     counted = (
         ("of these with gradient", "backward", "backward"),
         ("Images decoded", "decodes", "decode"),
+        ("of these by preview_vae", "quick_decodes", "quick_decode"),
         ("Images scored", "verifier_images", "verifier"),
         ("Images scored, held out", "held_out_images", "held_out"),
         ("Prompt rewrites", "rewriter_calls", "rewriter"),

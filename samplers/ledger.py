@@ -30,10 +30,10 @@ class Ledger:
         max_seconds: wall-clock seconds allowed from the construction of the ledger, or None.
         nfe, model_calls: samples x branches, and batched calls.
         backward: NFE that were also differentiated (about two further forward passes' worth of time each).
-        decodes: images decoded for verification or preview.
+        decodes, quick_decodes: images decoded for verification or preview, and those of them by a quick decoder.
         verifier_images, verifier_calls, held_out_images, rewriter_calls, rewriter_failures: counts.
-        seconds: wall-clock seconds per kind ("model", "decode", "verifier", "held_out", "backward",
-            "rewriter").
+        seconds: wall-clock seconds per kind ("model", "decode", "quick_decode", "verifier", "held_out",
+            "backward", "rewriter").
         peak_memory: bytes of the accelerator's memory, at most.
         flops, decode_flops: floating-point operations of model and decoder where the process knows them, and the
             decoder's part of them.
@@ -46,6 +46,7 @@ class Ledger:
     model_calls: int = 0
     backward: int = 0
     decodes: int = 0
+    quick_decodes: int = 0
     verifier_images: int = 0
     verifier_calls: int = 0
     held_out_images: int = 0
@@ -92,11 +93,12 @@ class Ledger:
         self.flops += flops
 
     @contextmanager
-    def decode(self, images: int, flops: float = 0.0):
-        """Account for decoding ``images`` previews."""
-        with self._timed("decode"):
+    def decode(self, images: int, flops: float = 0.0, quick: bool = False):
+        """Account for decoding ``images`` previews, by the quick decoder or the full one."""
+        with self._timed("quick_decode" if quick else "decode"):
             yield
         self.decodes += images
+        self.quick_decodes += images if quick else 0
         self.flops += flops
         self.decode_flops += flops
 
@@ -150,7 +152,7 @@ class Ledger:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready copy with ``total_seconds``."""
         names = (
-            "max_nfe max_seconds nfe model_calls backward decodes verifier_images verifier_calls held_out_images "
+            "max_nfe max_seconds nfe model_calls backward decodes quick_decodes verifier_images verifier_calls held_out_images "
             "rewriter_calls rewriter_failures rejected_scores peak_memory flops decode_flops"
         ).split()
         return {

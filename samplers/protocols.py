@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .ledger import Ledger
     from .processes.chunking import Chunker
     from .processes.kernel import Interpolant, Noise
+    from .processes.previews import CheapLooks
     from .processes.streams import Streams
     from .run.trace import Trace
 
@@ -110,6 +111,7 @@ class Process(Outline, Protocol):
         chunker: how many particles fit a call.
         ledger: books of the run; set by the session.
         shown: which frames a preview shows where particles are clips, None where they are pictures.
+        cheap_looks: whether looks on the way go through a quick decoder; None where there is only one.
     """
 
     groups: int
@@ -119,6 +121,7 @@ class Process(Outline, Protocol):
     chunker: Chunker
     ledger: Ledger
     shown: Shown | None
+    cheap_looks: CheapLooks | None
 
     @property
     def nfe_per_call(self) -> int:

@@ -50,6 +50,7 @@ class ScalewiseProcess:
     """
 
     shown = None
+    cheap_looks = None
 
     def __init__(
         self,

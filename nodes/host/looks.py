@@ -21,6 +21,7 @@ log = logging.getLogger("testtime")
 _CAUSAL = ("WanVAE", "CausalContinuousVideoTokenizer", "TAEHV")
 # Tiny autoencoders of videos that newer hosts load from models/vae_approx, by channels of the latents.
 TINY = {16: "lighttaew2_1 or taehv", 24: "taeh3", 32: "lighttaehy1_5", 48: "lighttaew2_2", 128: "taeltx_2"}
+SMALL = {4: "taesd or taesdxl", 16: "taesd3 or taef1"}
 GREY = 0.5
 
 
@@ -114,7 +115,15 @@ def check_vae(layout: LatentLayout, vae: Any, channels: int, name: str = "vae") 
     Args:
         channels: of the model's latents. name: of the input, "vae" or "preview_vae".
     """
-    if not layout.moving or vae is None:
+    if vae is None:
+        return
+    if not layout.moving:
+        decoded = getattr(vae, "latent_channels", channels)
+        if name == "preview_vae" and decoded != channels:
+            raise SearchError(
+                f"preview_vae decodes {decoded} channels, this model's latents have {channels}: connect a small decoder "
+                f"of the same latents, such as {SMALL.get(channels, 'its TAESD')}"
+            )
         return
     own = "connect the model's own video VAE" if name == "vae" else f"connect {TINY.get(channels, 'a tiny one of it')}"
     if getattr(vae, "latent_dim", 3) == 2:

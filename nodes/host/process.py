@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...samplers.processes.chunking import Chunker
 from ...samplers.processes.diffusion import DiffusionProcess, Inpainting, Start
+from ...samplers.processes.previews import CheapLooks
 from ...samplers.processes.streams import Streams
 from ...samplers.protocols import Capabilities, SearchError, Values
 from ...samplers.state import State
@@ -86,11 +87,6 @@ class HostProcess(DiffusionProcess):
         found = super().capabilities
         vae = self.decode.vae
         return replace(found, can_differentiate=found.can_differentiate and self.look.differentiable(vae))
-
-    def preview(self, state: State, side: int | None = None) -> Tensor:
-        """See ``Process.preview``; finished candidates are decoded by the real VAE."""
-        self.decode.final = state.step >= self.steps - (1 if self.sigmas[-1] == 0.0 else 0)
-        return super().preview(state, side)
 
     def value_gradient(self, state: State, value: Callable[[Tensor, Tensor], Tensor]) -> tuple[State, Values]:
         """See ``Process``. GradientUnavailable where the first one cannot be had."""
@@ -196,6 +192,7 @@ def host_process(call: SamplingCall, settings: HostSettings) -> HostProcess:
     )
     process.residency = residency
     process.look, process.shown = look, look.shown
+    process.cheap_looks = None if settings.preview_vae is None else CheapLooks()
     process.whole_first = settings.order == DEPTH or (settings.order == AUTO and layout.moving and alone(call.guider))
     return process
 

@@ -30,6 +30,7 @@ from .kernel import (
     transition_variance,
 )
 from .mover import NEVER, KernelMover, Mover
+from .previews import CheapLooks
 from .prompted import Prompted
 from .stock import ALMOST_NOISE, NativeSampler, with_noise
 from .streams import Streams
@@ -73,6 +74,7 @@ class DiffusionProcess(Prompted):
     """
 
     shown: Shown | None = None
+    cheap_looks: CheapLooks | None = None  # where ``decode`` has a ``final`` to be set, see ``TwoDecoders``
     whole_first: bool = False
 
     def __init__(
@@ -219,9 +221,19 @@ class DiffusionProcess(Prompted):
         return self.mover.predict(self, state)
 
     def preview(self, state: State, side: int | None = None) -> Tensor:
-        """Expected final images ``[n, H, W, 3]`` in 0..1, float32; always of the latents' own size."""
-        x0 = state.clean
-        return self.chunker.cat(lambda rows: self._decode(x0[rows]), len(state))
+        """Expected final images ``[n, H, W, 3]`` in 0..1, float32; always of the latents' own size.
+
+        Finished candidates are decoded in full, others quickly where there are ``cheap_looks``.
+        """
+        x0, looks = state.clean, self.cheap_looks
+        if looks is None:
+            return self.chunker.cat(lambda rows: self._decode(x0[rows]), len(state))
+        finished = state.step >= self.steps - (1 if self.sigmas[-1] == 0.0 else 0)
+        self.decode.final = finished or not looks.on  # type: ignore[attr-defined]
+        try:
+            return self.chunker.cat(lambda rows: self._decode(x0[rows]), len(state))
+        finally:
+            self.decode.final = True  # type: ignore[attr-defined]
 
     def advance(self, state: State, gradient: Tensor | None = None) -> tuple[State, Tensor]:
         """One reverse transition of all particles; see ``Process.advance``."""
@@ -287,7 +299,8 @@ class DiffusionProcess(Prompted):
         return mask, known.latent.to(like)[group]
 
     def _decode(self, x0: Tensor) -> Tensor:
-        with self.ledger.decode(len(x0)):
+        quick = self.cheap_looks is not None and not self.decode.final  # type: ignore[attr-defined]
+        with self.ledger.decode(len(x0), quick=quick):
             return self.to_pixels(self.decode(x0))
 
     def _value_gradient(self, state: State, rows: slice, value) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ledger import Ledger
+from ..processes.previews import in_full
 from ..protocols import Process, ScoreContext, SearchResult, Values, Verifier
 from ..smc.weights import best_index, gumbel_choice
 from ..state import State
@@ -83,7 +84,10 @@ class HandingOut(Judging):
         seen = state if state.x0 is not None or images is not None else self.process.predict(state)
 
         def pictures(rows: Tensor) -> Tensor:
-            return self.process.preview(seen.select(rows)) if images is None else images[rows.to(images.device)]
+            if images is not None:
+                return images[rows.to(images.device)]
+            with in_full(self.process):
+                return self.process.preview(seen.select(rows))
 
         def context(rows: Tensor) -> ScoreContext:
             return replace(self.context(state), group=state.group[rows])
@@ -145,9 +149,11 @@ class HandingOut(Judging):
         if latest is None or not chosen:
             return None
         for kept in {id(kept): kept for kept in chosen.values()}.values():
-            if kept.score is None and may_score and self.verifier is not None:
+            seen_quickly = self.process.cheap_looks is not None and not self.context(kept.state).final
+            if (kept.score is None or seen_quickly) and may_score and self.verifier is not None:
                 self.ledger.max_seconds = None
-                kept.score = self.rate(kept.state, self.process.preview(kept.state)).score
+                with in_full(self.process):
+                    kept.score = self.rate(kept.state, self.process.preview(kept.state)).score
         found = self._best_of(latest)
         instead = {g: kept for g, kept in chosen.items() if kept is not latest}
         return self.result(

@@ -12,11 +12,13 @@ from torch import Tensor
 from ..ledger import Ledger
 from ..looks import judge
 from ..processes.kernel import as_float64_cpu
+from ..processes.previews import in_full
 from ..protocols import Process, ScoreContext, SearchError, Values, Verifier
 from ..smc.weights import clean_scores
 from ..sources import Sources, padded_sentence, parts
 from ..state import State
 from ..workers import Looker
+from .agreement import LEAST, Agreement
 from .keeping import sound_pictures, sound_rows
 from .notes import brief
 
@@ -41,6 +43,7 @@ class Judging:
         sources: what every image is made from, ``[G]``, or empty. instruction: what is done to it, "" = the prompt.
         looker: decodes and judges elsewhere, or None.
         carries_on: whether a population of NaN is no reason to end, see ``SearchMethod``.
+        agreement: of the quick decoder with the full one, where there are two.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Judging:
         self.looker: Looker | None = None
         self.sources: Sequence[Sources] = ()
         self.instruction = ""
+        self.agreement = Agreement()
         self._blamed: set[str] = set()
 
     def warn(self, message: str) -> None:
@@ -82,7 +86,38 @@ class Judging:
         if self.looker is not None and verifier is not None and not (verifier.wants_all(context) or self.sources):
             return (state, *self._seen_elsewhere(self.looker, state, context))
         images = self.process.preview(state)
-        return state, self.rate(state, images), images
+        values = self.rate(state, images)
+        if verifier is not None and self._misled(state, values, context):
+            images = self.process.preview(state)
+            values = self.rate(state, images)
+        return state, values, images
+
+    def _misled(self, state: State, quick: Values, context: ScoreContext) -> bool:
+        """Compare a look with one through the full decoder; whether the quick one is given up, so to look again.
+
+        Only the first looks are compared, until ``ENOUGH`` candidates were seen both ways.
+        """
+        looks, agreement = self.process.cheap_looks, self.agreement
+        if looks is None or not looks.on or context.final or not agreement.asks:
+            return False
+        rows = agreement.rows(state.group)
+        if not len(rows):
+            return False
+        seen = state.select(rows)
+        with in_full(self.process):
+            full = self.rate(seen, self.process.preview(seen))
+        agreement.add(quick.score[rows], full.score, seen.group)
+        found = agreement.correlation()
+        if not agreement.known or found is None:
+            return False
+        log.info("preview_vae and vae: rank correlation of scores %.2f", found)
+        looks.trusted = found >= LEAST
+        if not looks.trusted:
+            self.warn(
+                f"preview_vae ranks candidates otherwise than vae (rank correlation {found:.2f} of "
+                f"{agreement.candidates}, at least {LEAST:g} is needed): all looks go through vae from here on"
+            )
+        return not looks.trusted
 
     def rate(self, state: State, images: Tensor) -> Values:
         """Values of previews that were made already; non-finite scores as -inf, counted.

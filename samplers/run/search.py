@@ -179,6 +179,8 @@ def sampler_of(process: Process, runs: Runs | None) -> str | None:
 def _note_end(session: Session, result: SearchResult) -> None:
     """Status, costs and warnings into the trace, and the last line of the journal."""
     meta = session.trace.meta
+    if session.process.cheap_looks is not None:
+        meta["preview_agreement"] = session.agreement.correlation()
     meta.update({"status": result.status, "ledger": session.ledger.to_dict(), "warnings": session.warnings})
     if session.journal is not None:
         session.journal.end(result.status, meta, result)

@@ -90,6 +90,8 @@ class TraceMeta(TypedDict, total=False):
             noise per image (1 is usual). heredity: exponent p per image, see ``samplers.heredity``; None where unknown.
         diversity: of the finished pictures, one per image, see ``samplers.diversity``; None where there is one picture.
         devices: rows per network call, and rows that every device or worker ran, where several shared them.
+        preview_agreement: rank correlation of scores through the quick decoder and the full one, where there are two;
+            None where too few candidates were seen both ways.
         winners: ids of the particles that were handed out, one per image.
         status, ledger, warnings: how it ended.
     """
@@ -114,6 +116,7 @@ class TraceMeta(TypedDict, total=False):
     heredity: list[float | None]
     diversity: list[Diversity | None]
     devices: dict[str, Any]
+    preview_agreement: float | None
     winners: list[int]
     status: str
     ledger: dict[str, Any]

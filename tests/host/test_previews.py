@@ -39,7 +39,7 @@ def counted(vae):
     return calls
 
 
-@pytest.mark.parametrize("kind", ["eps", "flow"])
+@pytest.mark.parametrize("kind", ["eps", "sd3"])
 def test_looks_go_through_the_small_decoder_and_finished_images_through_the_real_one(
     setup, search_ksampler, taesd, kind, monkeypatch
 ):

@@ -96,7 +96,7 @@ def test_a_quick_decoder_that_is_as_good_changes_nothing_but_who_decodes(name):
 
 
 def test_one_that_ranks_otherwise_is_given_up_at_once_and_named():
-    process, full, quick = with_quick(oracles.keyed(), lambda x0: 2 - x0.flip(1) * 3)
+    process, _, quick = with_quick(oracles.keyed(), lambda x0: 2 - x0.flip(1) * 3)
     search = SVDD(8)
     found = run(search, process=process)
     assert not process.cheap_looks.trusted

@@ -152,8 +152,8 @@ class Ledger:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready copy with ``total_seconds``."""
         names = (
-            "max_nfe max_seconds nfe model_calls backward decodes quick_decodes verifier_images verifier_calls held_out_images "
-            "rewriter_calls rewriter_failures rejected_scores peak_memory flops decode_flops"
+            "max_nfe max_seconds nfe model_calls backward decodes quick_decodes verifier_images verifier_calls "
+            "held_out_images rewriter_calls rewriter_failures rejected_scores peak_memory flops decode_flops"
         ).split()
         return {
             **{name: getattr(self, name) for name in names},

@@ -121,8 +121,8 @@ def check_vae(layout: LatentLayout, vae: Any, channels: int, name: str = "vae") 
         decoded = getattr(vae, "latent_channels", channels)
         if name == "preview_vae" and decoded != channels:
             raise SearchError(
-                f"preview_vae decodes {decoded} channels, this model's latents have {channels}: connect a small decoder "
-                f"of the same latents, such as {SMALL.get(channels, 'its TAESD')}"
+                f"preview_vae decodes {decoded} channels, this model's latents have {channels}: connect a small "
+                f"decoder of the same latents, such as {SMALL.get(channels, 'its TAESD')}"
             )
         return
     own = "connect the model's own video VAE" if name == "vae" else f"connect {TINY.get(channels, 'a tiny one of it')}"

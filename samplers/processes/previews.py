@@ -25,6 +25,7 @@ class TwoDecoders:
         self.final = True
 
     def __call__(self, x0: Tensor) -> Tensor:
+        """See ``Decode``."""
         return (self.full if self.final else self.quick)(x0)
 
 
@@ -36,7 +37,7 @@ class CheapLooks:
         paused: whether the full decoder is wanted for now, whatever the step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.trusted, self.paused = True, False
 
     @property

@@ -23,7 +23,7 @@ class Agreement:
         looks: so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.candidates = self.looks = 0
         self._quick: list[np.ndarray] = []
         self._full: list[np.ndarray] = []

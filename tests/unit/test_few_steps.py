@@ -9,11 +9,11 @@ import pytest
 from testtime.samplers import few_steps
 from testtime.samplers.few_steps import DISTILLED, RENOISING, UNDISTILLED, Setting
 from testtime.samplers.methods import SMC, SVDD, BeamSearch, BestOfN, FKSteering, ImportanceSampling, RandomSearch
-from testtime.samplers.movers import JOINT, NEVER
+from testtime.samplers.movers import JOINT, MOST_PAUSES, NEVER, joint, runs_of
 from testtime.samplers.outline import NoiseOutline
 from testtime.samplers.plan import Plan
 from testtime.samplers.prepare import prepare
-from testtime.samplers.processes.kernel import VE, Flow
+from testtime.samplers.processes.kernel import VE, Flow, transition_variance
 from testtime.samplers.processes.schedules import flow_schedule, karras
 from testtime.samplers.processes.stock import AtLevels, native
 from testtime.samplers.protocols import SearchError
@@ -85,6 +85,8 @@ def test_the_score_is_phased_in_where_particles_are_chosen():
         (None, 20, Setting(1.0), UNDISTILLED),
         (None, 8, Setting(5.0), UNDISTILLED),
         ("res_multistep", 8, Setting(1.0), DISTILLED),
+        (None, 9, Setting(1.0), DISTILLED),
+        (None, 10, Setting(1.0), UNDISTILLED),
         (None, 8, Setting(), UNDISTILLED),
         ("lcm", 4, Setting(1.0), RENOISING),
         ("euler_ancestral", 20, Setting(7.0), RENOISING),
@@ -164,3 +166,29 @@ def test_joints_of_short_schedules():
     assert made.eta == AtLevels(0.7, tuple(outline(8).sigmas[i] for i in (2, 4)))
     with pytest.raises(SearchError, match="clones of a run of heun never separate"):
         prepared(Plan(FKSteering(4, every=0), sampler=Foreign(NEVER)), 8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+def test_a_joint_draws_as_much_noise_as_the_kernel_would(eta):
+    for high, low in ((14.6, 3.0), (2.0, 1.0), (1.0, 0.9)):
+        drawn = low**2 - joint(high, low, eta) ** 2
+        assert drawn == pytest.approx(transition_variance(VE(), high, low, eta), abs=1e-12)
+
+
+def test_how_often_and_how_early_a_run_can_be_parted():
+    def made(*points):
+        return runs_of(FKSteering(4, points=points), Foreign(JOINT), outline(12)).stops
+
+    most = tuple(range(1, MOST_PAUSES + 1))
+    assert made(*most) == most  # the first part may be one step long
+    with pytest.raises(SearchError, match=f"decides at {MOST_PAUSES + 1} steps.* at {MOST_PAUSES} at most"):
+        made(*most, MOST_PAUSES + 1)
+    with pytest.raises(SearchError, match="decides at step 0, where nothing is drawn yet"):
+        made(0, 4)
+
+
+def test_a_run_that_cannot_pause_is_not_asked_to():
+    halving, sampler = RandomSearch(4), Foreign(NEVER)
+    assert runs_of(halving, sampler, outline(20)).stops == (10,)
+    sampler.pauses = False
+    assert runs_of(halving, sampler, outline(20)).stops == ()

@@ -37,7 +37,7 @@ NAMED, SAID = 0.1, 0.1
 """Weights of naming what covers a cell, and of what is said of a shape."""
 GROUND = 0.3
 COVERED = 0.35
-LATER = 1.3
+LATER = 1.7
 """Median log-odds of the noise level: what moves where is decided at high noise, as every frame tells of it."""
 HELD_OUT = 40_000_000
 

@@ -25,6 +25,17 @@ class Inpainting:
     mask_at: Callable[[float, Tensor], Tensor] | None = None
     known_at: Callable[[float, Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
 
+    def at(self, sigma: float, group: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and latents of the known area at ``sigma``, ``[n, ...]`` for particles ``like`` of groups ``[n]``."""
+        mask = self.mask.to(like)[group]
+        mask = mask if self.mask_at is None else self.mask_at(sigma, mask)
+        return mask, self.latent.to(like)[group]
+
+    def put_into(self, x0: Tensor, sigma: float, group: Tensor) -> Tensor:
+        """Clean estimates ``x0`` ``[n, ...]`` with the known area in its place."""
+        mask, latent = self.at(sigma, group, like=x0)
+        return x0 * mask + latent * (1 - mask)
+
 
 @dataclass(frozen=True)
 class Start:

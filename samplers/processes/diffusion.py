@@ -273,7 +273,7 @@ class DiffusionProcess(Prompted):
     ) -> Denoised:
         if self.inpainting is None:
             return self.denoise(x, sigma, group, prompts)
-        known, (mask, latent) = self.inpainting, self._known(x, sigma, group)
+        known, (mask, latent) = self.inpainting, self.inpainting.at(sigma, group, like=x)
         noise = self.initial_noise(group, slot).to(x)
         if known.known_at is not None:
             noised = known.known_at(sigma, noise, latent, x, mask)
@@ -285,18 +285,7 @@ class DiffusionProcess(Prompted):
 
     def with_known(self, x0: Tensor, sigma: float, group: Tensor) -> Tensor:
         """Clean estimates ``[n, ...]`` of the model at ``sigma``, with the known area of an inpainting put in."""
-        if self.inpainting is None:
-            return x0
-        mask, latent = self._known(x0, sigma, group)
-        return x0 * mask + latent * (1 - mask)
-
-    def _known(self, like: Tensor, sigma: float, group: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask and latents of the known area, ``[n, ...]``."""
-        known = self.inpainting
-        assert known is not None
-        mask = known.mask.to(like)[group]
-        mask = mask if known.mask_at is None else known.mask_at(sigma, mask)
-        return mask, known.latent.to(like)[group]
+        return x0 if self.inpainting is None else self.inpainting.put_into(x0, sigma, group)
 
     def _decode(self, x0: Tensor) -> Tensor:
         quick = self.cheap_looks is not None and not self.decode.final  # type: ignore[attr-defined]

@@ -42,9 +42,12 @@ def new_journal(facts: Mapping[str, Any], to_graph: ToGraph) -> Journal | None:
 
 
 def finished_candidates(facts: Mapping[str, Any], process: Any) -> FinishedCandidates | None:
-    """Where candidates that were finished one by one are kept until the run ends; None where journals are off."""
+    """Where candidates that are finished one by one are kept until the run ends.
+
+    None where candidates are made side by side, and where journals are off.
+    """
     folder = journal_folder()
-    if folder is None:
+    if folder is None or not process.capabilities.whole_first:
         return None
     conditioning = getattr(getattr(process, "denoise", None), "conditioning", None)
     hasher = hashlib.blake2b(digest_size=16)

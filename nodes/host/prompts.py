@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ...samplers.protocols import SearchError
 from .conditioning import Conds, GroupConditioning, batch_of, take_rows
+from .experts import LOW
+
+Entries = list[dict[str, Any]]
 
 KEPT = 64
 POSITIVE = "positive"
@@ -64,7 +67,7 @@ class PromptConditions:
 
     def __init__(self, encoder: ClipEncoder, call: Any, leave):
         self._encoder, self._call, self._leave = encoder, call, leave
-        self._kept: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+        self._kept: OrderedDict[str, dict[str, Entries]] = OrderedDict()
         conds = getattr(call.guider, "conds", None) or {}
         if POSITIVE not in conds:
             raise SearchError("the guider has no positive conditioning: prompts can only be rewritten under CFGGuider")
@@ -72,7 +75,11 @@ class PromptConditions:
             raise SearchError(
                 "positive conditioning has areas or masks only: rewrites are of the whole prompt, add one without"
             )
-        self._own = conds[POSITIVE]
+        # Where two models share the schedule, each has processed the conditioning for itself.
+        self._models = {POSITIVE: call.model}
+        if LOW + POSITIVE in conds:
+            self._models[LOW + POSITIVE] = call.guider.low_model
+        self._own = {name: conds[name] for name in self._models}
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode prompts together, so that the text encoder is loaded once."""
@@ -80,12 +87,15 @@ class PromptConditions:
         if new:
             self._leave()
         for text in new:
-            self._kept[text] = [self._entry(entry, text) for entry in self._own]
+            self._kept[text] = {
+                name: [self._entry(entry, text, self._models[name]) for entry in entries]
+                for name, entries in self._own.items()
+            }
         while len(self._kept) > max(KEPT, len(texts)):
             self._kept.popitem(last=False)
 
-    def entries(self, text: str | None) -> list[dict[str, Any]]:
-        """Processed positive entries under a prompt, None for the user's own."""
+    def entries(self, text: str | None) -> dict[str, Entries]:
+        """Processed positive entries under a prompt, of every model that makes steps; None for the user's own."""
         if text is None:
             return self._own
         if text not in self._kept:
@@ -93,12 +103,12 @@ class PromptConditions:
         self._kept.move_to_end(text)
         return self._kept[text]
 
-    def _entry(self, entry: dict[str, Any], text: str) -> dict[str, Any]:
-        """A processed entry with another text; entries with a place keep theirs."""
+    def _entry(self, entry: dict[str, Any], text: str, model: Any) -> dict[str, Any]:
+        """A processed entry of ``model`` with another text; entries with a place keep theirs."""
         if any(key in entry for key in _PLACED):
             return entry
         tokens, outputs = self._encoder(text)
-        call, model = self._call, self._call.model
+        call = self._call
         kept = {key: value for key, value in entry.items() if key not in ("attention_mask", "pooled_output")}
         changed = {**kept, **outputs, "cross_attn": tokens, "model_conds": self._given(entry)}
         (made,) = comfy.samplers.encode_model_conds(
@@ -140,14 +150,18 @@ class PromptConditions:
         for bucket in buckets:
             rows = torch.tensor(bucket)
             mixed = _mixed([rows_of[index] for index in bucket], group[rows])
-            yield rows, {**conditioning.gather(group[rows]), POSITIVE: mixed}
+            named, place = {}, 0
+            for name, entries in self._own.items():
+                named[name] = mixed[place : place + len(entries)]
+                place += len(entries)
+            yield rows, {**conditioning.gather(group[rows]), **named}
 
 
 class _Row:
-    """The positive entries of one particle, every model condition of batch one."""
+    """The positive entries of one particle, of all models in a row, every model condition of batch one."""
 
-    def __init__(self, entries: list[dict[str, Any]], group: int):
-        self.entries = entries
+    def __init__(self, named: dict[str, Entries], group: int):
+        self.entries = entries = [entry for one in named.values() for entry in one]
         only = torch.tensor([group])
         self.conds = [
             {key: take_rows(value, only) if batch_of(value) > 1 else value for key, value in e["model_conds"].items()}

@@ -138,6 +138,62 @@ def test_a_prompt_for_every_clip_reaches_both_experts(experts, sampled):
     assert gap(sampled(search_sampler(BestOfN(1), experts[2]), sigmas, batch=2, positive=both), stock) < 1e-5
 
 
+class _Text:
+    """A text encoder whose tokens depend on the text alone."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, text):
+        return [[text_states(text), {}]]
+
+
+def text_states(text: str) -> torch.Tensor:
+    return torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(sum(map(ord, text))))
+
+
+def test_rewritten_prompts_reach_both_experts(experts, sampled):
+    """A candidate that is rewritten before its first step is the clip of that prompt, as if it had been the user's."""
+    from testtime.nodes.host.results import store
+    from testtime.nodes.ttgen_nodes import AddRewritingNode, TTGenNode
+    from testtime.samplers.protocols import Rewrite
+
+    class Rewriter:
+        name = "fixed"
+
+        def rewrite(self, requests):
+            return [Rewrite(("a red circle", "two red circles"))] * len(requests)
+
+    sigmas = wan_sigmas(experts[0])
+    for search in (
+        TTGenNode.execute(Rewriter(), rewrites=2, clip=_Text(), injection_step=3, interval=1).args[0],
+        AddRewritingNode.execute(SVDD(3), Rewriter(), 2, _Text(), 3, 1).args[0],
+    ):
+        sampled(search_sampler(search, experts[2], eta=1.0), sigmas)
+        trace = store.latest().trace
+        prompts = {entry.get("prompt") for record in trace.records for entry in record.particles}
+        assert {"a red circle", "two red circles"} <= prompts and trace.meta["status"] == "complete"
+
+    seen = {}
+
+    def catch(process):
+        state = process.start(1)
+        for _ in range(process.steps):
+            state = process.advance(process.predict(process.reprompt(state, ["a red circle"])))[0]
+        seen["clip"] = state.x
+
+    from testtime.nodes.host.run import SearchOptions
+    from testtime.nodes.search_sampler import SearchSampler
+
+    search = AddRewritingNode.execute(BestOfN(1), Rewriter(), 2, _Text(), 3, 1).args[0]
+    options = SearchOptions(search, Redness(), experts[2], "a red square", eta=0.0, before_run=catch)
+    sampled(SearchSampler(options), sigmas)
+    own = [[text_states("a red circle"), video_conditioning("wan", 1)[0][1]]]
+    stock = sampled(search_sampler(BestOfN(1), experts[2]), sigmas, positive=own)
+    scale = experts[0].model.latent_format.process_out(seen["clip"].cpu())
+    assert gap({"samples": scale}, stock) < 1e-5
+
+
 def test_experts_that_do_not_belong_together_are_named(experts):
     from testtime.nodes.host.experts import TwoExpertGuider
 

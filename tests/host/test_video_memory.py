@@ -50,7 +50,7 @@ def test_a_candidate_costs_its_latents_and_looks_and_no_activations(
     kind,
     method,
     latents,
-    looks,  # noqa: F811
+    looks,
 ):
     """Two candidates take about what the stock sampler and decoder take for a clip; each further one has its bound."""
     given = clip_setup(kind)

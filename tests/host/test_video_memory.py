@@ -44,7 +44,7 @@ LOOK = 5 * 32 * 32 * 3 * 4
 )
 @pytest.mark.parametrize("kind", ["wan", "ltxav"])
 def test_a_candidate_costs_its_latents_and_looks_and_no_activations(
-    clip_setup,
+    clip_setup,  # noqa: F811
     search_ksampler,
     ksampler,
     kind,

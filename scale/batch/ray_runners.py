@@ -15,6 +15,7 @@ from typing import Any
 from ...installation.client import ComfyClient
 from ...installation.comfyui import HeadlessComfyUI
 from ...installation.errors import CommandError
+from ...installation.files import write_bytes
 from ...samplers.processes.chunking import is_out_of_memory
 from ...samplers.protocols import SearchError
 from .dispatch import RowError, WorkerLost
@@ -71,7 +72,7 @@ class ComfyRunner:
             for number, (path, content) in enumerate(uploads.items()):
                 own = sent / str(number) / Path(path).name
                 own.parent.mkdir(parents=True)
-                own.write_bytes(content)
+                write_bytes(own, content)
                 for node in workflow.values():
                     node["inputs"] = {k: f"@{own}" if v == f"@{path}" else v for k, v in node["inputs"].items()}
             try:

@@ -29,7 +29,8 @@ def says(call: ast.Call, name: str, value) -> bool:
 
 
 def test_no_pickle_is_executed():
-    loads = calls("torch.load")
+    safe = [place for place, _ in calls("safetensors.torch.load")]  # holds numbers only
+    loads = [found for found in calls("torch.load") if found[0] not in safe]
     assert loads
     assert [place for place, call in loads if not says(call, "weights_only", True)] == []
     assert calls("pickle.load", "pickle.loads", "marshal.loads", "shelve.open", "dill.load") == []

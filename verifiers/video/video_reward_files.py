@@ -193,7 +193,12 @@ def network_of(
         config.text_config.vocab_size = len(words)  # the authors cut it to the words that there are, and the marks
     made: Any = transformers.Qwen2VLModel  # its types know nothing of the second value
     model, told = made.from_pretrained(
-        None, config=config, state_dict=state, dtype=next(iter(state.values())).dtype, output_loading_info=True
+        None,
+        config=config,
+        state_dict=state,
+        dtype=next(iter(state.values())).dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     wrong = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
     if wrong:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -184,8 +184,11 @@ def test_every_loading_of_the_project_says_that_no_code_is_run():
         if parts[0].startswith(".") or parts[0] in ("out", "work", "runs", "build", "dist"):
             continue
         text = file.read_text(encoding="utf-8")
-        for found in re.finditer(r"\.from_pretrained\(", text):
-            line = text[text.rfind("\n", 0, found.start()) + 1 : text.find("\n", found.end())]
-            if "trust_remote_code=False" not in line and "noqa" not in line:
-                bare.append(f"{'/'.join(parts)}: {line.strip()}")
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained"):
+                continue
+            said = [k for k in node.keywords if k.arg == "trust_remote_code" and getattr(k.value, "value", 1) is False]
+            if not said and "noqa" not in lines[node.lineno - 1]:
+                bare.append(f"{'/'.join(parts)}:{node.lineno}: {lines[node.lineno - 1].strip()}")
     assert not bare

@@ -28,7 +28,7 @@ from ...scale.batch.manifest import Manifest, fingerprint
 from ...scale.batch.rows import Row, keyed, share
 from ...scale.batch.run import run_batch
 from ...scale.batch.workflow_jobs import serving, workflow_jobs
-from . import geneval
+from . import clip, fid, geneval
 from .cost import KINDS, hours, in_words
 from .layout import check_complete, picture_in, place
 from .prompts import BENCHMARKS, Benchmark, Prompt, first_per_task
@@ -67,6 +67,10 @@ def parser_of(benchmark: Benchmark) -> argparse.ArgumentParser:
     parser.add_argument("--evaluate", metavar="own|PATH", help="own evaluator, or the official results.jsonl to read")
     parser.add_argument("--detector", type=Path, help="Mask2Former folder for the own evaluator of GenEval")
     parser.add_argument("--clip", type=Path, help="CLIP folder that tells colours for the own evaluator")
+    parser.add_argument("--fid", type=Path, metavar="REFERENCE", help="folder of pictures, or .npz with mu and sigma")
+    parser.add_argument("--fid-mode", choices=fid.MODES, default=fid.MODES[0], help="of clean-fid")
+    parser.add_argument("--clip-score", type=Path, metavar="FOLDER", help="CLIP folder for the mean CLIP score")
+    parser.add_argument("--clip-mode", choices=clip.MODES, default=clip.MODES[0], help="100 x cosine, or CLIPScore")
     parser.add_argument("--plan", choices=sorted(KINDS), help="say what it costs on an H100, and do nothing")
     parser.add_argument("--quiet", action="store_true")
     return parser
@@ -158,18 +162,21 @@ def _run(
 def finish(benchmark: Benchmark, options: argparse.Namespace, wanted: Wanted, method: str, status: int) -> int:
     """Lay out what is there, evaluate where asked, write the report."""
     images = options.out / "images"
-    seconds, nfe = [], 0
+    seconds, nfe, pictures = [], 0, []
     for row in wanted.rows:
         prompt, image = wanted.places[row.key]
         item = options.out / "items" / row.key
         picture = picture_in(item) if item.is_dir() else None
         if picture is not None:
-            place(benchmark, prompt, image, picture, images)
+            pictures.append((place(benchmark, prompt, image, picture, images), prompt.text))
             told = _row_facts(item)
             seconds.append(told.get("seconds", 0.0))
             nfe += told.get("nfe") or 0
     prompts = list({prompt.task + str(prompt.index): prompt for prompt, _ in wanted.places.values()}.values())
     scores, evaluator = evaluated(benchmark, options, images)
+    more = of_pictures(options, images, pictures)
+    if more:
+        scores, evaluator = {**(scores or {}), **more}, evaluator or "FID and CLIP score as named"
     facts = {
         "benchmark": benchmark.name, "model": options.model, "method": method, "prompts": len(prompts),
         "prompts_in_all": wanted.in_all, "images": len(seconds), "seconds": seconds, "nfe": nfe, "evaluator": evaluator,
@@ -184,7 +191,10 @@ def evaluated(benchmark: Benchmark, options: argparse.Namespace, images: Path) -
     if not options.evaluate:
         return None, ""
     if benchmark.name != "geneval":
-        raise BadInput(f"--evaluate {options.evaluate}: only GenEval has an evaluator here; run {benchmark.official}")
+        raise BadInput(
+            f"--evaluate {options.evaluate}: only GenEval has an evaluator here; take --fid or --clip-score, or run "
+            f"{benchmark.official}"
+        )
     if options.evaluate != OWN:
         return geneval.summary(geneval.read_results(Path(options.evaluate))), "official results"
     if options.detector is None:
@@ -194,6 +204,19 @@ def evaluated(benchmark: Benchmark, options: argparse.Namespace, images: Path) -
     results = geneval.evaluate_folder(images, load_mask2former(options.detector), colours_of(options.clip))
     geneval.write_results(options.out / "results.jsonl", results)
     return geneval.summary(results), "own evaluator"
+
+
+def of_pictures(options: argparse.Namespace, images: Path, pictures: Sequence[tuple[Path, str]]) -> dict[str, float]:
+    """FID and CLIP score where they were asked for; {} else."""
+    scores: dict[str, float] = {}
+    if options.clip_score is not None:
+        scores |= clip.clip_score(pictures, options.clip_score, options.clip_mode)
+    if options.fid is not None:
+        import torch
+
+        features = fid.inception(options.fid_mode, "cuda" if torch.cuda.is_available() else "cpu")
+        scores |= fid.fid_scores(images, options.fid, options.fid_mode, features)
+    return scores
 
 
 def colours_of(clip: Path | None) -> geneval.TellColours | None:

@@ -25,8 +25,10 @@ from .conftest import feature
 pytestmark = pytest.mark.host
 ROOT = FOLDER.parent
 # Texts of the open dialogs: missing nodes, missing models and errors are shown in one.
-# Nodes 2.0, once it is no experiment any more: front ends that offer it have a node of Vue for every widget.
-VUE_NODES = "window.LiteGraph.vueNodesMode"
+# Nodes 2.0, once it is no experiment any more: that of front end 1.27 draws other sizes than it lays out.
+VUE_NODES = (
+    "window.LiteGraph.vueNodesMode && Number((window.__COMFYUI_FRONTEND_VERSION__ || '0.0').split('.')[1]) >= 40"
+)
 DIALOGS = "[...document.querySelectorAll('[role=dialog]')].map(d => d.innerText)"
 
 

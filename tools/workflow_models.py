@@ -216,18 +216,19 @@ def flux2_klein_best_of_n() -> Workflow:
         "SamplerCustomAdvanced", {**parts, "sigmas": sigmas["SIGMAS"], "latent_image": latent["LATENT"]}, width=290
     )
     name = "flux2_klein_best_of_n"
-    method.width = select.width = noise.width = sigmas.width = NARROW
+    method.width = select.width = noise.width = NARROW
+    guider.width = sigmas.width = run.width = 340
     groups = [
         Group(
             "Model, judge and prompt",
             [[prompt, unet, clip, vae, judge], lowered(positive, negative, latent)],
             MODEL_BLUE,
         ),
-        Group("Method", [[], [method, select]], SEARCH_BROWN, below=True),
-        Group("Search", [[search]], SEARCH_BROWN),
-        Group("", [[note(text + PICKSCORE, 340)]], below=True),
-        Group("Sampling", [[noise, guider, sigmas], [run]], START_GREEN),
+        Group("Method", [[], [method, select, noise]], SEARCH_BROWN, below=True),
+        Group("Search", [[search, guider]], SEARCH_BROWN),
+        Group("Sampling", [[sigmas, run]], START_GREEN, below=True),
         best_only(vae["VAE"], run["output"], name),
+        Group("", [[note(text + PICKSCORE, 340)]], below=True),
     ]
     return Workflow(name, groups)
 

@@ -35,8 +35,8 @@ function renewNode(node, row) {
   }
   if (Array.isArray(node.widgets_values) && row.old_widgets) {
     const named = { ...row.values };
-    row.old_widgets.forEach((name, place) => {
-      if (place < node.widgets_values.length) named[renamed(name)] = chosen(row, renamed(name), node.widgets_values[place]);
+    row.old_widgets.slice(0, node.widgets_values.length).forEach((name, place) => {
+      named[renamed(name)] = chosen(row, renamed(name), node.widgets_values[place]);
     });
     node.widgets_values = row.new_widgets.filter((name) => name in named).map((name) => named[name]);
   }
